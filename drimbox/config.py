@@ -1,0 +1,321 @@
+"""Typed configuration: what every key of the TOML file means, its unit and its default.
+
+These classes are pure data. `drimbox.configfile` reads the file, reports every mistake with its path,
+and builds them; nobody else parses configuration. Durations are seconds, sizes are bytes; the file may
+say `"30s"`, `"5min"`, `"32MiB"`. Paths are absolute once loaded (relative ones are taken from the
+folder of the file).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+
+@attrs.frozen
+class Appliance:
+    """`[drimbox]`: who this gateway is."""
+
+    #: Where the store, the archive, the spool and the whitelist live.
+    state_dir: Path
+    #: Registry number of the (operator, site) pair, the `349` of `db1.349...` (requirements.md 3.12).
+    system_id: str
+    name: str = "DRIMbox"
+    manufacturer: str = "DRIMbox"
+    #: Root for the UIDs we make; None uses the `2.25` arc.
+    uid_root: str | None = None
+    #: OID of this instance: XDS sourceId, sender of TD0.2.
+    oid: str = "2.25.1"
+    #: LPS_ID and LPS_ID_HOMOLOGATION_DMP of the VIHF.
+    serial_number: str = ""
+    dmp_certification: str = ""
+    #: Seconds given to running work at shutdown before connections are closed.
+    drain_timeout: float = 30.0
+
+
+@attrs.frozen
+class LogSettings:
+    """`[log]`: structured logs, never with patient data."""
+
+    #: "json" (one object a line) or "text".
+    format: str = "json"
+    #: debug, info, warn or error.
+    level: str = "info"
+    #: None writes to standard output.
+    file: Path | None = None
+
+
+@attrs.frozen
+class Listener:
+    """A listening address."""
+
+    host: str
+    port: int
+
+
+@attrs.frozen
+class StoreSettings:
+    """`[store]`: SQLAlchemy URL; None is `sqlite:///<state_dir>/drimbox.db`."""
+
+    url: str | None = None
+    #: Threads that talk to a server database; SQLite always has one writer.
+    threads: int = 4
+
+
+@attrs.frozen
+class Hl7Settings:
+    """`[hl7]`: the MLLP listener (DB.SO.03)."""
+
+    host: str = "127.0.0.1"
+    port: int = 2575
+    max_message_bytes: int = 64 * 1024 * 1024
+    max_connections: int = 64
+    max_connections_per_address: int = 16
+    #: Seconds without a byte between two messages before we hang up.
+    idle_timeout: float = 3600.0
+    #: Seconds without a byte inside a message.
+    message_timeout: float = 60.0
+    #: Names written in MSH-3/4 of the acknowledgement when the message names no receiver.
+    application: str = "DRIMBOX"
+    facility: str = ""
+    #: What an absent DESTDMP flag means: "error" (E005) or "yes" (interfaces.md 1.4).
+    missing_destdmp: str = "error"
+
+
+@attrs.frozen
+class Ris:
+    """`[[ris]]`: a system that may send reports (DB.SO.04); found by MSH-3, MSH-4 and address."""
+
+    name: str
+    #: MSH-3.1 it announces; None matches any.
+    sending_application: str | None = None
+    #: MSH-4.1 it announces; None matches any.
+    sending_facility: str | None = None
+    #: Addresses or networks it may call from; empty is any.
+    addresses: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class DicomSettings:
+    """`[dicom]`: our side of the DICOM upper layer."""
+
+    host: str = "127.0.0.1"
+    port: int = 11112
+    #: Our calling AE title, and the called one for C-ECHO.
+    ae_title: str = "DRIMBOX"
+    #: Largest P-DATA-TF PDU we accept (PS3.8 D.1), bytes.
+    max_pdu: int = 131072
+    max_associations: int = 64
+    #: PS3.8 ARTIM, seconds.
+    artim_timeout: float = 10.0
+    #: Seconds without a byte on an idle association.
+    idle_timeout: float = 60.0
+    connect_timeout: float = 10.0
+
+
+@attrs.frozen
+class Pacs:
+    """`[site.pacs]`: one PACS (DB.SO.05) and how it must be treated."""
+
+    name: str
+    ae_title: str
+    host: str
+    port: int
+    #: AE titles of ours that this PACS knows as move destinations; one C-MOVE each at a time (DB.SO.85).
+    pool: tuple[str, ...]
+    #: Calling AE titles its C-STORE associations may carry; empty is `ae_title` alone.
+    store_ae_titles: tuple[str, ...] = ()
+    #: Addresses its C-STORE associations may come from; empty is `host` alone.
+    addresses: tuple[str, ...] = ()
+    #: Associations we may hold open to it at once (DB.SO.121).
+    max_associations: int = 8
+    #: "auto" negotiates relational queries, "never" goes series by series.
+    relational: str = "auto"
+    #: Seconds a C-FIND or C-ECHO may stay without an answer.
+    query_timeout: float = 30.0
+    #: Seconds from C-MOVE to the first image, and between two images (DB.SO.47: 60 s is typical).
+    first_image_timeout: float = 60.0
+    gap_timeout: float = 60.0
+    #: Absolute ceiling of one C-MOVE, seconds.
+    move_ceiling: float = 3600.0
+    #: Longest pause we put on its association before reading on into the spool.
+    patience: float = 5.0
+    #: Quiet seconds before a quarantined AE title is used again when no final answer came.
+    quarantine: float = 60.0
+
+
+@attrs.frozen
+class Certificate:
+    """A PEM certificate (with its chain) and its private key."""
+
+    certificate: Path
+    key: Path
+
+
+@attrs.frozen
+class Structure:
+    """`[[structure]]`: a situation d'exercice with its ORG_AUTH_CLI and ORG_SIGN pairs."""
+
+    #: National identifier (Struct_IdNat).
+    id: str
+    name: str
+    authentication: Certificate
+    signature: Certificate
+    #: Internal identifier of this structure in the gateway (audit 3.8.1); default: its national one.
+    internal_id: str = ""
+
+
+@attrs.frozen
+class Site:
+    """`[[site]]`: one PACS with its pair of FQDN (DB.SO.173, requirements.md 3.12)."""
+
+    name: str
+    #: `db1.349.mesimagesmedicales.fr`
+    wado_fqdn: str
+    #: `vi1.349.mesimagesmedicales.fr`
+    viewer_fqdn: str
+    pacs: Pacs
+    #: SSL_SERV pair of the WADO FQDN (DB.SO.90).
+    wado_certificate: Certificate
+    #: Market pair of the viewer FQDN; None while no viewer is served.
+    viewer_certificate: Certificate | None = None
+    #: Names of the `[[ris]]` whose studies may be here; empty is all.
+    ris: tuple[str, ...] = ()
+    #: Ids of the `[[structure]]` that work here; empty is all.
+    structures: tuple[str, ...] = ()
+    #: (0040,E011) of the manifests; None leaves it out.
+    retrieve_location_uid: str | None = None
+
+
+@attrs.frozen
+class WadoSettings:
+    """`[wado]`: the mTLS listener and the limits of deliveries (DB.SO.35)."""
+
+    host: str = "127.0.0.1"
+    port: int = 8443
+    #: Path prefixes served before `studies/...`; the first is the one written in RetrieveURL.
+    prefixes: tuple[str, ...] = ("dicom-web-rs", "wado-rs")
+    #: Port written in RetrieveURL when it is not 443 (tests, demonstrations); None leaves it out.
+    public_port: int | None = None
+    #: Deliveries running at once; never under 3 (DB.SO.35).
+    max_deliveries: int = 16
+    #: Seconds a request may wait for an AE title before E1003.
+    queue_timeout: float = 20.0
+    #: Bytes of one delivery held in memory.
+    window: int = 8 * 1024 * 1024
+    #: Bytes of all deliveries held in memory.
+    total_window: int = 128 * 1024 * 1024
+    #: Bytes one delivery, and all of them, may hold in the spool; 0 switches the spool off.
+    spool: int = 2 * 1024 * 1024 * 1024
+    total_spool: int = 8 * 1024 * 1024 * 1024
+    #: Seconds a client may leave our bytes unread once the spool is full or off.
+    stall_timeout: float = 60.0
+    handshake_timeout: float = 10.0
+    header_timeout: float = 15.0
+    max_connections: int = 256
+    #: Seconds between two requests on one connection.
+    idle_timeout: float = 60.0
+    #: StudyInstanceUID served without KOS check (DB.SO.38 note); None for none.
+    reference_study: str | None = None
+    #: Status of E1105 (decisions.md).
+    instance_level_status: int = 415
+
+
+@attrs.frozen
+class TrustSettings:
+    """`[trust]`: IGC-Santé roots and the whitelist (DB.SO.111, 154; DB.CS.151)."""
+
+    #: PEM file of the roots (and intermediates) that issue SSL_SERV certificates.
+    consumer_roots: Path
+    #: Signed whitelist as ANS publishes it, kept unaltered (DB.CS.148).
+    whitelist: Path
+    #: PEM file of the roots (and intermediates) of the whitelist signer.
+    whitelist_roots: Path
+    whitelist_cn: str = "Liste Blanche DRIM-M PROD"
+    whitelist_ou: str = "318751275100020"
+    #: TLS 1.2 suites; 1.3 ones are OpenSSL's own (all AEAD).
+    ciphers: str = (
+        "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
+        ":ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
+    )
+    #: Start although no good whitelist exists (all image requests are then refused).
+    start_without_whitelist: bool = False
+
+
+@attrs.frozen
+class DmpSettings:
+    """`[dmp]`: the national record (interfaces.md 4)."""
+
+    #: `https://lps2.dmp.gouv.fr`; `/si-dmp-server/v2/services/...` is added.
+    base_url: str
+    #: PEM file of the roots that issue the DMP's server certificate.
+    roots: Path
+    path: str = "/si-dmp-server/v2/services"
+    connect_timeout: float = 10.0
+    #: Seconds one attempt may take in all.
+    timeout: float = 60.0
+    max_response_bytes: int = 16 * 1024 * 1024
+    #: "P" production, "D" test (TD0.2 processingCode).
+    processing_code: str = "P"
+    vihf_version: str = "3.0"
+    #: "sha256" or "sha1" for XAdES and VIHF (decisions.md).
+    digest: str = "sha256"
+    #: Author of submission set and KOS entry: "device" or "professional" (interfaces.md 4.2).
+    author: str = "device"
+    #: CX-4 authority of the StudyInstanceUID in referenceIdList (decisions.md: sample literal).
+    study_uid_authority: str = "1.2.3.4.5.6"
+    #: Write submissionTime and creationTime in "utc" or "local" time.
+    times: str = "utc"
+    #: sourcePatientId carries "ins" or "ipp".
+    source_patient_id: str = "ins"
+    #: First and longest wait between two attempts, seconds.
+    retry_first: float = 5.0
+    retry_max: float = 1800.0
+    #: Submissions sent at once.
+    parallel: int = 2
+
+
+@attrs.frozen
+class PscSettings:
+    """`[psc]`: token introspection through the e-Santé proxy (interfaces.md 7.4)."""
+
+    introspection_url: str
+    client_id: str
+    #: File that holds the client secret, one line.
+    client_secret_file: Path
+    #: PEM file of the roots of the proxy's server certificate; None uses the system's.
+    roots: Path | None = None
+    timeout: float = 5.0
+    max_response_bytes: int = 65536
+
+
+@attrs.frozen
+class FeedSettings:
+    """`[feed]`: from report to KOS."""
+
+    #: Studies worked on at once.
+    parallel: int = 2
+    #: First and longest wait between two tries while a PACS is silent, seconds.
+    retry_first: float = 10.0
+    retry_max: float = 900.0
+
+
+@attrs.frozen
+class Config:
+    """The whole file."""
+
+    drimbox: Appliance
+    sites: tuple[Site, ...]
+    ris: tuple[Ris, ...]
+    structures: tuple[Structure, ...]
+    trust: TrustSettings
+    dmp: DmpSettings
+    psc: PscSettings
+    log: LogSettings = LogSettings()
+    admin: Listener = Listener("127.0.0.1", 9349)
+    store: StoreSettings = StoreSettings()
+    hl7: Hl7Settings = Hl7Settings()
+    dicom: DicomSettings = DicomSettings()
+    wado: WadoSettings = WadoSettings()
+    feed: FeedSettings = FeedSettings()

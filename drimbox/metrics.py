@@ -1,0 +1,50 @@
+"""Every Prometheus metric of the gateway, declared in one place with a bounded label set.
+
+No label ever carries a patient, a study, a professional or a peer's free text (threats.md).
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(name, text, labels, registry=REGISTRY)
+
+
+HL7_MESSAGES = _counter("drimbox_hl7_messages", "HL7 messages answered", "ris", "ack")
+HL7_CONNECTIONS = _gauge("drimbox_hl7_connections", "MLLP connections open")
+FEED_JOBS = _counter("drimbox_feed_jobs", "Studies brought in line with the PACS", "result")
+PUBLICATIONS = _counter("drimbox_publications", "Submissions answered by the DMP", "result")
+QUEUE_DEPTH = _gauge("drimbox_queue_depth", "Rows waiting in a queue", "queue")
+NOTICES_OPEN = _gauge("drimbox_notices_open", "Administrator notices not yet read")
+DELIVERIES = _counter("drimbox_deliveries", "WADO-RS answers", "site", "code")
+DELIVERIES_RUNNING = _gauge("drimbox_deliveries_running", "WADO-RS answers being sent")
+DELIVERED_BYTES = _counter("drimbox_delivered_bytes", "Bytes of instances sent", "site")
+DELIVERED_INSTANCES = _counter("drimbox_delivered_instances", "Instances sent", "site")
+FIRST_IMAGE_SECONDS = Histogram(
+    "drimbox_first_image_seconds",
+    "Request received to first instance written",
+    ("site",),
+    registry=REGISTRY,
+    buckets=(0.05, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30, 60),
+)
+POOL_SIZE = _gauge("drimbox_pool_size", "AE titles of the pool", "pacs")
+POOL_USED = _gauge("drimbox_pool_used", "AE titles leased or in quarantine", "pacs", "state")
+POOL_WAITING = _gauge("drimbox_pool_waiting", "Requests waiting for an AE title", "pacs")
+ASSOCIATIONS = _counter("drimbox_associations", "DICOM associations", "role", "result")
+STORE_REFUSED = _counter("drimbox_store_refused", "C-STORE refused by a check", "reason")
+SPOOL_BYTES = _gauge("drimbox_spool_bytes", "Bytes in the spool")
+WINDOW_BYTES = _gauge("drimbox_window_bytes", "Bytes of instances held in memory")
+TLS_REFUSED = _counter("drimbox_tls_refused", "TLS handshakes refused")
+
+
+def exposition() -> bytes:
+    """Return the metrics in the Prometheus text format."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,181 @@
+"""The doors of the Source's use-cases: what `feed`, `publication` and `delivery` need from outside.
+
+Adapters implement these protocols without knowing the use-cases; `service.py` joins them. Every method
+is a coroutine that runs on the reactor thread; none blocks it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+import attrs
+
+from drimbox.config import Pacs, Structure
+from drimbox.model import KosState, Report, Study, Visibility
+
+
+class Clock(Protocol):
+    """Time, injected so that tests own it."""
+
+    def now(self) -> datetime:
+        """Return the present instant, with its time zone."""
+
+
+class Pacses(Protocol):
+    """Questions to a PACS."""
+
+    async def find_study(self, pacs: Pacs, study_uid: str) -> Study | None:
+        """List the study's instances, or None when this PACS does not hold it (DB.SO.14).
+
+        Raises `PacsCommunicationError` (E003) when the PACS is silent, refuses or talks nonsense.
+        """
+
+
+@attrs.frozen
+class InboxMessage:
+    """A message safely stored, waiting to be worked on."""
+
+    id: int
+    ris: str
+    peer: str
+    raw: bytes
+    received_at: datetime
+    attempts: int
+
+
+@attrs.frozen
+class FeedJob:
+    """One study that a report asks to publish: make the record match the PACS."""
+
+    id: int
+    message_id: int
+    study_uid: str
+    ris: str
+    attempts: int
+
+
+@attrs.frozen
+class ArchivedKos:
+    """One KOS of the archive with everything needed to replace, answer for or export it (DB.SO.22)."""
+
+    id: int
+    site: str
+    study_uid: str
+    sop_instance_uid: str
+    state: KosState
+    #: Part 10 bytes.
+    data: bytes
+    #: SubmitObjectsRequest sent (or to send) to the DMP.
+    metadata: bytes
+    #: Digest of content, metadata and visibility without identifiers and instants, to tell a change.
+    fingerprint: str
+    structure_id: str
+    patient_ins: str
+    patient_ins_oid: str
+    patient_id: str
+    #: CDA ids of the reports that led to it.
+    report_ids: tuple[str, ...]
+    #: `urn:uuid:...` the registry gave, when known.
+    entry_uuid: str | None
+    created_at: datetime
+    #: INS matricule seen in the PACS's answer, if any (DB.SO.22).
+    pacs_ins: str | None = None
+
+
+@attrs.frozen
+class Submission:
+    """Everything a publication sends, fixed before the first attempt (architecture.md rule 4)."""
+
+    kos: bytes
+    sop_instance_uid: str
+    submission_uid: str
+    signature_uid: str
+    #: HL7 TS in UTC used in every slot of this submission.
+    submission_time: datetime
+    report: Report
+    visibility: Visibility
+    secret_connection: bool
+    patient_class: str
+    study: Study
+    #: Structure whose certificates sign and authenticate.
+    structure_id: str
+
+
+class Outcome:
+    """What the DMP said to one exchange. Transport failures are raised, not returned."""
+
+
+@attrs.frozen
+class Accepted(Outcome):
+    """The DMP holds the document. `warnings` are its own words."""
+
+    warnings: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Refused(Outcome):
+    """The DMP said no for good: `code` is its errorCode, `text` its words."""
+
+    code: str
+    text: str
+    #: True for errors that mean "no such patient" (E006).
+    unknown_patient: bool = False
+    #: True for XDSDuplicateUniqueIdInRegistry: ask what it holds before deciding.
+    duplicate: bool = False
+
+
+class DmpUnavailable(Exception):
+    """The DMP did not take the request: busy, down, HTTP 5xx. `sent` tells whether it may have.
+
+    `sent` is False only when no byte of the request can have reached it (connection refused, TLS
+    handshake failed): then sending again needs no question first.
+    """
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+@attrs.frozen
+class RegistryEntry:
+    """A DocumentEntry the DMP holds."""
+
+    entry_uuid: str
+    unique_id: str
+    hash: str
+    size: int
+    #: `urn:oasis:names:tc:ebxml-regrep:StatusType:Approved` ...
+    status: str
+
+
+class Record(Protocol):
+    """The DMP as the Source uses it. Raises `DmpUnavailable`."""
+
+    async def patient_exists(self, structure: Structure, report: Report) -> Outcome:
+        """TD0.2: `Accepted` when the patient's DMP exists and is open, else `Refused` (E006)."""
+
+    async def publish(self, structure: Structure, submission: Submission, replaces: str | None) -> Outcome:
+        """TD2.1; `replaces` is the entryUUID of the KOS it takes the place of (RPLC)."""
+
+    async def find_entry(self, structure: Structure, report: Report, unique_id: str) -> RegistryEntry | None:
+        """TD3.1 GetDocuments by uniqueId: what the DMP holds under it, or None."""
+
+
+@attrs.frozen
+class Introspection:
+    """Who is behind an access token: the answer of the e-Santé proxy (interfaces.md 7.4)."""
+
+    #: National identifier (`8` + RPPS), None when the answer carries none.
+    professional: str | None
+    #: Structure identifier, None when the answer carries none.
+    structure: str | None
+    #: Unix time of expiry, None when not said.
+    expires_at: int | None
+
+
+class Introspector(Protocol):
+    """Checks access tokens (DB.SO.32)."""
+
+    async def introspect(self, token: str) -> Introspection:
+        """Raise `TokenInvalid`, `IntrospectionUnavailable` or `IntrospectionTimeout`."""

@@ -1,0 +1,1 @@
+"""`twistd drimbox --config FILE`."""
