@@ -22,7 +22,9 @@ class DrimboxError(Exception):
     http_status: ClassVar[int | None] = None
     retry: ClassVar[bool] = False
 
-    def __init__(self, detail: str = "", *, status: int | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self, detail: str = "", *, status: int | None = None, retry_after: int | None = None
+    ) -> None:
         super().__init__(detail or self.title)
         self.detail = detail
         #: Seconds for a Retry-After header, None for no header.

@@ -15,6 +15,54 @@ from drimbox.config import Pacs, Structure
 from drimbox.model import KosState, Report, Study, Visibility
 
 
+@attrs.frozen
+class AuditParticipant:
+    """An ActiveParticipant of PS3.15 A.5 (interfaces.md 11.1)."""
+
+    user_id: str
+    #: 110153 source, 110152 destination.
+    role: str
+    #: 1 DNS name, 2 address.
+    network_type: str = "2"
+    network_id: str = ""
+    alternative_user_id: str = ""
+    requestor: bool = False
+
+
+@attrs.frozen
+class AuditObject:
+    """A ParticipantObjectIdentification of PS3.15 A.5."""
+
+    id: str
+    type: str
+    role: str
+    id_type: str
+    life_cycle: str = ""
+    #: (type, value) pairs.
+    details: tuple[tuple[str, str], ...] = ()
+
+
+@attrs.frozen
+class AuditEvent:
+    """One audit message, before it gets its instant and its place in the trail (requirements.md 3.8)."""
+
+    #: `110107`, `110106` ... (DCM).
+    event_id: str
+    #: C, R, U, D or E.
+    action: str
+    #: (code, code system, text), e.g. ("RAD-107", "IHE Transactions", "WADO-RS Retrieve").
+    event_type: tuple[str, str, str]
+    participants: tuple[AuditParticipant, ...]
+    objects: tuple[AuditObject, ...]
+    #: 0 success, 4 minor, 8 serious, 12 major failure.
+    outcome: int = 0
+    #: `E1003 - ...`; empty on success.
+    outcome_description: str = ""
+    #: For searches: INS and study concerned, empty when none.
+    patient_ins: str = ""
+    study_uid: str = ""
+
+
 class Clock(Protocol):
     """Time, injected so that tests own it."""
 
@@ -155,11 +203,40 @@ class Record(Protocol):
     async def patient_exists(self, structure: Structure, report: Report) -> Outcome:
         """TD0.2: `Accepted` when the patient's DMP exists and is open, else `Refused` (E006)."""
 
+    def metadata(self, structure: Structure, submission: Submission) -> bytes:
+        """Return the SubmitObjectsRequest this submission sends, for the archive (DB.SO.22)."""
+
     async def publish(self, structure: Structure, submission: Submission, replaces: str | None) -> Outcome:
         """TD2.1; `replaces` is the entryUUID of the KOS it takes the place of (RPLC)."""
 
-    async def find_entry(self, structure: Structure, report: Report, unique_id: str) -> RegistryEntry | None:
+    async def find_entry(
+        self, structure: Structure, report: Report, unique_id: str
+    ) -> RegistryEntry | None:
         """TD3.1 GetDocuments by uniqueId: what the DMP holds under it, or None."""
+
+
+class Inbox(Protocol):
+    """Where a message is safe (architecture.md rule 4)."""
+
+    async def add(self, *, ris: str, peer: str, control_id: str, raw: bytes) -> int:
+        """Commit the message to durable storage and return its number; only then may `AA` be sent."""
+
+
+class AuditTrail(Protocol):
+    """The append-only audit trail (DB.CS.06)."""
+
+    async def record(self, event: AuditEvent) -> None:
+        """Commit one event."""
+
+
+class Notices(Protocol):
+    """What the administrator must know (DB.SO.21)."""
+
+    async def post(self, *, key: str, code: str, text: str) -> None:
+        """Show `text` (French, no patient data) until somebody acknowledges it.
+
+        A notice with the same `key` that is still open is not repeated: its count and last instant move.
+        """
 
 
 @attrs.frozen
