@@ -1,0 +1,265 @@
+"""What the paths of the configuration lead to: certificates and keys, roots, secrets, folders.
+
+Reads the named files, and only reads them. No key or secret is kept, and none appears in a message.
+`now` is given by the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from drimbox.configcheck import Report, Tree, sites
+
+MAX_PEM_BYTES = 1024 * 1024
+MAX_SECRET_BYTES = 4096
+
+#: Warn this long before a certificate ends: renewing one of IGC-Santé takes days.
+EXPIRY_NOTICE = timedelta(days=30)
+SMALLEST_RSA_BITS = 2048
+
+
+def cannot_read(error: OSError) -> str:
+    """Say in French why a file cannot be read."""
+    reasons = {
+        errno.ENOENT: "fichier introuvable",
+        errno.ENOTDIR: "fichier introuvable : un de ses dossiers est un fichier",
+        errno.EACCES: "lecture refusée par les droits du fichier ou d'un de ses dossiers",
+        errno.EISDIR: "est un dossier et non un fichier",
+        errno.EINVAL: "n'est pas un fichier ordinaire",
+        errno.ELOOP: "trop de liens symboliques",
+        errno.ENAMETOOLONG: "chemin trop long",
+    }
+    return reasons.get(error.errno or 0, f"lecture impossible ({os.strerror(error.errno or 0)})")
+
+
+def check(tree: Tree, report: Report, now: datetime) -> None:
+    """Report every path of `tree` that does not lead to what it should; `now` has a time zone."""
+    files = _Files(report, now)
+    _folders(tree, report)
+    for position, structure in enumerate(tree.get("structures", [])):
+        for key in ("authentication", "signature"):
+            files.pair(structure.get(key), f"structure[{position}].{key}", None)
+    for path, site in sites(tree):
+        files.pair(site.get("wado_certificate"), f"{path}.wado_certificate", site.get("wado_fqdn"))
+        files.pair(site.get("viewer_certificate"), f"{path}.viewer_certificate", site.get("viewer_fqdn"))
+    for section, key in (
+        ("trust", "consumer_roots"),
+        ("trust", "whitelist_roots"),
+        ("dmp", "roots"),
+        ("psc", "roots"),
+    ):
+        files.roots(tree.get(section, {}).get(key), f"{section}.{key}")
+    _whitelist(tree, report)
+    files.secret(tree.get("psc", {}).get("client_secret_file"), "psc.client_secret_file")
+
+
+def _folders(tree: Tree, report: Report) -> None:
+    state: Path | None = tree.get("drimbox", {}).get("state_dir")
+    if state is not None:
+        # os.path, because Path.exists raises when a folder above may not be searched.
+        if os.path.exists(state) and not os.path.isdir(state):
+            report.error("drimbox.state_dir", f"{state} n'est pas un dossier", "donner un dossier")
+        elif not os.path.exists(state):
+            report.warn(
+                "drimbox.state_dir", f"{state} n'existe pas", "le créer, à l'utilisateur du service"
+            )
+        elif os.stat(state).st_mode & stat.S_IRWXO:
+            report.warn(
+                "drimbox.state_dir",
+                f"{state}, qui contient des données de santé, est ouvert à tous sur cette machine",
+                f"chmod o= {state}",
+            )
+    log: Path | None = tree.get("log", {}).get("file")
+    if log is not None and os.path.isdir(log):
+        report.error("log.file", f"{log} est un dossier et non un fichier", "ajouter le nom du fichier")
+    elif log is not None and not os.path.isdir(log.parent):
+        report.error("log.file", f"le dossier {log.parent} n'existe pas", "créer ce dossier")
+
+
+def _whitelist(tree: Tree, report: Report) -> None:
+    trust = tree.get("trust", {})
+    path: Path | None = trust.get("whitelist")
+    if path is None:
+        return
+    try:
+        reason = "" if _read(path, 1) else "fichier vide"
+    except OSError as error:
+        reason = cannot_read(error)
+    if not reason:
+        return
+    mend = "la télécharger sur https://github.com/ansforge/DRIM-M_liste-blanche, sans la modifier"
+    problem = f"{path} : {reason}"
+    if trust.get("start_without_whitelist"):
+        report.warn("trust.whitelist", problem + " ; toute demande d'images sera refusée", mend)
+    else:
+        report.error("trust.whitelist", problem, mend)
+
+
+def _read(path: Path, most: int) -> bytes:
+    """Return at most `most + 1` bytes of a regular file. Raises `OSError`.
+
+    Anything else than a regular file is refused before it is opened: a FIFO would never answer.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EISDIR if os.path.isdir(path) else errno.EINVAL, "")
+    with path.open("rb") as source:
+        return source.read(most + 1)
+
+
+class _Files:
+    """Reads the files of one configuration; a file named twice is reported for each place it is named."""
+
+    def __init__(self, report: Report, now: datetime) -> None:
+        self._report = report
+        self._now = now
+
+    def pair(self, pair: dict[str, Path] | None, where: str, name: str | None) -> None:
+        """Check a certificate (with its chain) and its key; `name` is the DNS name it must be for."""
+        if pair is None:
+            return
+        certificates = self._certificates(pair.get("certificate"), f"{where}.certificate")
+        key = self._key(pair.get("key"), f"{where}.key")
+        if not certificates:
+            return
+        leaf = certificates[0]
+        self._dates(certificates, f"{where}.certificate")
+        if key is not None and key != _public(leaf):
+            self._report.error(
+                f"{where}.key",
+                f"{pair['key']} n'est pas la clé du premier certificat de {pair['certificate']}",
+                "donner la clé de ce certificat ; dans le fichier, il vient avant sa chaîne",
+            )
+        if name is not None and not _is_for(leaf, name):
+            self._report.warn(
+                f"{where}.certificate", f"n'est pas émis pour « {name} »", "donner le certificat de ce nom"
+            )
+
+    def roots(self, path: Path | None, where: str) -> None:
+        """Check a file of trusted authorities."""
+        certificates = self._certificates(path, where)
+        if certificates:
+            self._dates(certificates, where)
+
+    def secret(self, path: Path | None, where: str) -> None:
+        """Check a file that holds one line of secret."""
+        if path is None:
+            return
+        data = self._data(
+            path, where, MAX_SECRET_BYTES, "donner le chemin du fichier qui contient le secret"
+        )
+        if data is None:
+            return
+        if not data.strip():
+            self._report.error(where, f"{path} est vide", "y écrire le secret, sur une ligne")
+        elif len(data.strip().splitlines()) > 1:
+            self._report.error(where, f"{path} compte plusieurs lignes", "n'y laisser que le secret")
+        self._private(path, where)
+
+    def _data(self, path: Path, where: str, most: int, mend: str) -> bytes | None:
+        try:
+            data = _read(path, most)
+        except OSError as error:
+            self._report.error(where, f"{path} : {cannot_read(error)}", mend)
+            return None
+        if len(data) > most:
+            self._report.error(where, f"{path} dépasse {most} octets", mend)
+            return None
+        return data
+
+    def _certificates(self, path: Path | None, where: str) -> list[x509.Certificate]:
+        if path is None:
+            return []
+        mend = "donner un fichier PEM qui contient -----BEGIN CERTIFICATE-----"
+        data = self._data(path, where, MAX_PEM_BYTES, mend)
+        if data is None:
+            return []
+        try:
+            return x509.load_pem_x509_certificates(data)
+        except ValueError:
+            what = "DER et non en PEM" if data[:1] == b"\x30" else ""
+            problem = (
+                f"{path} est en {what}" if what else f"{path} ne contient pas de certificat PEM lisible"
+            )
+            if what:
+                mend = f"le convertir : openssl x509 -inform DER -in {path.name} -out {path.stem}.pem"
+            self._report.error(where, problem, mend)
+        return []
+
+    def _key(self, path: Path | None, where: str) -> bytes | None:
+        """Return the public half of a private key."""
+        if path is None:
+            return None
+        mend = "donner la clé privée du certificat, en PEM"
+        data = self._data(path, where, MAX_PEM_BYTES, mend)
+        if data is None:
+            return None
+        self._private(path, where)
+        try:
+            key = load_pem_private_key(data, password=None)
+        except TypeError:
+            self._report.error(
+                where,
+                f"{path} est protégée par un mot de passe",
+                f"la déchiffrer : openssl pkey -in {path.name} -out {path.stem}-claire.key",
+            )
+            return None
+        except (ValueError, UnsupportedAlgorithm):
+            self._report.error(where, f"{path} ne contient pas de clé privée PEM lisible", mend)
+            return None
+        if isinstance(key, rsa.RSAPrivateKey) and key.key_size < SMALLEST_RSA_BITS:
+            self._report.error(
+                where, f"clé RSA de {key.key_size} bits", "demander une clé de 2048 bits ou plus"
+            )
+        return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def _private(self, path: Path, where: str) -> None:
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            return
+        if mode & stat.S_IRWXO:
+            self._report.warn(
+                where, f"{path} est lisible par tous les utilisateurs de la machine", f"chmod o= {path}"
+            )
+
+    def _dates(self, certificates: list[x509.Certificate], where: str) -> None:
+        for position, certificate in enumerate(certificates):
+            which = "certificat" if position == 0 else f"certificat no {position + 1} du fichier"
+            end = certificate.not_valid_after_utc
+            if end < self._now:
+                self._report.warn(where, f"{which} expiré le {end:%d/%m/%Y}", "le renouveler")
+            elif certificate.not_valid_before_utc > self._now:
+                start = certificate.not_valid_before_utc
+                self._report.warn(
+                    where, f"{which} valable seulement à partir du {start:%d/%m/%Y}", "vérifier l'horloge"
+                )
+            elif end - self._now < EXPIRY_NOTICE:
+                self._report.warn(
+                    where, f"{which} : expire le {end:%d/%m/%Y}", "demander son renouvellement"
+                )
+
+
+def _public(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _is_for(certificate: x509.Certificate, name: str) -> bool:
+    """Say whether the certificate names `name` (RFC 6125): a DNS subjectAltName, wildcard on one label."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    names = [value.lower() for value in extension.value.get_values_for_type(x509.DNSName)]
+    return name in names or "*." + name.partition(".")[2] in names
