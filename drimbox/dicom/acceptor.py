@@ -1,0 +1,287 @@
+"""Storage and verification SCP: hands each incoming association to the move it belongs to.
+
+What is verified, in this order (retrieval-engine.md, rule 1): the called AE title is ours; for storage,
+it is leased; calling AE title and address are among those configured for that PACS; the Move Originator
+of each C-STORE, when the PACS names one, is our C-MOVE. Study and series of the data set are the
+receiver's to verify. C-ECHO is answered on every title of ours, at any time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+from twisted.internet import protocol
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.logger import Logger
+
+from drimbox import metrics
+from drimbox.config import DicomSettings, Pacs
+from drimbox.dicom.aetitles import Pools, Receiver, Title
+from drimbox.dicom.association import Aborted, Event, Released, ReleaseRequested, UpperLayer
+from drimbox.dicom.dimse import Command, CommandField, CommandReceived, DataReceived, Status
+from drimbox.dicom.negotiation import AssociationRequest, ProposedContext
+from drimbox.dicom.pdu import Buffer
+from drimbox.dicom.transport import AssociationProtocol
+
+VERIFICATION = "1.2.840.10008.1.1"
+IMPLICIT_LE = "1.2.840.10008.1.2"
+EXPLICIT_LE = "1.2.840.10008.1.2.1"
+#: A-ASSOCIATE-RJ: permanent, by the user, called or calling AE title not recognised (PS3.8 Table 9-21).
+_CALLED_UNKNOWN = (1, 1, 7)
+_CALLING_UNKNOWN = (1, 1, 3)
+#: Transient, by the provider (presentation), local limit exceeded.
+_LIMIT = (2, 3, 2)
+
+
+class Addresses:
+    """The addresses a PACS may store from; host names of the configuration count as they resolve."""
+
+    def __init__(self, pacs: Pacs, resolved: Mapping[str, tuple[str, ...]]) -> None:
+        self._networks = []
+        for entry in pacs.addresses or (pacs.host,):
+            for value in resolved.get(entry, (entry,)):
+                try:
+                    self._networks.append(ipaddress.ip_network(value, strict=False))
+                except ValueError:
+                    # A name that did not resolve matches nothing; `drimbox doctor` says so.
+                    continue
+
+    def allow(self, address: str) -> bool:
+        """Say whether `address` belongs to the PACS."""
+        try:
+            value = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(value in network for network in self._networks)
+
+
+class InboundAssociation(AssociationProtocol):
+    """One association opened to us."""
+
+    log = Logger()
+
+    def __init__(self, owner: AcceptorFactory, clock: IReactorTime) -> None:
+        settings = owner.settings
+        super().__init__(
+            UpperLayer(settings.max_pdu), clock, artim=settings.artim_timeout, idle=settings.idle_timeout
+        )
+        self._owner = owner
+        self._title: Title | None = None
+        self._receiver: Receiver | None = None
+        self._storing: Command | None = None
+        self._storing_context = 0
+        self._refused_status: int | None = None
+        self._clean = False
+
+    def started(self) -> None:
+        """Wait for the request, no longer than ARTIM."""
+        self.layer.transport_indication()
+
+    def handle(self, event: Event) -> None:
+        """Carry out one event."""
+        if type(event) is DataReceived:
+            self._data(event.data, event.last)
+        elif type(event) is CommandReceived:
+            self._command(event.context_id, event.command)
+        elif type(event) is AssociationRequest:
+            self._requested(event)
+        elif type(event) is ReleaseRequested:
+            self._clean = True
+            self.layer.release_reply()
+        elif type(event) is Released:
+            self._clean = True
+        elif type(event) is Aborted and event.problem:
+            metrics.ASSOCIATIONS.labels("acceptor", "aborted").inc()
+            self.log.warn(
+                "association from {peer} aborted: {problem}", peer=self.peer_address, problem=event.problem
+            )
+
+    def gone(self) -> None:
+        """Tell the move, then the pool: in this order, so that the move ends before its title is free."""
+        self._owner.lost(self)
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.closed(self, self._clean and self._storing is None)
+        if self._title is not None:
+            self._title.detached(self)
+
+    # -- Channel -----------------------------------------------------------------------------------
+
+    def respond(self, command: Command, status: int) -> None:
+        """Answer a C-STORE (PS3.7 9.1.1)."""
+        if not self.layer.established:
+            return
+        if status != Status.SUCCESS:
+            metrics.STORE_REFUSED.labels(f"0x{status:04X}").inc()
+        self.layer.send(
+            self._storing_context,
+            Command(
+                CommandField.C_STORE_RSP,
+                responded_id=command.message_id,
+                affected_class=command.affected_class,
+                affected_instance=command.affected_instance,
+                status=status,
+            ),
+        )
+        self.flush()
+
+    # -- own ---------------------------------------------------------------------------------------
+
+    def _requested(self, request: AssociationRequest) -> None:
+        if self._owner.full():
+            metrics.ASSOCIATIONS.labels("acceptor", "limit").inc()
+            self.layer.reject(*_LIMIT)
+            return
+        title = self._owner.pools.find(request.called_ae_title)
+        if title is None and request.called_ae_title != self._owner.settings.ae_title:
+            metrics.ASSOCIATIONS.labels("acceptor", "called_unknown").inc()
+            self.log.warn("association from {peer} to an unknown AE title refused", peer=self.peer_address)
+            self.layer.reject(*_CALLED_UNKNOWN)
+            return
+        receiver = title.receiver if title is not None else None
+        if title is not None and receiver is not None and not self._trusted(title.pacs, request):
+            if not request.proposes(VERIFICATION):
+                metrics.ASSOCIATIONS.labels("acceptor", "calling_unknown").inc()
+                self.layer.reject(*_CALLING_UNKNOWN)
+                return
+            receiver = None
+        accepted = {}
+        for context in request.contexts:
+            syntax = self._choose(context, receiver)
+            if syntax is not None:
+                accepted[context.id] = syntax
+        self.layer.accept(accepted)
+        metrics.ASSOCIATIONS.labels("acceptor", "accepted").inc()
+        if title is not None and receiver is not None:
+            self._title = title
+            self._receiver = receiver
+            title.attached(self)
+            receiver.opened(self)
+        elif title is not None and any(
+            context.abstract_syntax != VERIFICATION for context in request.contexts
+        ):
+            title.disturbed()
+
+    def _trusted(self, pacs: Pacs, request: AssociationRequest) -> bool:
+        titles = pacs.store_ae_titles or (pacs.ae_title,)
+        trusted = request.calling_ae_title in titles and self._owner.addresses[pacs.name].allow(
+            self.peer_address
+        )
+        if not trusted:
+            metrics.STORE_REFUSED.labels("calling").inc()
+            self.log.warn(
+                "association for {pacs} refused: {calling!r} from {peer} is not configured",
+                pacs=pacs.name,
+                calling=request.calling_ae_title,
+                peer=self.peer_address,
+            )
+        return trusted
+
+    @staticmethod
+    def _choose(context: ProposedContext, receiver: Receiver | None) -> str | None:
+        if context.abstract_syntax == VERIFICATION:
+            return next((s for s in context.transfer_syntaxes if s in (EXPLICIT_LE, IMPLICIT_LE)), None)
+        return receiver.choose(context) if receiver is not None else None
+
+    def _command(self, context_id: int, command: Command) -> None:
+        self._storing_context = context_id
+        verification = self.layer.abstract_syntaxes[context_id] == VERIFICATION
+        if command.field == CommandField.C_ECHO_RQ and verification:
+            self.layer.send(
+                context_id,
+                Command(
+                    CommandField.C_ECHO_RSP,
+                    responded_id=command.message_id,
+                    affected_class=command.affected_class,
+                    status=Status.SUCCESS,
+                ),
+            )
+        elif command.field == CommandField.C_STORE_RQ and command.has_dataset and not verification:
+            self._store(context_id, command)
+        elif command.field == CommandField.C_CANCEL_RQ:
+            return
+        else:
+            self.log.warn("operation 0x{field:04X} refused: association aborted", field=command.field)
+            self.layer.abort(provider=True)
+
+    def _store(self, context_id: int, command: Command) -> None:
+        self._storing = command
+        self._refused_status = self._refusal(context_id, command)
+        if self._refused_status is None:
+            assert self._receiver is not None
+            self._receiver.store(self, command, self.layer.contexts[context_id])
+
+    def _refusal(self, context_id: int, command: Command) -> int | None:
+        """Return the status to refuse this C-STORE with, None to let its receiver have it."""
+        title = self._title
+        if self._receiver is None or title is None or title.receiver is not self._receiver:
+            # The lease is over: what arrives late belongs to nobody.
+            self._receiver = None
+            return Status.NOT_AUTHORISED
+        if command.affected_class != self.layer.abstract_syntaxes[context_id]:
+            return Status.SOP_CLASS_NOT_SUPPORTED
+        originator = command.originator_ae_title
+        if originator and originator != self._owner.settings.ae_title:
+            return Status.NOT_AUTHORISED
+        number = command.originator_message_id
+        if (
+            originator
+            and number is not None
+            and title.message_id is not None
+            and number != title.message_id
+        ):
+            return Status.NOT_AUTHORISED
+        return None
+
+    def _data(self, piece: Buffer, last: bool) -> None:
+        command = self._storing
+        if command is None:
+            return
+        if last:
+            self._storing = None
+        if self._refused_status is not None:
+            if last:
+                self.respond(command, self._refused_status)
+        elif self._receiver is not None:
+            self._receiver.data(self, piece, last)
+
+
+class AcceptorFactory(protocol.Factory):
+    """Listens for the PACS and for whoever checks that we are there."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        settings: DicomSettings,
+        pools: Pools,
+        clock: IReactorTime,
+        resolved: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.pools = pools
+        self.addresses = {
+            name: Addresses(pool.pacs, resolved or {}) for name, pool in pools.by_pacs.items()
+        }
+        self._clock = clock
+        self._open: set[InboundAssociation] = set()
+
+    def buildProtocol(self, addr: IAddress | None) -> InboundAssociation:
+        """Make the protocol of one connection."""
+        association = InboundAssociation(self, self._clock)
+        self._open.add(association)
+        return association
+
+    def full(self) -> bool:
+        """Say whether more associations are open than configured."""
+        return len(self._open) > self.settings.max_associations
+
+    def lost(self, association: InboundAssociation) -> None:
+        """Forget a connection that is over."""
+        self._open.discard(association)
+
+    def abort_all(self) -> None:
+        """End every association, at shutdown."""
+        for association in list(self._open):
+            association.abort()

@@ -1,0 +1,228 @@
+"""The pool of AE titles: which C-MOVE an incoming C-STORE belongs to (DB.SO.85, retrieval-engine.md).
+
+A title is leased to one move at a time and named as its destination; the called AE title of the
+association that the PACS then opens says whose images these are. A title that is not leased takes C-ECHO
+and refuses storage. After a move it comes back only when nothing of that move can arrive any more: at
+once when the final C-MOVE response came and no association is open on it, else after a quarantine.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from drimbox import metrics
+from drimbox.config import Pacs
+from drimbox.dicom.dimse import Command
+from drimbox.dicom.negotiation import ProposedContext
+from drimbox.dicom.pdu import Buffer
+from drimbox.errors import TooManyRequests
+
+
+class Channel(Protocol):
+    """One association that the PACS opened to us, as its receiver sees it."""
+
+    def respond(self, command: Command, status: int) -> None:
+        """Answer a C-STORE."""
+
+    def pause(self) -> None:
+        """Stop reading from the PACS."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def abort(self) -> None:
+        """End the association at once."""
+
+
+class Receiver(Protocol):
+    """What a move does with the instances that arrive for it."""
+
+    def choose(self, context: ProposedContext) -> str | None:
+        """Return the transfer syntax to accept for a storage context, None to refuse it."""
+
+    def opened(self, channel: Channel) -> None:
+        """An association of this move is established."""
+
+    def store(self, channel: Channel, command: Command, transfer_syntax: str) -> None:
+        """A C-STORE request came; its data set follows, and `respond` is due after it."""
+
+    def data(self, channel: Channel, piece: Buffer, last: bool) -> None:
+        """A piece of the data set of the last C-STORE request on this channel."""
+
+    def closed(self, channel: Channel, clean: bool) -> None:
+        """The association is over; `clean` when it was released in order."""
+
+
+class TitleState(enum.Enum):
+    """Life of an AE title."""
+
+    FREE = "free"
+    LEASED = "leased"
+    QUARANTINED = "quarantined"
+
+
+class Title:
+    """One AE title of the pool; while leased, `receiver` is the move it serves."""
+
+    def __init__(self, ae_title: str, pacs: Pacs, pool: Pool) -> None:
+        self.ae_title = ae_title
+        self.pacs = pacs
+        self.state = TitleState.FREE
+        self.receiver: Receiver | None = None
+        #: Message id of the C-MOVE request, to hold (0000,1031) against.
+        self.message_id: int | None = None
+        self.channels: set[Channel] = set()
+        self._pool = pool
+        self._final = False
+        self._quarantine: IDelayedCall | None = None
+
+    def release(self, *, final: bool) -> None:
+        """End the lease. `final` tells that the final C-MOVE response was received."""
+        if self.state is not TitleState.LEASED:
+            return
+        self.receiver = None
+        self.message_id = None
+        self._final = final
+        if final and not self.channels:
+            self._pool.freed(self)
+            return
+        self.state = TitleState.QUARANTINED
+        self._watch()
+        self._pool.count()
+
+    def attached(self, channel: Channel) -> None:
+        """An association of the move that holds the lease is open."""
+        self.channels.add(channel)
+
+    def disturbed(self) -> None:
+        """Somebody wants to store to a title that is not leased: its quiet time starts again."""
+        self._watch()
+
+    def detached(self, channel: Channel) -> None:
+        """An association to this title is over."""
+        self.channels.discard(channel)
+        if self.state is TitleState.QUARANTINED and self._final and not self.channels:
+            self._pool.freed(self)
+        else:
+            self._watch()
+
+    def stop(self) -> None:
+        """Forget the timer, at shutdown or when freed."""
+        if self._quarantine is not None and self._quarantine.active():
+            self._quarantine.cancel()
+        self._quarantine = None
+
+    def _watch(self) -> None:
+        """Start the quiet time again: something happened on a quarantined title."""
+        if self.state is not TitleState.QUARANTINED:
+            return
+        self.stop()
+        self._quarantine = self._pool.clock.callLater(self.pacs.quarantine, self._quiet)
+
+    def _quiet(self) -> None:
+        self._quarantine = None
+        # What is still open after the quiet time is a leftover: end it, its closing frees the title.
+        self._final = True
+        if not self.channels:
+            self._pool.freed(self)
+        for channel in list(self.channels):
+            channel.abort()
+
+
+class Pool:
+    """The AE titles of one PACS; requests wait in order of arrival."""
+
+    def __init__(self, pacs: Pacs, clock: IReactorTime) -> None:
+        self.pacs = pacs
+        self.clock = clock
+        self.titles = {title: Title(title, pacs, self) for title in pacs.pool}
+        self._free = deque(self.titles.values())
+        self._waiting: deque[Deferred[Title]] = deque()
+        self._stopped = False
+        metrics.POOL_SIZE.labels(pacs.name).set(len(self.titles))
+        self.count()
+
+    async def lease(self, receiver: Receiver, timeout: float) -> Title:
+        """Lease a title for one move, waiting at most `timeout` seconds.
+
+        Raises `TooManyRequests` (E1003) when none came free in time (DB.SO.85).
+        """
+        if self._free and not self._stopped:
+            title = self._free.popleft()
+        else:
+            title = await self._wait(timeout)
+        title.state = TitleState.LEASED
+        title.receiver = receiver
+        self.count()
+        return title
+
+    async def _wait(self, timeout: float) -> Title:
+        waiting: Deferred[Title] = Deferred()
+        if self._stopped or timeout <= 0:
+            raise TooManyRequests("aucun titre AE libre", retry_after=max(1, int(timeout)))
+        self._waiting.append(waiting)
+        self.count()
+        timer = self.clock.callLater(timeout, waiting.cancel)
+        try:
+            return await waiting
+        except CancelledError:
+            raise TooManyRequests(
+                f"aucun titre AE libre après {timeout:.0f} s", retry_after=max(1, int(timeout))
+            ) from None
+        finally:
+            if timer.active():
+                timer.cancel()
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            self.count()
+
+    def freed(self, title: Title) -> None:
+        """Give a title that nothing can arrive on any more to the next in line."""
+        title.stop()
+        title.state = TitleState.FREE
+        if self._waiting and not self._stopped:
+            self._waiting.popleft().callback(title)
+        else:
+            self._free.append(title)
+        self.count()
+
+    def stop(self) -> None:
+        """Lease no more."""
+        self._stopped = True
+        for title in self.titles.values():
+            title.stop()
+        for waiting in list(self._waiting):
+            waiting.cancel()
+
+    def count(self) -> None:
+        """Publish how the pool is used."""
+        name = self.pacs.name
+        for state in (TitleState.LEASED, TitleState.QUARANTINED):
+            used = sum(title.state is state for title in self.titles.values())
+            metrics.POOL_USED.labels(name, state.value).set(used)
+        metrics.POOL_WAITING.labels(name).set(len(self._waiting))
+
+
+class Pools:
+    """All pools of the gateway, found by PACS or by called AE title."""
+
+    def __init__(self, pacses: Iterable[Pacs], clock: IReactorTime) -> None:
+        self.by_pacs = {pacs.name: Pool(pacs, clock) for pacs in pacses}
+        self._titles = {
+            name: title for pool in self.by_pacs.values() for name, title in pool.titles.items()
+        }
+
+    def find(self, ae_title: str) -> Title | None:
+        """Return the title of that name, None when it is not one of ours."""
+        return self._titles.get(ae_title)
+
+    def stop(self) -> None:
+        """Lease no more."""
+        for pool in self.by_pacs.values():
+            pool.stop()

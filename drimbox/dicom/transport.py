@@ -1,0 +1,159 @@
+"""The Twisted side of an association: moves bytes between a socket and an `UpperLayer`, keeps time.
+
+Two things here decide the speed of a C-MOVE. A PACS writes one C-STORE, waits for our answer, writes
+the next; with Nagle on its side and delayed acknowledgement on ours, every image costs 40 ms. So we set
+TCP_NODELAY for our answers, and TCP_QUICKACK again after every read (Linux forgets it) for its images.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet import protocol
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from drimbox.dicom.association import Event, UpperLayer
+
+#: Absent outside Linux; the images then flow at the PACS's own pace.
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+
+class AssociationProtocol(protocol.Protocol):
+    """Carries one association. Subclasses say what its events mean in `handle` and `gone`."""
+
+    log = Logger()
+
+    def __init__(self, layer: UpperLayer, clock: IReactorTime, *, artim: float, idle: float) -> None:
+        self.layer = layer
+        self.clock = clock
+        self._artim_seconds = artim
+        self._idle_seconds = idle
+        self._artim_call: IDelayedCall | None = None
+        self._idle_call: IDelayedCall | None = None
+        self._last_read = 0.0
+        self._paused = False
+        self._socket: Any = None
+        self._closing = False
+
+    # -- to be said by subclasses ------------------------------------------------------------------
+
+    def started(self) -> None:
+        """The connection is open."""
+        raise NotImplementedError
+
+    def handle(self, event: Event) -> None:
+        """Something happened on the association."""
+        raise NotImplementedError
+
+    def gone(self) -> None:
+        """The connection is over; called once, last."""
+        raise NotImplementedError
+
+    # -- Twisted -----------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Prepare the socket and start the association."""
+        transport: Any = self.transport
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
+        handle = getattr(transport, "getHandle", None)
+        self._socket = handle() if handle is not None else None
+        self._quick()
+        self._last_read = self.clock.seconds()
+        self._idle_call = self.clock.callLater(self._idle_seconds, self._check_idle)
+        self.started()
+        self.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Feed the association; what its handler raises is a bug of ours, and ends it."""
+        self._last_read = self.clock.seconds()
+        try:
+            for event in self.layer.receive(data):
+                self.handle(event)
+        except Exception:
+            self.log.failure("association handler failed", failure=Failure())
+            self.layer.abort(provider=True)
+        self.flush()
+        self._quick()
+
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
+        """Tell the association that its connection is gone."""
+        for call in (self._artim_call, self._idle_call):
+            if call is not None and call.active():
+                call.cancel()
+        for event in self.layer.transport_closed():
+            self.handle(event)
+        self.gone()
+
+    # -- for subclasses ----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what the association has to say, and follow its wishes about timer and connection."""
+        outgoing = self.layer.take_outgoing()
+        if outgoing and self.transport is not None:
+            self.transport.write(b"".join(outgoing))
+        if self.layer.artim and self._artim_call is None:
+            self._artim_call = self.clock.callLater(self._artim_seconds, self._artim_expired)
+        elif not self.layer.artim and self._artim_call is not None:
+            if self._artim_call.active():
+                self._artim_call.cancel()
+            self._artim_call = None
+        if self.layer.close_wanted and not self._closing and self.transport is not None:
+            self._closing = True
+            self.resume()
+            self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """End the association at once, telling the peer."""
+        self.layer.abort()
+        self.flush()
+
+    def pause(self) -> None:
+        """Stop reading: TCP then slows the peer down."""
+        if not self._paused and not self._closing:
+            self._paused = True
+            transport: Any = self.transport
+            transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            self._last_read = self.clock.seconds()
+            transport: Any = self.transport
+            transport.resumeProducing()
+
+    @property
+    def peer_address(self) -> str:
+        """Address of the peer."""
+        transport: Any = self.transport
+        return str(getattr(transport.getPeer(), "host", ""))
+
+    # -- own ---------------------------------------------------------------------------------------
+
+    def _quick(self) -> None:
+        if _QUICKACK is not None and self._socket is not None:
+            try:
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            except OSError:
+                # Not TCP, or gone already: nothing depends on it.
+                self._socket = None
+
+    def _artim_expired(self) -> None:
+        self._artim_call = None
+        self.layer.artim_expired()
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def _check_idle(self) -> None:
+        now = self.clock.seconds()
+        quiet = now - self._last_read
+        if self._paused or quiet < self._idle_seconds:
+            wait = self._idle_seconds if self._paused else self._idle_seconds - quiet
+            self._idle_call = self.clock.callLater(max(wait, 0.1), self._check_idle)
+            return
+        self.log.info("association idle for {quiet:.0f} s, aborted", quiet=quiet)
+        self.abort()
