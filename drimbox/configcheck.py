@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from drimbox.configrules import closest
+from drimbox.configrules import amount, closest, span
 
 Tree = dict[str, Any]
 
@@ -108,7 +108,7 @@ def _unique_names(tree: Tree, report: Report) -> None:
         for path, site in sites(tree)
         for key in ("wado_fqdn", "viewer_fqdn")
     ]
-    _unique(names, "nom de domaine", "donner à chaque site sa paire de noms (requirements 3.12)", report)
+    _unique(names, "nom de domaine", "donner à chaque site sa paire de noms (DB.SO.173)", report)
 
 
 def _ris(tree: Tree, report: Report) -> None:
@@ -217,7 +217,7 @@ def _fqdn(tree: Tree, report: Report) -> None:
             report.warn(
                 f"{path}.{key}",
                 f"« {site[key]} » n'a pas la forme « {prefix}<numéro>.{system}.… »",
-                "vérifier le nom attribué par l'ANS et drimbox.system_id (requirements 3.12)",
+                "vérifier le nom attribué par l'ANS et drimbox.system_id",
             )
         if len(set(index.values())) == 2:
             report.warn(
@@ -282,9 +282,10 @@ def _limits(tree: Tree, report: Report) -> None:
 
 def _ordered(values: Tree, path: str, smaller: str, larger: str, report: Report) -> None:
     if smaller in values and larger in values and values[smaller] > values[larger]:
+        write = span if isinstance(values[larger], float) else amount
         report.error(
             f"{path}.{smaller}",
-            f"{values[smaller]:g} dépasse {larger} ({values[larger]:g})",
+            f"{write(values[smaller])} dépasse {larger} ({write(values[larger])})",
             f"réduire {smaller} ou augmenter {larger}",
         )
 

@@ -61,9 +61,11 @@ def load(path: Path, *, files: bool = True, now: datetime | None = None) -> Conf
     return config
 
 
-def check(path: Path, *, now: datetime | None = None) -> tuple[list[ConfigMistake], list[ConfigMistake]]:
+def check(
+    path: Path, *, files: bool = True, now: datetime | None = None
+) -> tuple[list[ConfigMistake], list[ConfigMistake]]:
     """Return the errors (the gateway would not start) and the warnings (it would, but look)."""
-    _, report = _examine(path, files=True, now=now)
+    _, report = _examine(path, files=files, now=now)
     return report.errors, report.warnings
 
 
@@ -128,21 +130,44 @@ def _parse(path: Path, report: Report) -> dict[str, Any]:
     return {}
 
 
+#: The parser's own words, by their beginning, and ours.
+_SYNTAX = {
+    "Cannot overwrite a value": "clé écrite deux fois",
+    "Cannot declare": "section écrite deux fois",
+    "Cannot mutate immutable namespace": "section déjà écrite d'une autre façon",
+    "Duplicate inline table key": "clé écrite deux fois entre accolades",
+    "Invalid value": "valeur illisible",
+    "Invalid statement": "ligne illisible",
+    "Invalid date or datetime": "date impossible",
+    "Invalid hex value": "caractère \\u impossible",
+    "Invalid initial character for a key part": "clé illisible",
+    "Unclosed array": "crochet non fermé",
+    "Unclosed inline table": "accolade non fermée",
+    "Unterminated string": "guillemet non fermé",
+    "Expected '=' after a key": "signe « = » attendu après la clé",
+    "Expected newline or end of document": "fin de ligne attendue après la valeur",
+    "Expected ']": "crochet fermant attendu",
+    "Illegal character": "caractère interdit (guillemet non fermé ?)",
+    "Unescaped '\\' in a string": "barre oblique inverse à doubler",
+}
+
+
 def _report_syntax(error: ValueError, document: str, report: Report) -> None:
     found = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", str(error), re.DOTALL)
+    theirs = found[1] if found else str(error).removesuffix(" (at end of document)")
+    ours = next((words for start, words in _SYNTAX.items() if theirs.startswith(start)), theirs)
     if found is None:
-        words = str(error).removesuffix(" (at end of document)")
-        report.error("fin du fichier", f"syntaxe TOML : {words}", "terminer la dernière valeur")
+        report.error("fin du fichier", f"syntaxe TOML : {ours}", "terminer la dernière valeur")
         return
     line = int(found[2])
     lines = document.splitlines()
-    if "Cannot overwrite" in found[1] or "Cannot declare" in found[1] or "twice" in found[1]:
+    if "deux fois" in ours:
         mend = "retirer la répétition : une clé ou une section ne s'écrit qu'une fois"
     elif line <= len(lines) and re.match(r"\s*[\w.-]+\s*=\s*[^\s\"'\[{0-9tf+-]", lines[line - 1]):
         mend = "mettre le texte entre guillemets"
     else:
         mend = 'vérifier les guillemets, les crochets et la forme « clé = "valeur" »'
-    report.error(f"ligne {line}, colonne {found[3]}", f"syntaxe TOML : {found[1]}", mend)
+    report.error(f"ligne {line}, colonne {found[3]}", f"syntaxe TOML : {ours}", mend)
 
 
 # --- 2. shape ---------------------------------------------------------------------------------------
@@ -253,7 +278,8 @@ class _Shape:
                 mend = f"cette clé se place dans {' ou '.join(elsewhere)}"
             else:
                 mend = "la retirer ; clés connues ici : " + ", ".join(known)
-            self._report.error(here, "clé inconnue", mend)
+            section = isinstance(raw[key], dict) or (not path and isinstance(raw[key], list))
+            self._report.error(here, "section inconnue" if section else "clé inconnue", mend)
 
 
 def show_key(key: str) -> str:
@@ -276,11 +302,9 @@ def _owners(wanted: str) -> list[str]:
 
 def _tree_of(value: Any) -> Any:
     """Return the tree of a default: an instance becomes what reading its keys would have given."""
-    if isinstance(value, tuple):
-        return [_tree_of(item) for item in value]
-    return (
-        attrs.asdict(value, recurse=True, retain_collection_types=True) if attrs.has(type(value)) else value
-    )
+    if not attrs.has(type(value)):
+        return value
+    return {field.name: _tree_of(getattr(value, field.name)) for field in attrs.fields(type(value))}
 
 
 # --- 4. build ---------------------------------------------------------------------------------------

@@ -78,14 +78,16 @@ def _number(value: float) -> str:
     return f"{value:g}".replace(".", ",")
 
 
-def _amount(value: int) -> str:
+def amount(value: int) -> str:
+    """Write a count, or a size in the largest unit that divides it: `32MiB`."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if value and value % unit == 0:
             return f"{value // unit}{name}"
     return str(value)
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Write a duration in the largest unit that divides it: `30s`, `5min`, `500ms`."""
     for unit, name in ((DAY, "j"), (HOUR, "h"), (MINUTE, "min")):
         if seconds >= unit and seconds % unit == 0:
             return f"{_number(seconds / unit)}{name}"
@@ -143,7 +145,7 @@ def port() -> Rule:
 
 def duration(low: float, high: float) -> Rule:
     """Seconds, written as a number or as `"30s"`, `"5min"`, `"2h"`, `"500ms"`, `"1j"`."""
-    mend = f"écrire une durée de {_span(low)} à {_span(high)}, par exemple " + '"30s", "5min" ou "2h"'
+    mend = f"écrire une durée de {span(low)} à {span(high)}, par exemple " + '"30s", "5min" ou "2h"'
 
     def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -158,15 +160,15 @@ def duration(low: float, high: float) -> Rule:
         else:
             seconds = float(value)
         if not low <= seconds <= high:  # false for NaN too
-            raise Rejected(f"{show(value)} n'est pas entre {_span(low)} et {_span(high)}", mend)
+            raise Rejected(f"{show(value)} n'est pas entre {span(low)} et {span(high)}", mend)
         return seconds
 
-    return Rule(f"durée de {_span(low)} à {_span(high)}", read)
+    return Rule(f"durée de {span(low)} à {span(high)}", read)
 
 
 def size(low: int, high: int) -> Rule:
     """Bytes, written as an integer or as `"32MiB"`, `"2GiB"`, `"512KiB"`."""
-    mend = f"écrire une taille de {_amount(low)} à {_amount(high)}, par exemple " + '"32MiB" ou "2GiB"'
+    mend = f"écrire une taille de {amount(low)} à {amount(high)}, par exemple " + '"32MiB" ou "2GiB"'
 
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int | str):
@@ -176,14 +178,14 @@ def size(low: int, high: int) -> Rule:
             if found is None:
                 raise Rejected(f"{show(value)} n'est pas une taille", mend)
             count = float(found[1].replace(",", ".")) * _SIZE_UNITS[found[2][0]]
-            amount = int(count) if count < 2**63 else 2**63
+            found_bytes = int(count) if count < 2**63 else 2**63
         else:
-            amount = value
-        if not low <= amount <= high:
-            raise Rejected(f"{show(value)} n'est pas entre {_amount(low)} et {_amount(high)}", mend)
-        return amount
+            found_bytes = value
+        if not low <= found_bytes <= high:
+            raise Rejected(f"{show(value)} n'est pas entre {amount(low)} et {amount(high)}", mend)
+        return found_bytes
 
-    return Rule(f"taille de {_amount(low)} à {_amount(high)}", read)
+    return Rule(f"taille de {amount(low)} à {amount(high)}", read)
 
 
 def text(longest: int = 128, *, empty: bool = False) -> Rule:
@@ -320,6 +322,19 @@ def network() -> Rule:
     return Rule("adresse IP ou réseau (CIDR)", read)
 
 
+def origin() -> Rule:
+    """Where a peer may call from: an address, a network in CIDR form or a DNS name."""
+    inner = network()
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and is_host_name(value):
+            return value
+        read_network: str = inner.read(value)
+        return read_network
+
+    return Rule("adresse IP, réseau (CIDR) ou nom DNS", read)
+
+
 def ae_title() -> Rule:
     """A DICOM AE title (PS3.5 6.2), without the blanks that do not count."""
     mend = "écrire 1 à 16 caractères ASCII, sans barre oblique inverse ni blanc au bord"
@@ -391,6 +406,8 @@ def store_url() -> Rule:
             )
         if scheme not in ("sqlite", "postgresql+psycopg") or "://" not in words:
             raise Rejected(f"{show(value)} n'est pas une base connue", mend)
+        if scheme == "sqlite" and not words.startswith("sqlite:////"):
+            raise Rejected(f"{show(value)} ne mène pas à un fichier par un chemin absolu", mend)
         return words
 
     return Rule("URL SQLAlchemy, sans mot de passe", read)
