@@ -1,0 +1,116 @@
+"""SQLAlchemy engines: how a connection to SQLite or PostgreSQL is made safe before anybody uses it.
+
+SQLite: WAL, `synchronous=FULL` (an acknowledged message survives the power cut, architecture.md rule 4),
+foreign keys on, `BEGIN IMMEDIATE` for writers so that a transaction never fails half-way for want of the
+write lock, and query-only connections for readers. The file holds patient data: only its owner may
+read it. Statement parameters are never shown in error texts, for the same reason.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
+
+#: Seconds a connection waits for a lock held by somebody else (a backup, the command line).
+BUSY_TIMEOUT = 15.0
+
+
+def parse_url(url: str) -> URL:
+    """Read a `[store] url`; raise `ValueError` (French text) for what cannot hold durable state."""
+    try:
+        parsed = make_url(url)
+    except Exception:
+        # The original text quotes the URL, password included.
+        raise ValueError("URL de base de données illisible") from None
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise ValueError(f"base de données « {backend} » non prise en charge (sqlite ou postgresql)")
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ValueError("la base SQLite doit être un fichier : en mémoire, rien n'est durable")
+    return parsed
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """Return the database file, or None for a server database."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    assert url.database is not None
+    return Path(url.database)
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file that only its owner reads, unless it is already there.
+
+    The `-wal` and `-shm` files SQLite makes beside it take its mode.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+
+
+def _sqlite_hooks(engine: Engine, *, begin: str, pragmas: tuple[str, ...]) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        # The sqlite3 module would open transactions on its own, and not before DDL: `begin` does it.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+
+_WRITER = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF")
+#: A migration rebuilds tables: with foreign keys on, dropping the old one would empty its children.
+_MIGRATION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=OFF")
+_READER = ("foreign_keys=ON", "trusted_schema=OFF", "query_only=ON")
+
+
+def writer_engine(url: URL, threads: int) -> Engine:
+    """Engine of `Database.run`: one connection on SQLite, `threads` on a server."""
+    if url.get_backend_name() == "sqlite":
+        engine = _sqlite(url, 1)
+        _sqlite_hooks(engine, begin="BEGIN IMMEDIATE", pragmas=_WRITER)
+        return engine
+    return _server(url, threads)
+
+
+def reader_engine(url: URL, threads: int) -> Engine:
+    """Engine of `Database.read` on SQLite: WAL lets it read while the writer writes."""
+    engine = _sqlite(url, threads)
+    _sqlite_hooks(engine, begin="BEGIN", pragmas=_READER)
+    return engine
+
+
+def migration_engine(url: URL) -> Engine:
+    """Engine for one schema upgrade; DDL is inside the transaction, on both databases."""
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, poolclass=NullPool, hide_parameters=True)
+    engine = create_engine(
+        url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True
+    )
+    _sqlite_hooks(engine, begin="BEGIN IMMEDIATE", pragmas=_MIGRATION)
+    return engine
+
+
+def _sqlite(url: URL, size: int) -> Engine:
+    return create_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
+        hide_parameters=True,
+    )
+
+
+def _server(url: URL, size: int) -> Engine:
+    return create_engine(url, pool_size=size, max_overflow=0, pool_pre_ping=True, hide_parameters=True)

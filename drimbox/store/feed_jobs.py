@@ -1,0 +1,172 @@
+"""Feed jobs: one study that a report asks to publish (DB.SO.12), until the record matches the PACS.
+
+Order. Two reports about the same study must reach the DMP in the order they came, so a job is handed
+out only when
+- it is the oldest unfinished one of its study, and none of that study is in hand;
+- every earlier message of the same RIS has been read (it might name the same study), except one that
+  was put off: a message nobody can read yet must not hold back the whole RIS.
+
+A job that leads to a publication ends in the transaction that archives the KOS and fills the outbox:
+whatever stops the process, the work is either still to do or safely on its way, never both or neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, insert, or_, select
+
+from drimbox.model import KosState
+from drimbox.ports import Clock, FeedJob, Submission
+from drimbox.store import codec
+from drimbox.store.archive import insert_report
+from drimbox.store.database import Database
+from drimbox.store.queue import LEASE, Queue
+from drimbox.store.schema import DONE, WAITING, feed_job, inbox, kos, outbox
+
+_JOB = select(
+    feed_job.c.id, feed_job.c.message_id, feed_job.c.study_uid, feed_job.c.ris, feed_job.c.attempts
+)
+
+
+def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
+    """Condition of the module's preamble, beside `Queue._due`; `held` says that a row is in hand."""
+    other: Table = feed_job.alias("other")  # type: ignore[assignment]
+    older = or_(
+        other.c.message_id < feed_job.c.message_id,
+        and_(other.c.message_id == feed_job.c.message_id, other.c.id < feed_job.c.id),
+    )
+    same_study = and_(
+        other.c.state == WAITING,
+        other.c.study_uid == feed_job.c.study_uid,
+        other.c.id != feed_job.c.id,
+        # An older one may appear while a younger one is worked on: it waits for it.
+        or_(older, held(other)),
+    )
+    unread = and_(
+        inbox.c.state == WAITING,
+        inbox.c.ris == feed_job.c.ris,
+        inbox.c.id < feed_job.c.message_id,
+        inbox.c.last_error.is_(None),
+    )
+    return and_(
+        ~exists().where(same_study).correlate(feed_job), ~exists().where(unread).correlate(feed_job)
+    )
+
+
+class FeedJobs(Queue):
+    """The queue between the reading of a report and the outbox."""
+
+    def __init__(
+        self, database: Database, *, clock: Clock, node: str = "main", lease: float = LEASE
+    ) -> None:
+        super().__init__(database, feed_job, created="created_at", clock=clock, node=node, lease=lease)
+
+    async def take(self, now: datetime, limit: int) -> list[FeedJob]:
+        """Take at most `limit` due jobs, never two of the same study at once, in order of arrival.
+
+        `attempts` is the number of times the job was taken before.
+        """
+        query = _JOB.where(self._due(now), _in_turn(partial(self._held, now))).order_by(
+            feed_job.c.message_id, feed_job.c.id
+        )
+
+        def work(connection: Connection) -> list[FeedJob]:
+            rows = self._claim(connection, query, now, limit)
+            return [FeedJob(**row._mapping) for row in rows]
+
+        return await self._database.run(work)
+
+    async def finish(self, job_id: int, result: str, detail: str = "") -> None:
+        """End the job without a publication: `result` is a word or an E-code, `detail` its text."""
+        await self._database.run(partial(self._finish, job_id, result, detail))
+
+    def _finish(self, job_id: int, result: str, detail: str, connection: Connection) -> bool:
+        return self._end(connection, job_id, DONE, result=codec.clip(result), detail=codec.clip(detail))
+
+    async def retry(self, job_id: int, at: datetime, error: str) -> None:
+        """Put the job off until `at` (PACS silent, DB.SO.14)."""
+        await self._put_off(job_id, at, error)
+
+    async def queue_publication(
+        self,
+        job_id: int,
+        *,
+        site: str,
+        submission: Submission,
+        metadata: bytes,
+        fingerprint: str,
+        series_uid: str = "",
+    ) -> int:
+        """Archive the KOS as PENDING, queue its submission and end the job; return the KOS's number.
+
+        One transaction (architecture.md rule 4). Raises `NotInHand` when the job is not ours, and
+        SQLAlchemy's `IntegrityError` when the SOP Instance UID is already archived; then nothing is
+        changed.
+        """
+        text = codec.dumps(submission)
+        return await self._database.run(
+            partial(self._publish, job_id, site, submission, text, metadata, fingerprint, series_uid)
+        )
+
+    def _publish(
+        self,
+        job_id: int,
+        site: str,
+        submission: Submission,
+        text: str,
+        metadata: bytes,
+        fingerprint: str,
+        series_uid: str,
+        connection: Connection,
+    ) -> int:
+        now = self._clock.now()
+        if not self._finish(job_id, "queued", submission.sop_instance_uid, connection):
+            known = select(kos.c.id).where(kos.c.sop_instance_uid == submission.sop_instance_uid)
+            return int(connection.execute(known).scalar_one())
+        report, study = submission.report, submission.study
+        key = connection.execute(
+            insert(kos).values(
+                site=site,
+                study_uid=study.study_uid,
+                series_uid=series_uid,
+                sop_instance_uid=submission.sop_instance_uid,
+                state=KosState.PENDING.value,
+                data=submission.kos,
+                metadata=metadata,
+                fingerprint=fingerprint,
+                structure_id=submission.structure_id,
+                patient_ins=report.patient.ins,
+                patient_ins_oid=report.patient.ins_oid,
+                patient_id=report.ipp.value if report.ipp is not None else study.patient_id,
+                pacs_ins=study.ins,
+                created_at=now,
+                changed_at=now,
+            )
+        ).inserted_primary_key
+        assert key is not None
+        kos_id = int(key[0])
+        insert_report(connection, kos_id, report.document_id)
+        connection.execute(
+            insert(outbox).values(
+                kos_id=kos_id,
+                site=site,
+                study_uid=study.study_uid,
+                submission=text,
+                created_at=now,
+                due_at=now,
+            )
+        )
+        return kos_id
+
+    async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
+        """The archived KOS already says it all: add the report to it and end the job (DB.SO.12)."""
+
+        def work(connection: Connection) -> None:
+            if self._finish(job_id, "unchanged", "", connection):
+                insert_report(connection, kos_id, report_id)
+
+        await self._database.run(work)

@@ -1,0 +1,108 @@
+"""The inbox: HL7 messages, safe before they are acknowledged (architecture.md rule 4, DB.SO.03).
+
+A message waits, is read by the feed, and ends *done* (with one feed job per study it names, created in
+the same transaction) or *failed* (E005: kept for ever, with the reason, for the administrator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+
+from sqlalchemy import Connection, insert, select
+
+from drimbox.ports import Clock, InboxMessage
+from drimbox.store.codec import clip
+from drimbox.store.database import Database
+from drimbox.store.queue import LEASE, Queue
+from drimbox.store.schema import DONE, FAILED, feed_job, inbox
+
+_MESSAGE = select(inbox.c.id, inbox.c.ris, inbox.c.peer, inbox.c.raw, inbox.c.received_at, inbox.c.attempts)
+
+
+class Inbox(Queue):
+    """Implements `ports.Inbox`, and what the feed needs of it."""
+
+    def __init__(
+        self, database: Database, *, clock: Clock, node: str = "main", lease: float = LEASE
+    ) -> None:
+        super().__init__(database, inbox, created="received_at", clock=clock, node=node, lease=lease)
+
+    async def add(self, *, ris: str, peer: str, control_id: str, raw: bytes) -> int:
+        """Commit the message and return its number; only then may `AA` be sent.
+
+        Raises `StoreBusy` when too much waits: the sender must get no positive acknowledgement.
+        """
+        now = self._clock.now()
+        row = insert(inbox).values(
+            ris=clip(ris),
+            peer=clip(peer),
+            control_id=clip(control_id, 200),
+            raw=raw,
+            received_at=now,
+            due_at=now,
+        )
+
+        def work(connection: Connection) -> int:
+            key = connection.execute(row).inserted_primary_key
+            assert key is not None
+            return int(key[0])
+
+        return await self._database.run(work)
+
+    async def take(self, now: datetime, limit: int) -> list[InboxMessage]:
+        """Take the oldest messages that are due and in nobody's hands, at most `limit`.
+
+        `attempts` is the number of times the message was taken before: one that grows without any
+        `retry_later` belongs to a message that kills its reader.
+        """
+        query = _MESSAGE.where(self._due(now)).order_by(inbox.c.id)
+
+        def work(connection: Connection) -> list[InboxMessage]:
+            rows = self._claim(connection, query, now, limit)
+            return [InboxMessage(**row._mapping) for row in rows]
+
+        return await self._database.run(work)
+
+    async def message(self, message_id: int) -> InboxMessage:
+        """Read a message again, whatever its state; `KeyError` when there is none."""
+        query = _MESSAGE.where(inbox.c.id == message_id)
+        row = (await self._database.read(lambda connection: connection.execute(query).all()))[:1]
+        if not row:
+            raise KeyError(message_id)
+        return InboxMessage(**row[0]._mapping)
+
+    async def processed(self, message_id: int, *, result: str, studies: Iterable[str]) -> None:
+        """The message is read: end it and create one feed job per study, in one transaction (DB.SO.12).
+
+        `result` says in a word what the message was. Doing it twice creates nothing twice; raises
+        `NotInHand` when the message is not ours.
+        """
+        await self._database.run(
+            partial(self._processed, message_id, clip(result), list(dict.fromkeys(studies)))
+        )
+
+    def _processed(self, message_id: int, result: str, studies: list[str], connection: Connection) -> None:
+        if not self._end(connection, message_id, DONE, result=result):
+            return
+        ris = connection.execute(select(inbox.c.ris).where(inbox.c.id == message_id)).scalar_one()
+        now = self._clock.now()
+        jobs = [
+            {"message_id": message_id, "ris": ris, "study_uid": study, "created_at": now, "due_at": now}
+            for study in studies
+        ]
+        if jobs:
+            connection.execute(insert(feed_job), jobs)
+
+    async def failed(self, message_id: int, code: str, detail: str) -> None:
+        """The message cannot be used (`code`, mostly E005): keep it for ever with the reason."""
+        await self._database.run(
+            lambda connection: self._end(
+                connection, message_id, FAILED, error_code=code, error_detail=clip(detail)
+            )
+        )
+
+    async def retry_later(self, message_id: int, at: datetime, error: str) -> None:
+        """Put the message off until `at`; `error` says why, without patient data."""
+        await self._put_off(message_id, at, error)

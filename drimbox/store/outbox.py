@@ -1,0 +1,167 @@
+"""The outbox: every transaction with the DMP, whole, before its first byte leaves (DB.SO.22).
+
+Theory of operation. A row carries the complete `Submission`: a second attempt sends the same identifiers
+as the first. For each study only the oldest unfinished row is handed out, so replacements reach the DMP
+in order; while the DMP is down everything waits here, and leaves in order when it is back
+(interfaces.md 4.9).
+
+    take -> begin -> (bytes leave) -> published | refused | retry
+
+`begin` commits "an attempt has begun, its outcome is unknown" first. Whatever happens next, the row
+says so until somebody learns the truth: after `kill -9` it comes back with `outcome_unknown`, and the
+worker asks the DMP before it sends again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import attrs
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, or_, select, update
+
+from drimbox.model import KosState
+from drimbox.ports import Clock, Submission
+from drimbox.store import codec
+from drimbox.store.database import Database
+from drimbox.store.queue import LEASE, Queue
+from drimbox.store.schema import DONE, FAILED, WAITING, kos, outbox
+
+
+@attrs.frozen
+class OutboxItem:
+    """One publication to make, or to find out about."""
+
+    id: int
+    kos_id: int
+    site: str
+    study_uid: str
+    submission: Submission
+    #: Attempts begun so far.
+    attempts: int
+    #: An attempt may have reached the DMP: ask before sending again.
+    outcome_unknown: bool
+
+
+_ITEM = select(
+    outbox.c.id,
+    outbox.c.kos_id,
+    outbox.c.site,
+    outbox.c.study_uid,
+    outbox.c.submission,
+    outbox.c.attempts,
+    outbox.c.outcome_unknown,
+)
+
+
+def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
+    """Condition of the theory of operation, beside `Queue._due`; `held` says that a row is in hand."""
+    other: Table = outbox.alias("other")  # type: ignore[assignment]
+    before = and_(
+        other.c.state == WAITING,
+        other.c.study_uid == outbox.c.study_uid,
+        other.c.id != outbox.c.id,
+        or_(other.c.id < outbox.c.id, held(other)),
+    )
+    return ~exists().where(before).correlate(outbox)
+
+
+class Outbox(Queue):
+    """The queue towards the DMP."""
+
+    def __init__(
+        self, database: Database, *, clock: Clock, node: str = "main", lease: float = LEASE
+    ) -> None:
+        super().__init__(database, outbox, created="created_at", clock=clock, node=node, lease=lease)
+
+    async def take(self, now: datetime, limit: int) -> list[OutboxItem]:
+        """Take at most `limit` due rows, each the oldest unfinished of its study.
+
+        Raises `StoreDamaged` when a row cannot be read back: nothing is then taken, because dropping it
+        would lose a publication in silence.
+        """
+        query = _ITEM.where(self._due(now), _in_turn(partial(self._held, now))).order_by(outbox.c.id)
+
+        def work(connection: Connection) -> list[OutboxItem]:
+            rows = self._claim(connection, query, now, limit, count=False)
+            return [
+                OutboxItem(
+                    id=row.id,
+                    kos_id=row.kos_id,
+                    site=row.site,
+                    study_uid=row.study_uid,
+                    submission=codec.loads(row.submission, Submission),
+                    attempts=row.attempts,
+                    outcome_unknown=row.outcome_unknown,
+                )
+                for row in rows
+            ]
+
+        return await self._database.run(work)
+
+    async def begin(self, item_id: int) -> None:
+        """Commit that an attempt begins. Only then may its first byte leave."""
+        await self._database.run(
+            lambda connection: self._change(
+                connection, item_id, attempts=outbox.c.attempts + 1, outcome_unknown=True
+            )
+        )
+
+    async def retry(self, item_id: int, at: datetime, error: str, outcome_unknown: bool) -> None:
+        """Put the row off until `at`.
+
+        `outcome_unknown` must be True when any attempt may have reached the DMP and the DMP has not
+        been asked since, even if the last attempt itself surely did not.
+        """
+        await self._put_off(item_id, at, error, outcome_unknown=outcome_unknown)
+
+    async def published(self, item_id: int, entry_uuid: str | None, warnings: Sequence[str] = ()) -> None:
+        """The DMP holds it: end the row, make its KOS the current one of its site and study.
+
+        The KOS that was current becomes REPLACED, in the same transaction.
+        """
+        words = codec.canonical([codec.clip(warning) for warning in warnings])
+        await self._database.run(partial(self._published, item_id, entry_uuid, words))
+
+    def _published(
+        self, item_id: int, entry_uuid: str | None, warnings: str, connection: Connection
+    ) -> None:
+        if not self._end(connection, item_id, DONE, outcome_unknown=False, warnings=warnings):
+            return
+        row = connection.execute(
+            select(outbox.c.kos_id, outbox.c.site, outbox.c.study_uid).where(outbox.c.id == item_id)
+        ).one()
+        now = self._clock.now()
+        connection.execute(
+            update(kos)
+            .where(
+                kos.c.study_uid == row.study_uid,
+                kos.c.site == row.site,
+                kos.c.state == KosState.PUBLISHED.value,
+                kos.c.id != row.kos_id,
+            )
+            .values(state=KosState.REPLACED.value, changed_at=now)
+        )
+        connection.execute(
+            update(kos)
+            .where(kos.c.id == row.kos_id)
+            .values(state=KosState.PUBLISHED.value, entry_uuid=entry_uuid, published_at=now, changed_at=now)
+        )
+
+    async def refused(self, item_id: int, code: str, text: str) -> None:
+        """The DMP refused for good: end the row as failed, its KOS as REFUSED (E006, E007)."""
+        await self._database.run(partial(self._refused, item_id, code, codec.clip(text)))
+
+    def _refused(self, item_id: int, code: str, text: str, connection: Connection) -> None:
+        if not self._end(
+            connection, item_id, FAILED, outcome_unknown=False, error_code=code, error_text=text
+        ):
+            return
+        kos_id = select(outbox.c.kos_id).where(outbox.c.id == item_id).scalar_subquery()
+        connection.execute(
+            update(kos)
+            .where(kos.c.id == kos_id, kos.c.state == KosState.PENDING.value)
+            .values(state=KosState.REFUSED.value, changed_at=self._clock.now())
+        )

@@ -1,0 +1,254 @@
+"""The tables, in SQLAlchemy Core, the same on SQLite and PostgreSQL.
+
+Theory of operation. Three queues share the same columns (`_queue_columns`): a row *waits* until `due_at`,
+is *in hand* while `holder` names the process that works on it (until `held_until`, so that a dead node's
+rows come back to the others), and ends *done* or *failed*; rows are never deleted by the work itself.
+The archive is `kos` with `kos_report`; the database itself allows one PUBLISHED KOS per site and study.
+The audit trail is `audit`, append-only by triggers (made by the migrations), chained by hashes whose last
+link is `audit_head`.
+
+Instants are UTC (`UtcDateTime`). Whole objects are JSON text made by `codec`. The Alembic revisions
+under `migrations/` hold the history; a test compares their result with this module.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+WAITING = "waiting"
+DONE = "done"
+FAILED = "failed"
+
+#: Hash that precedes the first link of the audit chain.
+GENESIS = "0" * 64
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant: aware in Python, UTC in the database. SQLite keeps no zone, so it is put back."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("an instant without time zone cannot be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+#: SQLite numbers rows by itself only when the key is an INTEGER.
+_KEY = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _queue_columns() -> list[Any]:
+    """Columns common to the queues; see the module's theory of operation."""
+    return [
+        Column("state", String(16), nullable=False, server_default=WAITING),
+        Column("due_at", UtcDateTime, nullable=False),
+        #: Times the row was taken (inbox, feed_job) or an attempt begun (outbox).
+        Column("attempts", Integer, nullable=False, server_default="0"),
+        Column("holder", Text),
+        Column("held_until", UtcDateTime),
+        #: Why it was put off last; NULL while it never was.
+        Column("last_error", Text),
+        Column("finished_at", UtcDateTime),
+        CheckConstraint(f"state in ('{WAITING}', '{DONE}', '{FAILED}')", name="state"),
+    ]
+
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("ris", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("control_id", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("result", Text),
+    Column("error_code", Text),
+    Column("error_detail", Text),
+    *_queue_columns(),
+    Index(None, "state", "due_at"),
+    Index(None, "state", "ris", "id"),
+    sqlite_autoincrement=True,
+)
+
+feed_job = Table(
+    "feed_job",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("message_id", _KEY, ForeignKey("inbox.id"), nullable=False),
+    Column("ris", Text, nullable=False),
+    Column("study_uid", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("result", Text),
+    Column("detail", Text),
+    *_queue_columns(),
+    UniqueConstraint("message_id", "study_uid"),
+    Index(None, "state", "due_at"),
+    Index(None, "state", "study_uid", "id"),
+    sqlite_autoincrement=True,
+)
+
+kos = Table(
+    "kos",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("site", Text, nullable=False),
+    Column("study_uid", String(64), nullable=False),
+    Column("series_uid", String(64), nullable=False, server_default=""),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("structure_id", Text, nullable=False),
+    Column("patient_ins", Text, nullable=False),
+    Column("patient_ins_oid", Text, nullable=False),
+    Column("patient_id", Text, nullable=False),
+    Column("pacs_ins", Text),
+    Column("entry_uuid", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("published_at", UtcDateTime),
+    #: When the last change of state happened.
+    Column("changed_at", UtcDateTime, nullable=False),
+    CheckConstraint(
+        "state in ('pending', 'published', 'replaced', 'depublished', 'refused')", name="state"
+    ),
+    UniqueConstraint("sop_instance_uid"),
+    Index(None, "study_uid", "site", "id"),
+    Index(None, "state", "published_at"),
+    # The database itself refuses a second current KOS (requirements.md 2.7).
+    Index(
+        "uq_kos_current",
+        "site",
+        "study_uid",
+        unique=True,
+        sqlite_where=text("state = 'published'"),
+        postgresql_where=text("state = 'published'"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+kos_report = Table(
+    "kos_report",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("kos_id", _KEY, ForeignKey("kos.id"), nullable=False),
+    Column("report_id", Text, nullable=False),
+    UniqueConstraint("kos_id", "report_id"),
+    Index(None, "report_id"),
+    sqlite_autoincrement=True,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("kos_id", _KEY, ForeignKey("kos.id"), nullable=False),
+    Column("site", Text, nullable=False),
+    Column("study_uid", String(64), nullable=False),
+    #: The whole `Submission`, as `codec` writes it.
+    Column("submission", Text, nullable=False),
+    #: True from "attempt begun" until somebody knows whether the DMP got it.
+    Column("outcome_unknown", Boolean, nullable=False, server_default=text("false")),
+    Column("created_at", UtcDateTime, nullable=False),
+    #: JSON list of the DMP's own words.
+    Column("warnings", Text),
+    Column("error_code", Text),
+    Column("error_text", Text),
+    *_queue_columns(),
+    Index(None, "kos_id"),
+    Index(None, "state", "due_at"),
+    Index(None, "state", "study_uid", "id"),
+    sqlite_autoincrement=True,
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    # Numbered by `audit_head`, without gaps, so that a missing row shows.
+    Column("id", _KEY, primary_key=True, autoincrement=False),
+    Column("instant", UtcDateTime, nullable=False),
+    Column("event_id", String(64), nullable=False),
+    Column("outcome", Integer, nullable=False),
+    Column("patient_ins", Text, nullable=False),
+    Column("study_uid", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("prev_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index(None, "instant"),
+    Index(None, "patient_ins", "id"),
+    Index(None, "study_uid", "id"),
+    Index(None, "event_id", "id"),
+)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last_id", _KEY, nullable=False),
+    Column("hash", String(64), nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+
+notice = Table(
+    "notice",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("count", Integer, nullable=False, server_default="1"),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("acknowledged_at", UtcDateTime),
+    Column("acknowledged_by", Text),
+    Index(None, "acknowledged_at", "last_at"),
+    Index(
+        "uq_notice_open",
+        "key",
+        unique=True,
+        sqlite_where=text("acknowledged_at IS NULL"),
+        postgresql_where=text("acknowledged_at IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
