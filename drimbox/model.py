@@ -201,6 +201,11 @@ class ReportMessage:
     prt_structure: Organization | None
     #: The CDA document, decoded from OBX-5.
     document: bytes
+    #: INS of PID-3, None when the message carries none; must equal the one of the report.
+    ins: Identifier | None = None
+    #: Document id of TXA-12 and parent of TXA-13, empty when absent; the report's own ids win.
+    announced_id: str = ""
+    announced_parent: str = ""
 
 
 @attrs.frozen
