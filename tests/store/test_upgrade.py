@@ -1,0 +1,224 @@
+"""The schema comes from the revisions, whole or not at all, with a copy before any change."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from twisted.internet import reactor
+
+import drimbox
+from drimbox.store import upgrade as upgrading
+from drimbox.store.database import Database
+from drimbox.store.engine import migration_engine
+from drimbox.store.errors import StoreDamaged, StoreTooNew
+from drimbox.store.schema import metadata
+from drimbox.store.upgrade import upgrade
+
+
+def test_an_empty_store_is_created_and_opening_again_changes_nothing(url: str) -> None:
+    target = make_url(url)
+    first = upgrade(target)
+    assert (first.before, first.backup) == (None, None)
+    again = upgrade(target)
+    assert (again.before, again.after, again.backup) == (first.after, first.after, None)
+
+
+def test_the_revisions_make_exactly_the_tables_of_the_schema(url: str) -> None:
+    target = make_url(url)
+    upgrade(target)
+    engine = migration_engine(target)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        made = inspect(connection)
+        for table in metadata.tables.values():
+            checks = {check["name"] for check in made.get_check_constraints(table.name)}
+            wanted = {str(one.name) for one in table.constraints if isinstance(one, CheckConstraint)}
+            assert checks == wanted
+    engine.dispose()
+
+
+# --- an upgrade from an older schema --------------------------------------------------------------
+
+
+@pytest.fixture
+def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the revisions where the test adds the next one; `upgrade` uses it."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(Path(drimbox.__file__).parent / "store" / "migrations", folder)
+    original = upgrading.configuration
+
+    def configuration(connection: Any = None) -> Any:
+        config = original(connection)
+        config.set_main_option("script_location", str(folder))
+        return config
+
+    monkeypatch.setattr(upgrading, "configuration", configuration)
+    return folder / "versions"
+
+
+def _revision(folder: Path, body: str) -> None:
+    header = """
+        import sqlalchemy as sa
+        from alembic import op
+        revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+        def upgrade():
+    """
+    text_ = textwrap.dedent(header) + textwrap.indent(textwrap.dedent(body).strip("\n"), "    ")
+    (folder / "r0002_test.py").write_text(text_, encoding="utf-8")
+
+
+def _fill(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "INSERT INTO inbox (ris, peer, control_id, raw, received_at, due_at)"
+            " VALUES ('r', 'p', 'c', x'00', '2026-01-12 09:30:01.000000', '2026-01-12 09:30:01.000000')"
+        )
+        connection.execute(
+            "INSERT INTO feed_job (message_id, ris, study_uid, created_at, due_at)"
+            " VALUES (1, 'r', '2.25.1', '2026-01-12 09:30:01.000000', '2026-01-12 09:30:01.000000')"
+        )
+    connection.close()
+
+
+def _columns(path: Path, table: str) -> set[str]:
+    connection = sqlite3.connect(path)
+    try:
+        return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    finally:
+        connection.close()
+
+
+_BATCH = """
+    with op.batch_alter_table("inbox") as batch:
+        batch.add_column(sa.Column("note", sa.Text()))
+        batch.alter_column("peer", type_=sa.String(200))
+"""
+
+
+def test_an_upgrade_copies_the_store_first_and_keeps_the_rows(tmp_path: Path, next_version: Path) -> None:
+    path = tmp_path / "drimbox.db"
+    target = make_url(f"sqlite:///{path}")
+    upgrade(target)
+    _fill(path)
+    _revision(next_version, _BATCH)
+    done = upgrade(target)
+    assert (done.before, done.after) == ("0001", "0002")
+    assert done.backup is not None
+    assert stat.S_IMODE(done.backup.stat().st_mode) == 0o600
+    assert "note" in _columns(path, "inbox")
+    assert "note" not in _columns(done.backup, "inbox")
+    for file in (path, done.backup):
+        connection = sqlite3.connect(file)
+        assert connection.execute("SELECT count(*) FROM inbox, feed_job").fetchone() == (1,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+    assert list(tmp_path.glob("*.part*")) == []
+
+
+def test_a_failed_upgrade_leaves_the_old_schema_and_says_so(tmp_path: Path, next_version: Path) -> None:
+    path = tmp_path / "drimbox.db"
+    target = make_url(f"sqlite:///{path}")
+    upgrade(target)
+    _fill(path)
+    _revision(next_version, _BATCH + '\n    op.execute("SELECT nothing FROM nowhere")')
+    with pytest.raises(OperationalError):
+        upgrade(target)
+    assert "note" not in _columns(path, "inbox")
+    assert list(tmp_path.glob("drimbox.db.0001-*.bak"))
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+    assert connection.execute("SELECT count(*) FROM feed_job").fetchone() == (1,)
+    connection.close()
+
+
+def test_an_upgrade_that_breaks_references_is_undone(tmp_path: Path, next_version: Path) -> None:
+    path = tmp_path / "drimbox.db"
+    target = make_url(f"sqlite:///{path}")
+    upgrade(target)
+    _fill(path)
+    _revision(next_version, 'op.execute("DELETE FROM inbox")')
+    with pytest.raises(StoreDamaged, match="références"):
+        upgrade(target)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM inbox").fetchone() == (1,)
+    connection.close()
+
+
+def test_a_store_of_a_later_version_is_refused(url: str) -> None:
+    target = make_url(url)
+    upgrade(target)
+    engine = migration_engine(target)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(StoreTooNew, match="9999"):
+        upgrade(target)
+
+
+def test_a_database_of_another_program_is_refused(url: str) -> None:
+    target = make_url(url)
+    engine = migration_engine(target)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE something (id integer)"))
+    engine.dispose()
+    with pytest.raises(StoreDamaged, match="DRIMbox"):
+        upgrade(target)
+
+
+@pytest_twisted.ensureDeferred
+async def test_garbage_instead_of_a_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "drimbox.db"
+    path.write_bytes(b"this is no database, but it is somebody's file" * 100)
+    before = path.read_bytes()
+    database = Database(f"sqlite:///{path}", reactor=reactor)
+    with pytest.raises(Exception, match="not a database"):
+        await database.open()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_revisions_travel_in_the_wheel(tmp_path: Path) -> None:
+    root = Path(drimbox.__file__).parent.parent
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=root,
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    if built.returncode != 0:
+        pytest.skip("hatchling cannot build here")
+    wheel = next(tmp_path.glob("*.whl"))
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    script = (
+        "import sys; from sqlalchemy.engine import make_url; from drimbox.store import upgrade as u;"
+        "assert u.__file__.startswith(sys.argv[1]), u.__file__;"
+        "print(u.upgrade(make_url('sqlite:///' + sys.argv[2])).after)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(installed), str(tmp_path / "w.db")],
+        env={"PYTHONPATH": str(installed), "PATH": "/usr/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "0001"
