@@ -29,6 +29,9 @@ APPLICATION_TEXTS: Final = {
     "906": "Autre",
 }
 
+#: Label and log name of a sender that is not known, or not yet.
+UNKNOWN_RIS = "unknown"
+
 
 class Hl7Refused(Exception):
     """A message the gateway refuses to take.
@@ -56,3 +59,7 @@ class Hl7Refused(Exception):
 def contradiction(err_text: str, location: str) -> Hl7Refused:
     """Make the refusal of a message that says two things at once: AE, 207 + 906 (interfaces.md 1.2)."""
     return Hl7Refused("AE", "207", err_text, location, "906")
+
+
+#: The answer to a message that met a bug of ours: the sender keeps it, so nothing is lost.
+INTERNAL_ERROR: Final = Hl7Refused("AR", "207", "erreur interne, renvoyer le message plus tard", "", "906")

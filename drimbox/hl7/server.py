@@ -32,13 +32,10 @@ from zope.interface import implementer
 from drimbox.config import Hl7Settings
 from drimbox.hl7.ack import acknowledge
 from drimbox.hl7.mllp import FrameFault, FrameRefused, MessageReceived, MllpReader, frame
-from drimbox.hl7.refusal import Hl7Refused
+from drimbox.hl7.refusal import INTERNAL_ERROR, UNKNOWN_RIS, Hl7Refused
 from drimbox.metrics import HL7_CONNECTIONS, HL7_MESSAGES
 
 log = Logger()
-
-#: `ris` label of what cannot be put to anybody's account.
-UNKNOWN_RIS = "unknown"
 
 
 #: Seconds a peer has to close its side after we closed ours.
@@ -265,9 +262,7 @@ class MllpFactory(Factory):
         except Exception:
             # The receiver answers its own failures; this is a bug, and the message is not stored.
             log.failure("HL7 receiver failed")
-            return self.answer(
-                raw, Hl7Refused("AR", "207", "erreur interne, renvoyer le message plus tard", "", "906")
-            )
+            return self.answer(raw, INTERNAL_ERROR)
 
     def answer(self, raw: bytes, refusal: Hl7Refused) -> bytes:
         """Build, and count, the ACK of a message that never reached the receiver."""

@@ -1,0 +1,235 @@
+"""Reception of a report: recognise the RIS, check what is checked at the door, store, acknowledge.
+
+    RIS ──message──▶ receive ──▶ examine (in a thread): MSH → which RIS? → HL7, base64, XML readable?
+                        │ refused: AE, notice                        │ good
+                        ◀── AR ── store failed ◀── Inbox.add ◀───────┘
+                        ◀── AA ── committed
+
+Nothing is acknowledged before it is safe: `AA` is only ever said after `Inbox.add` returned, and means that
+the message is ours from now on (interfaces.md 1.1). A report that can be read but lacks values is
+stored like any other: the feed turns it into E005 (decisions.md). So is a deletion. What the message wants
+is decided later, from the stored bytes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import attrs
+from twisted.logger import Logger
+
+from drimbox.cda.header import read_header
+from drimbox.config import Config, Ris
+from drimbox.hl7.ack import acknowledge
+from drimbox.hl7.fields import Message
+from drimbox.hl7.message import read_report_message
+from drimbox.hl7.refusal import INTERNAL_ERROR, UNKNOWN_RIS, Hl7Refused
+from drimbox.metrics import HL7_MESSAGES
+from drimbox.model import ReportMessage
+from drimbox.ports import Clock, Inbox, Notices
+from drimbox.xml import XmlRefused
+
+log = Logger()
+
+T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """Runs a function off the reactor thread and awaits its result."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
+        """Return an awaitable of `work()`."""
+
+
+@attrs.frozen
+class Examination:
+    """What the door learnt of a message it lets in."""
+
+    ris: str
+    control_id: str
+    trigger: str
+    #: English, for the log, without patient data.
+    warnings: tuple[str, ...]
+
+
+class RisRegister:
+    """The systems that may send reports, by what they announce and where they call from (DB.SO.04)."""
+
+    def __init__(self, systems: tuple[Ris, ...]) -> None:
+        # The most precise description first: one that names nothing must not hide one that does.
+        self._systems = sorted(systems, key=_precision, reverse=True)
+        self._networks = {
+            ris.name: [ipaddress.ip_network(address, strict=False) for address in ris.addresses]
+            for ris in systems
+        }
+
+    def find(self, application: str, facility: str, peer: str) -> Ris | None:
+        """Return the RIS that announces MSH-3 `application` and MSH-4 `facility` from address `peer`."""
+        for ris in self._systems:
+            if (
+                ris.sending_application in (None, application)
+                and ris.sending_facility in (None, facility)
+                and self._calls_from(ris, peer)
+            ):
+                return ris
+        return None
+
+    def _calls_from(self, ris: Ris, peer: str) -> bool:
+        if not ris.addresses:
+            return True
+        try:
+            address = ipaddress.ip_address(peer.split("%", 1)[0])
+        except ValueError:
+            return False
+        # A listener on `::` shows IPv4 callers as ::ffff:a.b.c.d.
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network for network in self._networks[ris.name])
+
+
+def _precision(ris: Ris) -> int:
+    return sum((ris.sending_application is not None, ris.sending_facility is not None, bool(ris.addresses)))
+
+
+class Reception:
+    """Takes report messages; a `drimbox.hl7.server.Receiver`.
+
+    `in_thread` runs the reading of a message (up to some tenths of a second for 20 MB) off the
+    reactor thread. `stored` is called after each commit, to wake the feed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        inbox: Inbox,
+        notices: Notices,
+        clock: Clock,
+        in_thread: InThread,
+        *,
+        stored: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = config.hl7
+        self._register = RisRegister(config.ris)
+        self._inbox = inbox
+        self._notices = notices
+        self._clock = clock
+        self._in_thread = in_thread
+        self._stored = stored
+
+    async def receive(self, raw: bytes, peer: str) -> bytes:
+        """Take a message and return its acknowledgement (DB.SO.03, DB.SO.11, DB.SO.141).
+
+        `raw` is unframed, `peer` the address it came from. `AA` once it is committed; `AE` for what
+        interfaces.md 1.5 refuses and for an unknown sender; `AR` when it cannot be stored now. Never
+        raises.
+        """
+        name = UNKNOWN_RIS
+        try:
+            sender: list[str] = []
+            try:
+                found = await self._in_thread(lambda: self._examine(raw, peer, sender))
+            finally:
+                name = next(iter(sender), UNKNOWN_RIS)
+            await self._store(raw, peer, found)
+        except Hl7Refused as refusal:
+            log.warn(
+                "HL7 message from {ris} at {peer} refused: {refusal}", ris=name, peer=peer, refusal=refusal
+            )
+            if refusal.ack_code == "AE":
+                await self._warn(refusal, name, peer)
+            return self._answer(raw, name, refusal.ack_code, refusal)
+        except Exception:
+            # Our bug: the sender keeps the message and sends it again, so nothing is lost by it.
+            log.failure("HL7 reception failed for {ris} at {peer}", ris=name, peer=peer)
+            return self._answer(raw, name, "AR", INTERNAL_ERROR)
+        for warning in found.warnings:
+            log.info("HL7 message {id} of {ris}: {warning}", id=found.control_id, ris=name, warning=warning)
+        return self._answer(raw, name, "AA")
+
+    def _examine(self, raw: bytes, peer: str, sender: list[str]) -> Examination:
+        """Read the message as far as reception must; `sender` gets the RIS's name as soon as known."""
+
+        def recognise(message: Message) -> None:
+            application = message.get(message.msh, 3)
+            ris = self._register.find(application, message.get(message.msh, 4), peer)
+            if ris is None:
+                raise UnknownSender(application)
+            sender.append(ris.name)
+
+        message = read_report_message(raw, on_header=recognise)
+        return Examination(sender[0], message.control_id, message.trigger, _check_document(message))
+
+    async def _store(self, raw: bytes, peer: str, found: Examination) -> None:
+        try:
+            await self._inbox.add(ris=found.ris, peer=peer, control_id=found.control_id, raw=raw)
+        except Exception:
+            log.failure("HL7 message of {ris} could not be stored", ris=found.ris)
+            raise Hl7Refused(
+                "AR", "207", "enregistrement impossible, renvoyer le message plus tard", "", "906"
+            ) from None
+        try:
+            self._stored()
+        except Exception:
+            log.failure("waking the feed failed; it will find the message by itself")
+
+    async def _warn(self, refusal: Hl7Refused, name: str, peer: str) -> None:
+        if isinstance(refusal, UnknownSender):
+            key, code = f"hl7-sender:{peer}", "E008"
+            text = (
+                f"Message HL7 refusé : l'émetteur {refusal.application} à l'adresse {peer} ne correspond à "
+                "aucun [[ris]] de la configuration (MSH-3, MSH-4, adresse)."
+            )
+        else:
+            key, code = f"hl7-refused:{name}:{refusal.err_code}", "E005"
+            text = f"Message HL7 du RIS {name} refusé (AE {refusal.err_code}) : {refusal.err_text}."
+        try:
+            await self._notices.post(key=key, code=code, text=text)
+        except Exception:
+            # The sender must get its answer even when the notice cannot be kept.
+            log.failure("notice lost")
+
+    def _answer(self, raw: bytes, ris: str, code: str, refusal: Hl7Refused | None = None) -> bytes:
+        HL7_MESSAGES.labels(ris, code).inc()
+        return acknowledge(
+            raw,
+            code,
+            now=self._clock.now(),
+            control_id=uuid.uuid4().hex[:20],
+            application=self._settings.application,
+            facility=self._settings.facility,
+            refusals=[refusal] if refusal else [],
+        )
+
+
+class UnknownSender(Hl7Refused):
+    """MSH-3, MSH-4 and the address fit no `[[ris]]`."""
+
+    def __init__(self, application: str) -> None:
+        super().__init__(
+            "AE",
+            "207",
+            "émetteur inconnu : MSH-3, MSH-4 ou l'adresse ne correspond à aucun RIS configuré",
+            "MSH^1^3",
+            "906",
+        )
+        printable = "".join(char for char in application if char.isprintable())
+        #: MSH-3, fit to be shown.
+        self.application = f"« {printable[:64]} »" if printable else "(MSH-3 vide)"
+
+
+def _check_document(message: ReportMessage) -> tuple[str, ...]:
+    """Refuse a document that is no readable CDA (AE 102); return what is odd in a readable one."""
+    try:
+        header = read_header(message.document)
+    except XmlRefused:
+        raise Hl7Refused(
+            "AE", "102", "le compte rendu n'est pas un document CDA lisible (XML)", "OBX^1^5"
+        ) from None
+    warnings = list(header.warnings)
+    if message.announced_id and message.announced_id != header.document_id:
+        warnings.append("TXA-12 differs from the document id of the report, which is used")
+    if message.announced_parent and message.announced_parent != (header.replaces or ""):
+        warnings.append("TXA-13 differs from the parent document of the report")
+    return tuple(warnings)
