@@ -12,6 +12,7 @@ from typing import Protocol
 import attrs
 
 from drimbox.config import Pacs, Structure
+from drimbox.dicom.moving import MoveReceiver, MoveResult
 from drimbox.model import KosState, Report, Study, Visibility
 
 
@@ -256,6 +257,29 @@ class Introspector(Protocol):
 
     async def introspect(self, token: str) -> Introspection:
         """Raise `TokenInvalid`, `IntrospectionUnavailable` or `IntrospectionTimeout`."""
+
+
+class MoveRun(Protocol):
+    """One C-MOVE, prepared."""
+
+    async def run(
+        self, study_uid: str, series_uid: str, *, wait: float, instance_uid: str | None = None
+    ) -> MoveResult:
+        """Move the series to ourselves; return once everything that can arrive has arrived.
+
+        `wait` is the time to wait for an AE title, in seconds. Raises `TooManyRequests`,
+        `PacsUnavailable`, `RetrieveTimeout` or `Abandoned`.
+        """
+
+    def abandon(self) -> None:
+        """Stop: whoever asked is gone."""
+
+
+class PacsMover(Protocol):
+    """Starts C-MOVEs (DB.SO.177)."""
+
+    def retrieval(self, pacs: Pacs, receiver: MoveReceiver) -> MoveRun:
+        """Prepare one C-MOVE from `pacs`; nothing happens before its `run`."""
 
 
 class SpoolFull(Exception):

@@ -17,9 +17,10 @@ from twisted.logger import Logger
 
 from drimbox import metrics
 from drimbox.config import DicomSettings, Pacs
-from drimbox.dicom.aetitles import Pools, Receiver, Title
+from drimbox.dicom.aetitles import Pools, Title
 from drimbox.dicom.association import Aborted, Event, Released, ReleaseRequested, UpperLayer
 from drimbox.dicom.dimse import Command, CommandField, CommandReceived, DataReceived, Status
+from drimbox.dicom.moving import Receiver
 from drimbox.dicom.negotiation import AssociationRequest, ProposedContext
 from drimbox.dicom.pdu import Buffer
 from drimbox.dicom.transport import AssociationProtocol

@@ -11,52 +11,14 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from drimbox import metrics
 from drimbox.config import Pacs
-from drimbox.dicom.dimse import Command
-from drimbox.dicom.negotiation import ProposedContext
-from drimbox.dicom.pdu import Buffer
+from drimbox.dicom.moving import Channel, Receiver
 from drimbox.errors import TooManyRequests
-
-
-class Channel(Protocol):
-    """One association that the PACS opened to us, as its receiver sees it."""
-
-    def respond(self, command: Command, status: int) -> None:
-        """Answer a C-STORE."""
-
-    def pause(self) -> None:
-        """Stop reading from the PACS."""
-
-    def resume(self) -> None:
-        """Read again."""
-
-    def abort(self) -> None:
-        """End the association at once."""
-
-
-class Receiver(Protocol):
-    """What a move does with the instances that arrive for it."""
-
-    def choose(self, context: ProposedContext) -> str | None:
-        """Return the transfer syntax to accept for a storage context, None to refuse it."""
-
-    def opened(self, channel: Channel) -> None:
-        """An association of this move is established."""
-
-    def store(self, channel: Channel, command: Command, transfer_syntax: str) -> None:
-        """A C-STORE request came; its data set follows, and `respond` is due after it."""
-
-    def data(self, channel: Channel, piece: Buffer, last: bool) -> None:
-        """A piece of the data set of the last C-STORE request on this channel."""
-
-    def closed(self, channel: Channel, clean: bool) -> None:
-        """The association is over; `clean` when it was released in order."""
 
 
 class TitleState(enum.Enum):

@@ -9,9 +9,6 @@ is gone. In the last two, C-CANCEL, a grace, then A-ABORT, and the title goes in
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import attrs
 from pydicom.dataset import Dataset
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -19,8 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from drimbox.config import Pacs
-from drimbox.dicom.aetitles import Channel, Pools, Receiver, Title
+from drimbox.dicom.aetitles import Pools, Title
 from drimbox.dicom.dimse import Command, CommandField, Status
+from drimbox.dicom.moving import Abandoned, Channel, MoveReceiver, MoveResult
 from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.pdu import Buffer
 from drimbox.dicom.requestor import STUDY_ROOT_MOVE, Links, Requestor
@@ -32,45 +30,6 @@ _TICK = 0.25
 _CANCEL_GRACE = 5.0
 #: Quiet seconds after the final response before what is missing counts as missing.
 _SETTLE = 2.0
-
-
-class MoveReceiver(Receiver, Protocol):
-    """A receiver that a retrieval can watch."""
-
-    #: Reactor time of the last byte received; 0 while none was.
-    last_activity: float
-
-    @property
-    def busy(self) -> bool:
-        """True while an instance is half received."""
-
-    @property
-    def held_back(self) -> bool:
-        """True while we are the ones who keep the PACS waiting."""
-
-    @property
-    def satisfied(self) -> bool:
-        """True when everything due has arrived."""
-
-
-@attrs.frozen
-class MoveResult:
-    """The final C-MOVE response (PS3.4 C.4.2.1.4)."""
-
-    status: int
-    completed: int | None
-    failed: int | None
-    warning: int | None
-    comment: str = ""
-
-    @property
-    def success(self) -> bool:
-        """True for success, and for a warning: then some sub-operations failed (PS3.4 C.4.2.1.5)."""
-        return self.status in (Status.SUCCESS, Status.WARNING)
-
-
-class Abandoned(Exception):
-    """Whoever asked for the retrieval does not want it any more."""
 
 
 class Retrieval:
@@ -258,3 +217,16 @@ class ClassLearner:
     def closed(self, channel: Channel, clean: bool) -> None:
         """Forget a half-received instance."""
         self._current.pop(channel, None)
+
+
+class Mover:
+    """Starts C-MOVEs (an implementation of `ports.PacsMover`)."""
+
+    def __init__(self, links: Links, pools: Pools, clock: IReactorTime) -> None:
+        self._links = links
+        self._pools = pools
+        self._clock = clock
+
+    def retrieval(self, pacs: Pacs, receiver: MoveReceiver) -> Retrieval:
+        """Prepare one C-MOVE from `pacs`; nothing happens before its `run`."""
+        return Retrieval(self._links, self._pools, self._clock, pacs, receiver)

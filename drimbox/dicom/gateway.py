@@ -1,0 +1,64 @@
+"""Questions to a PACS as the use-cases ask them (an implementation of `ports.Pacses`)."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from drimbox.config import Pacs
+from drimbox.dicom.directory import find_study
+from drimbox.dicom.moving import Abandoned
+from drimbox.dicom.requestor import Links
+from drimbox.dicom.retrieval import ClassLearner, Mover
+from drimbox.errors import ImageError, PacsCommunicationError
+from drimbox.model import Series, Study
+
+
+class PacsGateway:
+    """Finds studies, and learns what a PACS does not tell.
+
+    `learn_wait` is how long a question may wait for an AE title, in seconds: it is in no hurry, images
+    come first.
+    """
+
+    def __init__(
+        self, links: Links, mover: Mover, clock: IReactorTime, *, learn_wait: float = 120.0
+    ) -> None:
+        self._links = links
+        self._mover = mover
+        self._clock = clock
+        self._learn_wait = learn_wait
+
+    async def find_study(self, pacs: Pacs, study_uid: str) -> Study | None:
+        """List a study with the SOP class of every instance, or return None when the PACS has none.
+
+        Where C-FIND gives no SOP class (an optional key), it is learnt from the C-STORE commands of a
+        C-MOVE whose data is dropped; never guessed from the modality (decisions.md). Raises
+        `PacsCommunicationError` (E003).
+        """
+        study = await find_study(self._links, pacs, study_uid)
+        if study is None:
+            return None
+        series = [await self._complete(pacs, study_uid, each) for each in study.series]
+        return attrs.evolve(study, series=tuple(series))
+
+    async def _complete(self, pacs: Pacs, study_uid: str, series: Series) -> Series:
+        if all(instance.sop_class_uid for instance in series.instances):
+            return series
+        learner = ClassLearner(self._clock)
+        retrieval = self._mover.retrieval(pacs, learner)
+        try:
+            await retrieval.run(study_uid, series.series_uid, wait=self._learn_wait)
+        except (ImageError, Abandoned) as error:
+            raise PacsCommunicationError(f"classes SOP inconnues, C-MOVE impossible : {error}") from error
+        instances = tuple(
+            attrs.evolve(
+                instance,
+                sop_class_uid=instance.sop_class_uid or learner.classes.get(instance.sop_instance_uid, ""),
+            )
+            for instance in series.instances
+        )
+        unknown = sum(not instance.sop_class_uid for instance in instances)
+        if unknown:
+            raise PacsCommunicationError(f"classe SOP inconnue de {unknown} instances ({pacs.name})")
+        return attrs.evolve(series, instances=instances)

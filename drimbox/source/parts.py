@@ -1,0 +1,112 @@
+"""One instance on its way from a C-STORE to a part of the answer.
+
+The command set is only a claim: study, series and instance are read in the data set itself before the
+first byte may leave (retrieval-engine.md, rule 1). Implicit VR Little Endian becomes Explicit as it flows
+(DB.SO.41); everything else passes untouched.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from drimbox.dicom.dimse import Command, Status
+from drimbox.dicom.elements import DatasetRefused
+from drimbox.dicom.explicit import ImplicitToExplicit
+from drimbox.dicom.part10 import file_preamble
+from drimbox.dicom.pdu import Buffer
+from drimbox.dicom.scan import Header, HeaderScanner
+from drimbox.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+
+#: (0000,0900) when the data set does not match what the command claims (PS3.4 Table B.2-1).
+_DATASET_MISMATCH = 0xA900
+
+
+class PartRefused(Exception):
+    """The instance must not be delivered; `status` answers the C-STORE."""
+
+    def __init__(self, problem: str, status: int) -> None:
+        super().__init__(problem)
+        self.status = status
+
+
+@attrs.define(eq=False)
+class Spooled:
+    """Bytes of a part that wait on disk; `data` is there until they are written."""
+
+    offset: int
+    size: int
+    data: bytes | None
+
+
+class Part:
+    """The bytes of one instance, verified and rewritten as they come, and those waiting to be sent."""
+
+    def __init__(self, command: Command, transfer_syntax: str, *, study_uid: str, series_uid: str) -> None:
+        self.instance_uid = command.affected_instance or ""
+        self._command = command
+        self._study_uid = study_uid
+        self._series_uid = series_uid
+        self._scanner: HeaderScanner | None = HeaderScanner(transfer_syntax)
+        self._held: list[Buffer] = []
+        self._converter = ImplicitToExplicit() if transfer_syntax == IMPLICIT_LE else None
+        #: Transfer syntax in which it leaves.
+        self.syntax = EXPLICIT_LE if transfer_syntax == IMPLICIT_LE else transfer_syntax
+        #: Verified bytes that could not be sent yet.
+        self.queue: deque[Buffer | Spooled] = deque()
+        #: True once its part header has been sent.
+        self.opened = False
+        #: True once its last byte has been received.
+        self.ended = False
+
+    @property
+    def verified(self) -> bool:
+        """True once the data set itself has said that it belongs here."""
+        return self._scanner is None
+
+    def feed(self, piece: Buffer, last: bool) -> list[Buffer]:
+        """Take received bytes, return those that may leave.
+
+        Raises `PartRefused` when the data set is not what was asked for, or not readable.
+        """
+        try:
+            out = self._pass(piece) if self._scanner is None else self._scan(self._scanner, piece, last)
+            if last:
+                self.ended = True
+                if self._converter is not None:
+                    out.append(self._converter.finish())
+        except DatasetRefused as error:
+            raise PartRefused(str(error), Status.CANNOT_UNDERSTAND) from error
+        return out
+
+    def _pass(self, piece: Buffer) -> list[Buffer]:
+        if self._converter is None:
+            return [piece]
+        return [self._converter.feed(piece)]
+
+    def _scan(self, scanner: HeaderScanner, piece: Buffer, last: bool) -> list[Buffer]:
+        self._held.append(piece)
+        header = scanner.feed(piece)
+        if header is None and last:
+            header = scanner.finish()
+        if header is None:
+            return []
+        self._verify(header)
+        self._scanner = None
+        held, self._held = self._held, []
+        out: list[Buffer] = [
+            file_preamble(self._command.affected_class or "", self.instance_uid, self.syntax)
+        ]
+        for waiting in held:
+            out += self._pass(waiting)
+        return out
+
+    def _verify(self, header: Header) -> None:
+        if header.study_uid != self._study_uid or header.series_uid != self._series_uid:
+            raise PartRefused("instance of another study or series", Status.NOT_AUTHORISED)
+        if (
+            header.sop_instance_uid != self.instance_uid
+            or header.sop_class_uid != self._command.affected_class
+        ):
+            raise PartRefused("data set does not match its command", _DATASET_MISMATCH)

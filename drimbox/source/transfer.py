@@ -1,0 +1,191 @@
+"""The instances of one move on their way to one answer: part by part, in order, within bounds.
+
+Every C-STORE becomes a part. Its first bytes are held until study, series and instance are verified in
+the data set itself; then part header, Part 10 header and everything after go straight through. Parts
+never interleave: what comes on a second association waits for its turn. When the client is slower than
+the PACS, bytes are held up to the window; then the associations are paused, no longer than the PACS's
+patience; then the rest goes through the spool. The C-STORE response is sent when the last byte is in the
+window or the spool, never at the client's pace (retrieval-engine.md, rules 1, 3, 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from drimbox import metrics
+from drimbox.dicom.dimse import Command, Status
+from drimbox.dicom.moving import Channel
+from drimbox.dicom.negotiation import ProposedContext
+from drimbox.dicom.pdu import Buffer
+from drimbox.dicom.syntaxes import choose
+from drimbox.model import is_uid
+from drimbox.source.outflow import Outflow
+from drimbox.source.parts import Part, PartRefused
+from drimbox.wado.accept import Acceptable
+
+
+@attrs.define
+class Tally:
+    """What went through one transfer."""
+
+    #: Instances written whole to the answer.
+    delivered: set[str] = attrs.field(factory=set)
+    #: Refused, with the status each was answered with.
+    refused: dict[str, int] = attrs.field(factory=dict)
+    #: Transfer syntaxes of refused presentation contexts.
+    unacceptable: set[str] = attrs.field(factory=set)
+    #: Transfer syntaxes chosen although the PACS proposed others that the client takes too.
+    chosen_among: set[str] = attrs.field(factory=set)
+    #: Instances by transfer syntax (STF09).
+    syntaxes: dict[str, int] = attrs.field(factory=dict)
+
+
+class Transfer:
+    """Receives the instances of one move, writes them to one answer (a `MoveReceiver`).
+
+    `due` is what the KOS lists of the series, None for the reference study; `avoid` are transfer
+    syntaxes that failed in an earlier try of the same move.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        study_uid: str,
+        series_uid: str,
+        due: Collection[str] | None,
+        acceptable: Acceptable,
+        outflow: Outflow,
+        clock: IReactorTime,
+        avoid: Collection[str] = (),
+    ) -> None:
+        self.tally = Tally()
+        self.last_activity = 0.0
+        self._study_uid = study_uid
+        self._series_uid = series_uid
+        self._due = frozenset(due) if due is not None else None
+        self._acceptable = acceptable
+        self._outflow = outflow
+        self._clock = clock
+        self._avoid = frozenset(avoid)
+        #: The part being received on each association; None while its bytes are dropped.
+        self._receiving: dict[Channel, tuple[Command, Part | None, int]] = {}
+        self._seen: set[str] = set()
+        self._discarding = False
+        outflow.attach(self._part_sent)
+
+    # -- MoveReceiver ------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """True while an instance is half received."""
+        return bool(self._receiving)
+
+    @property
+    def held_back(self) -> bool:
+        """True while the PACS waits for us because the client is slow."""
+        return self._outflow.holding
+
+    @property
+    def satisfied(self) -> bool:
+        """True when everything the KOS lists has been received whole."""
+        return self._due is not None and not self._receiving and self._due <= self._seen
+
+    def choose(self, context: ProposedContext) -> str | None:
+        """Negotiate a storage context by the client's Accept (DB.SO.85)."""
+        proposed = [syntax for syntax in context.transfer_syntaxes if syntax not in self._avoid]
+        syntax = choose(proposed, self._acceptable)
+        if syntax is None:
+            self.tally.unacceptable.update(context.transfer_syntaxes)
+        elif choose([other for other in proposed if other != syntax], self._acceptable) is not None:
+            self.tally.chosen_among.add(syntax)
+        return syntax
+
+    def opened(self, channel: Channel) -> None:
+        """An association of this move is established."""
+        self._outflow.join(channel)
+
+    def store(self, channel: Channel, command: Command, transfer_syntax: str) -> None:
+        """Begin a part."""
+        self.last_activity = self._clock.seconds()
+        instance = command.affected_instance or ""
+        if self._discarding:
+            self._receiving[channel] = (command, None, Status.OUT_OF_RESOURCES)
+        elif not is_uid(instance):
+            self._receiving[channel] = (command, None, Status.CANNOT_UNDERSTAND)
+        elif instance in self._seen or any(
+            part is not None and part.instance_uid == instance for _, part, _ in self._receiving.values()
+        ):
+            # A repeated instance: answered with success, because stock Orthanc abandons the whole move
+            # at the first failure status, and dropped.
+            self._receiving[channel] = (command, None, Status.SUCCESS)
+        else:
+            part = Part(command, transfer_syntax, study_uid=self._study_uid, series_uid=self._series_uid)
+            self._receiving[channel] = (command, part, Status.SUCCESS)
+
+    def data(self, channel: Channel, piece: Buffer, last: bool) -> None:
+        """Take a piece of the part; answer the C-STORE after the last one."""
+        self.last_activity = self._clock.seconds()
+        command, part, status = self._receiving[channel]
+        if part is not None:
+            try:
+                self._outflow.push(part, part.feed(piece, last))
+            except PartRefused as refusal:
+                self._refuse(part, refusal)
+                part, status = None, refusal.status
+                self._receiving[channel] = (command, part, status)
+        if not last:
+            return
+        del self._receiving[channel]
+        if part is not None:
+            self._seen.add(part.instance_uid)
+        channel.respond(command, status)
+
+    def closed(self, channel: Channel, clean: bool) -> None:
+        """An association is over; a half-received part can never be completed."""
+        self._outflow.leave(channel)
+        received = self._receiving.pop(channel, None)
+        if received is not None and received[1] is not None and not self._discarding:
+            self._outflow.drop(received[1], "association ended inside an instance")
+
+    # -- for the delivery --------------------------------------------------------------------------
+
+    def discard(self) -> None:
+        """Drop whatever still arrives: nobody reads the answer any more."""
+        self._discarding = True
+        for channel, (command, part, _) in list(self._receiving.items()):
+            # The C-STORE in flight is answered, so that the PACS looks at our C-CANCEL.
+            status = Status.SUCCESS if part is not None else Status.OUT_OF_RESOURCES
+            self._receiving[channel] = (command, None, status)
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Instances the KOS lists that did not arrive whole."""
+        return frozenset() if self._due is None else self._due - self._seen
+
+    @property
+    def unexpected(self) -> frozenset[str]:
+        """Instances delivered that the KOS does not list."""
+        return frozenset() if self._due is None else frozenset(self._seen) - self._due
+
+    @property
+    def received(self) -> int:
+        """Number of distinct instances received whole."""
+        return len(self._seen)
+
+    # -- own ---------------------------------------------------------------------------------------
+
+    def _refuse(self, part: Part, refusal: PartRefused) -> None:
+        self.tally.refused[part.instance_uid] = refusal.status
+        metrics.STORE_REFUSED.labels("dataset").inc()
+        self.log.warn("instance refused: {problem}", problem=str(refusal))
+        self._outflow.drop(part, str(refusal))
+
+    def _part_sent(self, part: Part) -> None:
+        self.tally.delivered.add(part.instance_uid)
+        self.tally.syntaxes[part.syntax] = self.tally.syntaxes.get(part.syntax, 0) + 1
