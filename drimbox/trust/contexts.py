@@ -1,0 +1,365 @@
+"""Every TLS context of the gateway (architecture.md rule 7): nobody else touches OpenSSL.
+
+**Server.** One port, many names: the SNI name of the ClientHello decides the site and the role. `db...`
+names are WADO-RS, mutual TLS with IGC-Santé certificates; `vi...` names are the viewer, with a market
+certificate and no client certificate (DB.SO.90). Three traps were measured (threats.md, "client
+certificate bypassed by SNI") and shape the code:
+
+- switching the context in the SNI callback changes certificate and store, **not** the verification
+  mode. So every connection is born strict from the base context, and is loosened, itself alone, once
+  its name has been found to be a viewer's;
+- a TLS 1.3 session opened without certificate on a viewer name would resume on a WADO name. So nothing
+  resumes: no session cache, no ticket, and a session id context of its own for each name;
+- the base context has no certificate of its own. A ClientHello with no name, or a name that is not
+  ours, finds nothing to present and the handshake fails.
+
+What the handshake decided stays on the connection. `peer_of` reads it back from a transport; the `Host`
+header never decides anything. OpenSSL verifies chain, dates, the `clientAuth` purpose and, when lists
+are given, revocation; the whitelist comes after, per request (`whitelist.py`).
+
+**Client.** `client_policy` verifies the server's chain and its name with service-identity, and fails
+closed: an exception while checking a name refuses the connection. (Twisted's own `optionsForClientTLS`
+logs an unexpected one and goes on: a certificate without any subjectAltName passes for every host.)
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+)
+from twisted.logger import Logger
+from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
+
+from drimbox import metrics
+from drimbox.config import Certificate, Config, Site, TrustSettings
+from drimbox.errors import PeerNotTrusted
+from drimbox.trust.certificates import fill_store, read_certificates, use_pair
+
+log = Logger()
+
+#: TLS 1.2 suites of outgoing connections; the TLS 1.3 ones are OpenSSL's own, all AEAD.
+CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+#: RSA and DH of 2048 bits at least, no SHA-1 signatures.
+_SECURITY_LEVEL = ":@SECLEVEL=2"
+_VERIFY_DEPTH = 6
+_OPTIONS = (
+    SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
+)
+_STRICT = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+#: Level of a fatal alert, in the high byte of what the information callback is told.
+_FATAL = 2
+
+
+class Role(enum.Enum):
+    """What a name of ours is for."""
+
+    WADO = "wado"
+    VIEWER = "viewer"
+
+
+@attrs.frozen
+class Peer:
+    """What the TLS handshake established about one connection."""
+
+    site: Site
+    role: Role
+    #: The verified certificate of the peer; always there for WADO, never for the viewer.
+    certificate: x509.Certificate | None
+
+    @property
+    def fqdn(self) -> str:
+        """Our name that the peer called."""
+        return self.site.wado_fqdn if self.role is Role.WADO else self.site.viewer_fqdn
+
+
+@attrs.frozen
+class _Door:
+    """What one of our names opens."""
+
+    site: Site
+    role: Role
+    context: SSL.Context
+
+
+@attrs.frozen
+class _DoorSet:
+    base: SSL.Context
+    doors: Mapping[str, _Door]
+    #: Opens for no name and unknown names; None refuses them.
+    fallback: _Door | None
+
+
+class _ServerConnection(SSL.Connection):
+    """A connection that remembers what has happened to it.
+
+    Not in its application data: Twisted puts its own transport there.
+    """
+
+    def __init__(self, chosen: _DoorSet) -> None:
+        self.door: _Door | None = None
+        self.done = False
+        self.refused = False
+        self.door_set = chosen
+        super().__init__(chosen.base, None)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerContexts:
+    """Makes the server side of TLS connections; give it to `TLSMemoryBIOFactory` or an SSL endpoint.
+
+    Every file is read when it is made and at each `reload`, so that a mistake is known at once.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        trust: TrustSettings,
+        *,
+        default_site: str | None = None,
+        crls: Sequence[x509.CertificateRevocationList] = (),
+        on_refused: Callable[[], None] = metrics.TLS_REFUSED.inc,
+    ) -> None:
+        """Read every certificate.
+
+        `default_site` names the site whose WADO door opens when a peer gives no name or an unknown one;
+        without it such a handshake is refused (decisions.md). `on_refused` is called once for every
+        handshake that an alert of either side ends. Raises `CertificateUnusable`.
+        """
+        self._sites = tuple(sites)
+        self._trust = trust
+        self._default_site = default_site
+        self._on_refused = on_refused
+        self.reload(crls)
+
+    def reload(self, crls: Sequence[x509.CertificateRevocationList] = ()) -> None:
+        """Read every file again, for the connections to come.
+
+        Raises `CertificateUnusable`; then nothing has changed.
+        """
+        roots = read_certificates(self._trust.consumer_roots)
+        doors: dict[str, _Door] = {}
+        for site in self._sites:
+            context = self._context(site.wado_fqdn, roots, crls)
+            use_pair(context, site.wado_certificate)
+            self._open(doors, site.wado_fqdn, _Door(site, Role.WADO, context))
+            if site.viewer_certificate is not None:
+                context = self._context(site.viewer_fqdn, (), ())
+                use_pair(context, site.viewer_certificate)
+                self._open(doors, site.viewer_fqdn, _Door(site, Role.VIEWER, context))
+        base = self._context("", roots, crls)
+        base.set_tlsext_servername_callback(_choose_door)
+        fallback = next(
+            (d for d in doors.values() if d.role is Role.WADO and d.site.name == self._default_site), None
+        )
+        # One assignment: a handshake sees the old set or the new one, never half of each.
+        self._set = _DoorSet(base, doors, fallback)
+
+    def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
+        """Return a new connection, strict until its SNI name says otherwise."""
+        connection = _ServerConnection(self._set)
+        connection.set_info_callback(self._watch)
+        return connection
+
+    def _watch(self, connection: SSL.Connection, where: int, ret: int) -> None:
+        """Follow the handshake: note its end, count its refusal."""
+        assert isinstance(connection, _ServerConnection)
+        if where & SSL.SSL_CB_HANDSHAKE_DONE:
+            connection.done = True
+        elif (
+            where & SSL.SSL_CB_ALERT and ret >> 8 == _FATAL and not (connection.done or connection.refused)
+        ):
+            connection.refused = True
+            self._on_refused()
+
+    @staticmethod
+    def _open(doors: dict[str, _Door], fqdn: str, door: _Door) -> None:
+        if fqdn.lower() in doors:
+            # Two roles under one name could only be a viewer shadowing mutual TLS.
+            raise ValueError(f"two doors named {fqdn}")
+        doors[fqdn.lower()] = door
+
+    def _context(
+        self,
+        fqdn: str,
+        roots: Sequence[x509.Certificate],
+        crls: Sequence[x509.CertificateRevocationList],
+    ) -> SSL.Context:
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        _harden(context, self._trust.ciphers)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        # A session id context for each name, 32 bytes at most, keeps a session from moving between them.
+        context.set_session_id(hashlib.sha256(fqdn.encode()).digest())
+        context.set_alpn_select_callback(_only_http11)
+        context.set_verify(_STRICT, _as_openssl_says)
+        store = context.get_cert_store()
+        assert store is not None
+        fill_store(store, roots, crls)
+        for root in roots:
+            # Their names go to the peer, which may hold several certificates, and picks by them.
+            context.add_client_ca(root)
+        return context
+
+
+def server_context_factory(config: Config, **options: Any) -> ServerContexts:
+    """Return the connection creator of the WADO-RS and viewer port; `options` as `ServerContexts`."""
+    return ServerContexts(config.sites, config.trust, **options)
+
+
+def _choose_door(connection: SSL.Connection) -> None:
+    """SNI callback: give the connection the certificate of the name it asked for, if it is ours.
+
+    It must not raise. A name that is not ours leaves the base context, which can present nothing.
+    """
+    assert isinstance(connection, _ServerConnection)
+    name = connection.get_servername()
+    key = name.decode("ascii", "replace").lower() if name else ""
+    door = connection.door_set.doors.get(key, connection.door_set.fallback)
+    if door is None:
+        return
+    connection.door = door
+    connection.set_context(door.context)
+    if door.role is Role.VIEWER:
+        # The context's own mode has no effect any more: the connection copied the base's when it was made.
+        connection.set_verify(SSL.VERIFY_NONE, None)
+
+
+def _only_http11(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _as_openssl_says(_connection: SSL.Connection, _cert: Any, _error: int, _depth: int, ok: int) -> bool:
+    return bool(ok)
+
+
+def _harden(context: SSL.Context, ciphers: str) -> None:
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(_OPTIONS)
+    # What an idle connection does not need goes back at once: many are kept open.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_cipher_list((ciphers + _SECURITY_LEVEL).encode("ascii"))
+    context.set_verify_depth(_VERIFY_DEPTH)
+
+
+def peer_of(transport: Any) -> Peer:
+    """Return what the handshake of `transport` established.
+
+    `transport` is a Twisted TLS transport, or a wrapper that passes `getHandle` on. Raises
+    `PeerNotTrusted` (E1101) when it is no TLS connection of ours, when its handshake is not over, when
+    it is lost, and when a WADO connection carries no verified certificate.
+    """
+    handle = getattr(transport, "getHandle", lambda: None)()
+    if not isinstance(handle, _ServerConnection):
+        raise PeerNotTrusted("connexion sans TLS")
+    door = handle.door
+    if door is None or not handle.done:
+        raise PeerNotTrusted("négociation TLS inachevée")
+    if door.role is Role.VIEWER:
+        return Peer(door.site, door.role, None)
+    # FAIL_IF_NO_PEER_CERT already refuses; this line is what stands if that were ever lost.
+    certificate = handle.get_peer_certificate(as_cryptography=True)
+    if certificate is None or not handle.get_verify_mode() & SSL.VERIFY_PEER:
+        raise PeerNotTrusted("certificat client absent")
+    return Peer(door.site, door.role, certificate)
+
+
+def site_of(transport: Any) -> Site:
+    """Return the site that the peer's SNI name chose. Raises `PeerNotTrusted` as `peer_of`."""
+    return peer_of(transport).site
+
+
+def verified_peer(transport: Any) -> Peer:
+    """Return the peer of a WADO connection. Raises `PeerNotTrusted` on a viewer one too."""
+    peer = peer_of(transport)
+    if peer.role is not Role.WADO or peer.certificate is None:
+        raise PeerNotTrusted("connexion sans certificat client")
+    return peer
+
+
+def client_policy(
+    roots: Path | None,
+    pair: Certificate | None,
+    *,
+    crls: Sequence[x509.CertificateRevocationList] = (),
+    ciphers: str = CLIENT_CIPHERS,
+) -> ClientPolicy:
+    """Return the TLS policy of outgoing HTTPS, for `twisted.web.client.Agent`.
+
+    `roots` is the PEM file of what to trust, None for the system's; `pair` our client certificate, None
+    for none. TLS 1.2 at least; chain, dates and host name are always verified. Raises
+    `CertificateUnusable`.
+    """
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    _harden(context, ciphers)
+    if roots is None:
+        context.set_default_verify_paths()
+    store = context.get_cert_store()
+    assert store is not None
+    fill_store(store, read_certificates(roots) if roots is not None else (), crls)
+    if pair is not None:
+        use_pair(context, pair)
+    # Refuses everything until a connection brings the callback that knows its host.
+    context.set_verify(_STRICT, lambda *_: False)
+    return ClientPolicy(context)
+
+
+@implementer(IPolicyForHTTPS)
+class ClientPolicy:
+    """An HTTPS policy over one context, made once: files are not read again at every request."""
+
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> _ClientConnections:
+        """Return the creator of connections to `hostname`."""
+        return _ClientConnections(self._context, hostname.decode("ascii"))
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _ClientConnections:
+    def __init__(self, context: SSL.Context, host: str) -> None:
+        self._context = context
+        self._host = host.strip("[]")
+        try:
+            ipaddress.ip_address(self._host)
+        except ValueError:
+            self._is_address = False
+        else:
+            self._is_address = True
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
+        """Return a new connection that will only complete with the host it was made for."""
+        connection = SSL.Connection(self._context, None)
+        if not self._is_address:
+            connection.set_tlsext_host_name(self._host.encode("ascii"))
+        connection.set_verify(_STRICT, self._verify)
+        return connection
+
+    def _verify(
+        self, _connection: SSL.Connection, cert: crypto.X509, _error: int, depth: int, ok: int
+    ) -> bool:
+        if not ok or depth > 0:
+            return bool(ok)
+        try:
+            verify = verify_certificate_ip_address if self._is_address else verify_certificate_hostname
+            verify(cert.to_cryptography(), self._host)
+        except Exception as error:
+            # Whatever it is, the name has not been verified. An exception that left this callback would
+            # be printed by cffi and could be taken for success.
+            log.warn(
+                "certificate of {host} refused: {reason}", host=self._host, reason=type(error).__name__
+            )
+            return False
+        return True
