@@ -16,9 +16,11 @@ from drimbox.xml import XmlRefused
 __all__ = [
     "Header",
     "build_report",
+    "check_same_patient",
     "ins_key_valid",
     "ipp_of",
     "missing_values",
+    "parent_of",
     "read_header",
     "structure_of",
 ]
@@ -89,6 +91,13 @@ def structure_of(header: Header, message: ReportMessage | None = None) -> Organi
     return header.structure or (message.prt_structure if message is not None else None)
 
 
+def parent_of(header: Header, message: ReportMessage | None = None) -> str | None:
+    """Return the id of the replaced document: the report's, else the TXA-13 of a replacement."""
+    if header.replaces is None and message is not None and message.action is MessageAction.REPLACE:
+        return message.announced_parent or None
+    return header.replaces
+
+
 def build_report(message: ReportMessage) -> Report:
     """Join the CDA header and the HL7 message into a `Report` (table 3.1, DB.SO.12).
 
@@ -103,7 +112,7 @@ def build_report(message: ReportMessage) -> Report:
     ipp, structure = ipp_of(header, message), structure_of(header, message)
     if missing or ipp is None or structure is None:
         raise ReportNotInterpretable("valeurs absentes ou invalides : " + " ; ".join(missing))
-    _same_patient(header, message)
+    check_same_patient(header, message)
     return Report(
         document_id=header.document_id,
         set_id=header.set_id,
@@ -121,18 +130,13 @@ def build_report(message: ReportMessage) -> Report:
         confidentiality=header.confidentiality,
         language=header.language,
         title=header.title,
-        replaces=header.replaces or _announced_parent(message),
+        replaces=parent_of(header, message),
         facility_type=header.facility_type,
     )
 
 
-def _announced_parent(message: ReportMessage) -> str | None:
-    """Return the parent that TXA-13 of a replacement repeats, for a report that forgot it."""
-    return (message.announced_parent or None) if message.action is MessageAction.REPLACE else None
-
-
-def _same_patient(header: Header, message: ReportMessage) -> None:
-    """Refuse a message whose PID-3 names another patient than the report (interfaces.md 1.3, PID-3)."""
+def check_same_patient(header: Header, message: ReportMessage) -> None:
+    """Raise `PatientMismatch` when PID-3 names another patient than the report (interfaces.md 1.3)."""
     # The 13 first characters are the identifier; the 2 of the key may be given apart.
     if message.ins is not None and message.ins.value[:13] != header.patient.ins[:13]:
         raise PatientMismatch("l'INS du message (PID-3) n'est pas celui du compte rendu")
