@@ -46,6 +46,7 @@ PACKAGES = {
 LOOPBACK = "127.0.0.1"
 _ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
+_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 #: Where a move destination that is only a calling AE title is said to be: the discard port.
 _NOWHERE = (LOOPBACK, 9)
 
@@ -161,7 +162,7 @@ class Peer(abc.ABC):
             _running.add(self)
             if self._wait_ready():
                 return
-            died = self._process.poll() is not None
+            died = os.waitid(os.P_PID, self._process.pid, _PEEK) is not None
             tail = self.log.read_bytes()[-1500:].decode(errors="replace")
             self.stop()
             if not died or attempt == _ATTEMPTS - 1:
@@ -175,8 +176,10 @@ class Peer(abc.ABC):
             return
         # The group was made for this child alone (start_new_session), so its id is the child's.
         _signal_group(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+        deadline = time.monotonic() + patience
+        # Looked at, not yet reaped: until `wait` its id, and so its group's, cannot become another's.
+        while time.monotonic() < deadline and not os.waitid(os.P_PID, process.pid, _PEEK):
+            time.sleep(0.02)
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -207,10 +210,11 @@ class Peer(abc.ABC):
     def _wait_ready(self) -> bool:
         assert self._process is not None
         deadline = time.monotonic() + self.start_timeout
-        while time.monotonic() < deadline and self._process.poll() is None:
+        pid = self._process.pid
+        while time.monotonic() < deadline and not os.waitid(os.P_PID, pid, _PEEK):
             if self._ready():
                 # Another program may have answered on a port that ours failed to get.
-                return self._process.poll() is None
+                return os.waitid(os.P_PID, pid, _PEEK) is None
             time.sleep(0.05)
         return False
 
