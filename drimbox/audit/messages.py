@@ -1,0 +1,426 @@
+"""The audit messages of the Source, field by field as requirements.md 3.8 prints them.
+
+Pure functions: facts in, `AuditEvent` out. When and where an event is kept is `store.audit`'s affair,
+how it is written for an ATNA repository is `audit.atna`'s. A mandatory field whose value nobody knows
+(a report that cannot be read, a token that cannot be checked) carries `UNKNOWN`, so that the record is
+complete in form and says what it does not know.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from urllib.parse import urlsplit
+
+from drimbox.errors import DrimboxError, TooManyRequests
+from drimbox.model import Patient, Report, ReportMessage
+from drimbox.ports import (
+    ArchivedKos,
+    AuditEvent,
+    AuditObject,
+    AuditParticipant,
+    Introspection,
+    Submission,
+)
+
+#: Placeholder of decisions.md for what introspection (or reading) did not give.
+UNKNOWN = "INCONNU"
+#: Source UserID when the patient himself looks at his images (requirements.md 3.8.3).
+PATIENT_VIEWING = "Visualisation Patient"
+
+SOURCE, DESTINATION, APPLICATION = "110153", "110152", "110150"
+DNS, ADDRESS = "1", "2"
+#: EventOutcomeIndicator of PS3.15 A.5.
+SUCCESS, MINOR, SERIOUS, MAJOR = 0, 4, 8, 12
+
+#: ParticipantObjectIDTypeCode of a submission set (IHE ITI-41).
+SUBMISSION_SET = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
+PATIENT_NUMBER, REPORT_NUMBER, STUDY = "2", "9", "110180"
+
+_IHE = "IHE Transactions"
+_RAD_128 = ("RAD-128", _IHE, "Send Imaging Result")
+_CARD_7 = ("CARD-7", _IHE, "Encapsulated Report Submission")
+_ITI_41 = ("ITI-41", _IHE, "Provide and Register Document Set-b")
+_ITI_57 = ("ITI-57", _IHE, "Update Document Set")
+_RAD_106 = ("RAD-106", _IHE, "IHE Invoke Image Display")
+_RAD_107 = ("RAD-107", _IHE, "WADO-RS Retrieve")
+
+
+class DmpExchange(enum.Enum):
+    """Exchanges with the DMP that are not submissions: EventID, action, EventTypeCode."""
+
+    #: No IHE transaction: the DMP's own name for it.
+    EXISTENCE = ("110112", "E", ("TD0.2", "DMP", "Test d'existence du DMP"))
+    SEARCH = ("110112", "E", ("ITI-18", _IHE, "Registry Stored Query"))
+    RETRIEVE = ("110107", "C", ("ITI-43", _IHE, "Retrieve Document Set"))
+
+
+class Alert(enum.Enum):
+    """What a security alert is about: EventTypeCode of PS3.15 A.5.3.11."""
+
+    NODE_AUTHENTICATION = ("110126", "DCM", "Node Authentication")
+    NETWORK_CONFIGURATION = ("110128", "DCM", "Network Configuration")
+    SECURITY_CONFIGURATION = ("110129", "DCM", "Security Configuration")
+    SOFTWARE_CONFIGURATION = ("110131", "DCM", "Software Configuration")
+    RESTRICTED_FUNCTION = ("110132", "DCM", "Use of Restricted Function")
+    AUDIT_STOPPED = ("110133", "DCM", "Audit Recording Stopped")
+    AUDIT_STARTED = ("110134", "DCM", "Audit Recording Started")
+
+
+def outcome(error: DrimboxError | None) -> tuple[int, str]:
+    """Return EventOutcomeIndicator and EventOutcomeDescription (DB.SO.45, DB.SO.47).
+
+    An error that another try may mend is minor, any other serious.
+    """
+    if error is None:
+        return SUCCESS, ""
+    return (MINOR if error.retry or isinstance(error, TooManyRequests) else SERIOUS), str(error)
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+def report_received(
+    *,
+    message: ReportMessage | None,
+    report: Report | None,
+    ris_address: str,
+    source_name: str,
+    internal_id: str = "",
+    error: DrimboxError | None = None,
+) -> AuditEvent:
+    """A report came from the RIS (requirements.md 3.8.1, DB.SO.43).
+
+    `message` and `report` are None for what could not be read, with `error` (E005) saying why.
+    `source_name` is the DNS name of this gateway, `internal_id` what this gateway calls the structure
+    (`[[structure]] internal_id`), by default its national identifier.
+    """
+    requests = report.requests if report else ()
+    accessions = dict.fromkeys(f"{one.accession.value}^{one.accession.authority}" for one in requests)
+    # The table gives the source no other name; without accession number at least its own.
+    sender = message.sending_application if message and not accessions else ""
+    if report:
+        structure = report.author_organization.id
+    else:
+        structure = message.prt_structure.id if message and message.prt_structure else ""
+    indicator, description = outcome(error)
+    studies = _studies(report)
+    return AuditEvent(
+        event_id="110107",
+        action="C",
+        event_type=_CARD_7 if message and message.trigger.startswith("MDM") else _RAD_128,
+        participants=(
+            _participant(SOURCE, ";".join(accessions), ris_address, alternative=sender),
+            _participant(
+                DESTINATION,
+                _system(structure, internal_id),
+                source_name,
+                alternative=report.legal_authenticator.id if report else UNKNOWN,
+            ),
+        ),
+        objects=(
+            _patient(report.patient.ins if report else ""),
+            AuditObject(
+                id=report.document_id if report else UNKNOWN,
+                type="2",
+                role="20",
+                id_type=REPORT_NUMBER,
+                life_cycle="2",
+                details=tuple(("StudyInstanceUID", study) for study in studies),
+            ),
+        ),
+        outcome=indicator,
+        outcome_description=description,
+        patient_ins=report.patient.ins if report else "",
+        study_uid=" ".join(studies),
+    )
+
+
+# --- the DMP --------------------------------------------------------------------------------------
+
+
+def kos_published(
+    *,
+    submission: Submission,
+    study_uid: str,
+    dmp: str,
+    source_name: str,
+    internal_id: str = "",
+    replaced: bool = False,
+) -> AuditEvent:
+    """The DMP holds this manifest, new or in the place of another (SC.DMP/CONF.14).
+
+    `dmp` is the URL it was sent to.
+    """
+    details = (("Association", "RPLC"),) if replaced else ()
+    return _submission_event(
+        "R", _ITI_41, submission.report, study_uid, dmp, source_name, internal_id, submission, None, details
+    )
+
+
+def kos_removed(
+    *,
+    submission: Submission,
+    study_uid: str,
+    dmp: str,
+    source_name: str,
+    internal_id: str = "",
+    error: DrimboxError | None = None,
+) -> AuditEvent:
+    """This manifest was withdrawn from the DMP, or could not be (SC.DMP/CONF.14, interfaces.md 11.2)."""
+    return _submission_event(
+        "U", _ITI_57, submission.report, study_uid, dmp, source_name, internal_id, submission, error
+    )
+
+
+def kos_failed(
+    *,
+    report: Report,
+    study_uid: str,
+    source_name: str,
+    error: DrimboxError,
+    dmp: str = "",
+    internal_id: str = "",
+    submission: Submission | None = None,
+) -> AuditEvent:
+    """No manifest was made, or the DMP did not take it: E001 to E008 (DB.SO.45).
+
+    `dmp` is empty when the failure came before anything was sent, `submission` None when nothing
+    had been made.
+    """
+    return _submission_event(
+        "R", _ITI_41, report, study_uid, dmp, source_name, internal_id, submission, error
+    )
+
+
+def _submission_event(
+    action: str,
+    event_type: tuple[str, str, str],
+    report: Report,
+    study_uid: str,
+    dmp: str,
+    source_name: str,
+    internal_id: str,
+    submission: Submission | None,
+    error: DrimboxError | None,
+    details: tuple[tuple[str, str], ...] = (),
+) -> AuditEvent:
+    structure = submission.structure_id if submission else report.structure.id
+    indicator, description = outcome(error)
+    objects = [_patient(report.patient.ins)]
+    if submission:
+        objects.append(AuditObject(submission.submission_uid, "2", "20", SUBMISSION_SET))
+        objects.append(AuditObject(submission.sop_instance_uid, "2", "3", REPORT_NUMBER, "10", details))
+    objects.append(AuditObject(study_uid, "2", "3", STUDY, "10"))
+    return AuditEvent(
+        event_id="110106",
+        action=action,
+        event_type=event_type,
+        participants=(
+            _participant(
+                SOURCE,
+                _system(structure, internal_id),
+                source_name,
+                alternative=report.legal_authenticator.id,
+            ),
+            *_dmp(dmp),
+        ),
+        objects=tuple(objects),
+        outcome=indicator,
+        outcome_description=description,
+        patient_ins=report.patient.ins,
+        study_uid=study_uid,
+    )
+
+
+def dmp_exchange(
+    *,
+    kind: DmpExchange,
+    report: Report,
+    structure_id: str,
+    dmp: str,
+    source_name: str,
+    internal_id: str = "",
+    document_uid: str = "",
+    study_uid: str = "",
+    error: DrimboxError | None = None,
+) -> AuditEvent:
+    """A question to the DMP: does the record exist, what does it hold, give it (SC.DMP/CONF.14).
+
+    `document_uid` is the uniqueId asked for, when one was.
+    """
+    event_id, action, event_type = kind.value
+    indicator, description = outcome(error)
+    objects = [_patient(report.patient.ins)]
+    if document_uid:
+        objects.append(AuditObject(document_uid, "2", "3", REPORT_NUMBER))
+    us = _participant(
+        DESTINATION if kind is DmpExchange.RETRIEVE else SOURCE,
+        _system(structure_id, internal_id),
+        source_name,
+        alternative=report.legal_authenticator.id,
+    )
+    return AuditEvent(
+        event_id=event_id,
+        action=action,
+        event_type=event_type,
+        participants=(us, *_dmp(dmp, SOURCE if kind is DmpExchange.RETRIEVE else DESTINATION)),
+        objects=tuple(objects),
+        outcome=indicator,
+        outcome_description=description,
+        patient_ins=report.patient.ins,
+        study_uid=study_uid,
+    )
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def images_served(
+    *,
+    study_uid: str,
+    caller_address: str,
+    source_name: str,
+    kos: ArchivedKos | None,
+    introspection: Introspection | None = None,
+    situation: str = "",
+    patient: Patient | None = None,
+    viewer: bool = False,
+    repository_uid: str = "",
+    internal_id: str = "",
+    error: DrimboxError | None = None,
+    cut: bool = False,
+) -> AuditEvent:
+    """Images were asked for and served, or not (requirements.md 3.8.3, DB.SO.46, DB.SO.47).
+
+    `kos` is the manifest the request was judged against, None when there was none; `introspection` None
+    when the token could not be checked; `situation` the request header of that name; `patient` the
+    identity of a patient who looks at his own images; `viewer` tells RAD-106 from RAD-107; `cut` says
+    that the answer had begun before `error` stopped it.
+    """
+    if patient:
+        user, alternative = PATIENT_VIEWING, _traits(patient)
+    else:
+        user = (introspection.structure if introspection else None) or situation
+        alternative = (introspection.professional if introspection else None) or UNKNOWN
+    indicator, description = outcome(error)
+    if error is not None and cut:
+        description += " (réponse interrompue)"
+    return AuditEvent(
+        event_id="110106",
+        action="R",
+        event_type=_RAD_106 if viewer else _RAD_107,
+        participants=(
+            _participant(SOURCE, user, caller_address, alternative=alternative),
+            _participant(DESTINATION, _system(kos.structure_id if kos else "", internal_id), source_name),
+        ),
+        objects=(
+            AuditObject(
+                id=study_uid,
+                type="2",
+                role="3",
+                id_type=STUDY,
+                life_cycle="10",
+                details=(("Repository Unique ID", repository_uid or UNKNOWN),),
+            ),
+        ),
+        outcome=indicator,
+        outcome_description=description,
+        patient_ins=kos.patient_ins if kos else "",
+        study_uid=study_uid,
+    )
+
+
+# --- the gateway itself -----------------------------------------------------------------------------
+
+
+def application_start(*, name: str, source_name: str) -> AuditEvent:
+    """The gateway `name` has started (PS3.15 A.5.3.1)."""
+    return _activity(("110120", "DCM", "Application Start"), name, source_name)
+
+
+def application_stop(*, name: str, source_name: str) -> AuditEvent:
+    """The gateway `name` stops (PS3.15 A.5.3.1)."""
+    return _activity(("110121", "DCM", "Application Stop"), name, source_name)
+
+
+def _activity(event_type: tuple[str, str, str], name: str, source_name: str) -> AuditEvent:
+    us = _participant(APPLICATION, name, source_name)
+    return AuditEvent("110100", "E", event_type, (us,), ())
+
+
+def security_alert(
+    *,
+    kind: Alert,
+    name: str,
+    source_name: str,
+    subject: str,
+    description: str,
+    peer_address: str = "",
+    severity: int = SERIOUS,
+) -> AuditEvent:
+    """Something touched the gateway's security (PS3.15 A.5.3.11).
+
+    `subject` names what it is about (a certificate's subject, a configuration key), `description`
+    tells it in French without patient data, `peer_address` is whoever caused it from outside.
+    """
+    participants = [_participant(APPLICATION, name, source_name)]
+    if peer_address:
+        participants.append(_participant("", UNKNOWN, peer_address))
+    return AuditEvent(
+        event_id="110113",
+        action="E",
+        event_type=kind.value,
+        participants=tuple(participants),
+        objects=(AuditObject(subject, "2", "13", "110182", details=(("Alert Description", description),)),),
+        outcome=severity,
+        outcome_description=description if severity else "",
+    )
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+def _participant(role: str, user: str, network: str, *, alternative: str = "") -> AuditParticipant:
+    return AuditParticipant(
+        user_id=user or UNKNOWN,
+        role=role,
+        network_type=_network_type(network),
+        network_id=network or UNKNOWN,
+        alternative_user_id=alternative,
+    )
+
+
+def _network_type(name: str) -> str:
+    """Tell an address (IPv4, IPv6, with or without zone) from a DNS name."""
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return DNS
+    return ADDRESS
+
+
+def _system(structure: str, internal_id: str) -> str:
+    """Structure identifier, a slash, and what this gateway calls that structure."""
+    structure = structure or UNKNOWN
+    return f"{structure}/{internal_id or structure}"
+
+
+def _dmp(url: str, role: str = DESTINATION) -> tuple[AuditParticipant, ...]:
+    if not url:
+        return ()
+    return (_participant(role, url, urlsplit(url).hostname or UNKNOWN),)
+
+
+def _patient(ins: str) -> AuditObject:
+    return AuditObject(ins or UNKNOWN, "1", "1", PATIENT_NUMBER, "2")
+
+
+def _studies(report: Report | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(act.study_uid for act in report.acts)) if report else ()
+
+
+def _traits(patient: Patient) -> str:
+    """INS traits in the order of requirements.md 3.8.3."""
+    given = patient.given_list or patient.given
+    return ";".join((patient.family, given, patient.sex, patient.birth_date, patient.birth_place))
