@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 
 from drimbox.ports import AuditEvent, Clock
 from drimbox.store import codec
@@ -125,7 +125,9 @@ class AuditStore:
         if ins:
             query = query.where(audit.c.patient_ins == ins)
         if study:
-            query = query.where(audit.c.study_uid == study)
+            # A report about several studies carries them all in one column, blanks between.
+            several = (" " + audit.c.study_uid + " ").contains(f" {study} ", autoescape=True)
+            query = query.where(or_(audit.c.study_uid == study, several))
         if event_id:
             query = query.where(audit.c.event_id == event_id)
         if before is not None:

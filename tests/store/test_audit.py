@@ -61,6 +61,8 @@ async def test_events_are_found_by_period_patient_study_and_kind(stores: Stores)
     assert await found() == [6, 5, 4, 3, 2, 1]
     assert await found(ins=INS) == [6, 4, 2]
     assert await found(study="2.25.2") == [3]
+    assert await found(study="2.25.") == []
+    assert await found(study="2.25._") == []
     assert await found(event_id="110106") == [6, 5]
     hour = timedelta(hours=1)
     assert await found(period=(start + hour, start + 3 * hour)) == [3, 2]
@@ -69,6 +71,15 @@ async def test_events_are_found_by_period_patient_study_and_kind(stores: Stores)
     assert await found(limit=2) == [6, 5]
     assert await found(limit=2, before=5) == [4, 3]
     assert await found(limit=-1) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_event_about_several_studies_is_found_by_each(stores: Stores) -> None:
+    await stores.audit.record(event(study="2.25.1 2.25.12 2.25.3"))
+    for study in ("2.25.1", "2.25.12", "2.25.3"):
+        assert len(await stores.audit.search(study=study)) == 1
+    for study in ("2.25", "2.25.2", "2", "25.12"):
+        assert await stores.audit.search(study=study) == []
 
 
 @pytest.mark.requirement("DB.CS.06")
