@@ -1,0 +1,263 @@
+"""The DMP as the Source uses it: `drimbox.ports.Record` over HTTPS (TD0.2, TD2.1, TD3.1).
+
+Theory of operation. Everything a submission sends is a function of the submission; this adapter adds what
+is new at each attempt (message id, VIHF), sends it with the structure's own certificate, and hands the
+answer to `outcomes`. Making a request costs about 5 ms, so it stays on the reactor thread; an answer
+large enough to be long to parse goes through the injected `run`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from drimbox.config import Config, Structure
+from drimbox.model import Report
+from drimbox.ports import (
+    Accepted,
+    Clock,
+    DmpUnavailable,
+    Outcome,
+    Refused,
+    RegistryEntry,
+    Submission,
+)
+from drimbox.xds import codes, queries, soap
+from drimbox.xds.answers import (
+    NotUnderstood,
+    RegistryAnswer,
+    Reply,
+    read_entries,
+    read_existence,
+    read_fault,
+    read_reply,
+)
+from drimbox.xds.metadata import submission_metadata
+from drimbox.xds.outcomes import (
+    existence_outcome,
+    fault_outcome,
+    http_outcome,
+    registry_outcome,
+    reply_or_refusal,
+)
+from drimbox.xds.sender import Sender, SigningPairs
+from drimbox.xds.signature import signature_document
+from drimbox.xds.transport import Exchange, HttpAnswer, TlsPolicy
+from drimbox.xds.vihf import vihf
+
+_log = Logger()
+T = TypeVar("T")
+#: Answers larger than this are read off the reactor thread.
+LARGE_ANSWER = 128 * 1024
+
+
+class Runner(Protocol):
+    """Runs a function elsewhere than on the reactor thread and returns its result."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+class DmpClient:
+    """Implements `drimbox.ports.Record`.
+
+    `tls_policy` builds the TLS of a client from the DMP's roots and a structure's authentication pair;
+    it is asked at every attempt, so that renewed certificates are used at once.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        *,
+        clock: Clock,
+        tls_policy: TlsPolicy,
+        run: Runner = deferToThread,
+        new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
+    ) -> None:
+        self._appliance = config.drimbox
+        self._settings = config.dmp
+        self._reactor = reactor
+        self._clock = clock
+        self._tls_policy = tls_policy
+        self._run = run
+        self._new_uuid = new_uuid
+        self._pairs = SigningPairs()
+
+    async def patient_exists(self, structure: Structure, report: Report) -> Outcome:
+        """TD0.2: `Accepted` when the patient's DMP exists and is open, else `Refused` (E006).
+
+        Raises `DmpUnavailable`, and the `FeedError`s of a request that cannot be made.
+        """
+        body = queries.existence_test(
+            self._sender(structure),
+            report.patient,
+            message=str(self._new_uuid()),
+            query=str(self._new_uuid()),
+            now=self._clock.now(),
+        )
+        known = _known(report)
+        reply = await self._ask(structure, report, "patients", soap.PATIENT_TEST, body)
+        if isinstance(reply, Refused):
+            return reply
+        fault = read_fault(reply.content)
+        if fault is not None:
+            return fault_outcome(fault, *known)
+        try:
+            return existence_outcome(read_existence(reply.content), *known)
+        except NotUnderstood as error:
+            raise DmpUnavailable(str(error), sent=True) from error
+
+    def metadata(self, structure: Structure, submission: Submission) -> bytes:
+        """Return the SubmitObjectsRequest this submission sends, for the archive (DB.SO.22).
+
+        A replacement adds its RPLC association, whose target is only known when it is sent. Raises the
+        `FeedError`s of `submission_metadata` and of the signature pair.
+        """
+        sender = self._sender(structure)
+        return submission_metadata(sender, submission, self._signature(sender, submission))
+
+    async def publish(self, structure: Structure, submission: Submission, replaces: str | None) -> Outcome:
+        """TD2.1; `replaces` is the entryUUID of the KOS it takes the place of (RPLC).
+
+        Raises `DmpUnavailable`, and the `FeedError`s of a request that cannot be made. A partial success
+        is settled by asking what the registry holds: ITI-42 registers all or nothing, so it may mean
+        either.
+        """
+        sender = self._sender(structure)
+        signature = self._signature(sender, submission)
+        metadata = submission_metadata(sender, submission, signature, replaces)
+        header = self._header(
+            sender, submission.report, "repository", soap.PUBLISH, submission.secret_connection
+        )
+        message = soap.publish_request(header, metadata, submission.kos, signature)
+        reply = await self._exchange(sender, header, message, submission.report)
+        if isinstance(reply, Refused):
+            return reply
+        known = _known(submission.report)
+        answer = reply_or_refusal(reply, *known)
+        if isinstance(answer, Refused):
+            return answer
+        if answer.status == "PartialSuccess":
+            entry = await self.find_entry(structure, submission.report, submission.sop_instance_uid)
+            if entry is not None and _is_ours(entry, submission):
+                accepted = registry_outcome(RegistryAnswer("Success", answer.errors), *known)
+                assert isinstance(accepted, Accepted)
+                return accepted
+        return registry_outcome(answer, *known)
+
+    async def find_entry(
+        self, structure: Structure, report: Report, unique_id: str
+    ) -> RegistryEntry | None:
+        """TD3.1 GetDocuments by uniqueId: what the DMP holds under it, or None.
+
+        The entry carries hash, size and status, so that the caller can tell whether it is ours. Raises
+        `DmpUnavailable` whenever the DMP gives no usable answer, a refusal included: not knowing is
+        never the same as "it holds nothing".
+        """
+        body = queries.get_documents(unique_id)
+        reply = await self._ask(structure, report, "registry", soap.QUERY, body)
+        answer = reply if isinstance(reply, Refused) else reply_or_refusal(reply, *_known(report))
+        if isinstance(reply, Refused) or isinstance(answer, Refused):
+            assert isinstance(answer, Refused)
+            raise DmpUnavailable(f"le DMP refuse la recherche : {answer.code} {answer.text}", sent=True)
+        if answer.status == "Failure":
+            outcome = registry_outcome(answer, *_known(report))
+            assert isinstance(outcome, Refused)
+            raise DmpUnavailable(f"le DMP refuse la recherche : {outcome.text}", sent=True)
+        found = [entry for entry in read_entries(reply.content) if entry.unique_id == unique_id]
+        approved = [entry for entry in found if entry.status == codes.APPROVED]
+        return next(iter(approved or found), None)
+
+    # --- one attempt ------------------------------------------------------------------------------
+
+    def _sender(self, structure: Structure) -> Sender:
+        return Sender(self._appliance, self._settings, structure)
+
+    def _signature(self, sender: Sender, submission: Submission) -> bytes:
+        return signature_document(
+            signature_uid=submission.signature_uid,
+            submission_uid=submission.submission_uid,
+            documents=[(submission.sop_instance_uid, submission.kos)],
+            signing_time=submission.submission_time,
+            pair=self._pairs.get(sender.structure.signature),
+            digest=self._settings.digest,
+        )
+
+    def _header(
+        self, sender: Sender, report: Report, service: str, action: str, secret: bool = False
+    ) -> soap.Header:
+        assertion = vihf(
+            sender,
+            report,
+            secret_connection=secret,
+            assertion_id=f"_{self._new_uuid()}",
+            instant=self._clock.now(),
+            pair=self._pairs.get(sender.structure.signature),
+        )
+        url = f"{self._settings.base_url.rstrip('/')}/{self._settings.path.strip('/')}/{service}"
+        return soap.Header(url, action, f"urn:uuid:{self._new_uuid()}", assertion)
+
+    async def _ask(
+        self, structure: Structure, report: Report, service: str, action: str, body: bytes
+    ) -> Reply | Refused:
+        sender = self._sender(structure)
+        header = self._header(sender, report, service, action)
+        return await self._exchange(sender, header, soap.plain_request(header, body), report)
+
+    async def _exchange(
+        self, sender: Sender, header: soap.Header, message: soap.HttpMessage, report: Report
+    ) -> Reply | Refused:
+        settings = self._settings
+        try:
+            policy = self._tls_policy(settings.roots, sender.structure.authentication)
+        except Exception:
+            # A certificate that cannot be read today may be mended without a restart: the queue waits.
+            _log.failure("TLS towards the DMP cannot be set up")
+            raise DmpUnavailable("certificat ou racines TLS inutilisables", sent=False) from None
+        exchange = Exchange(self._reactor, policy, connect_timeout=settings.connect_timeout)
+        http = await exchange.post(
+            header.to, message, timeout=settings.timeout, max_bytes=settings.max_response_bytes
+        )
+        if http.status < 200 or 300 <= http.status < 400:
+            return http_outcome(http.status)
+        try:
+            reply = await self._read(http)
+        except NotUnderstood as error:
+            if http.status >= 400:
+                return http_outcome(http.status)
+            raise DmpUnavailable(str(error), sent=True) from error
+        # With a status of error, only a fault or a failure is believed; a success would contradict it.
+        failure = read_fault(reply.content) is not None or reply.content.get("status", "").endswith(
+            ":Failure"
+        )
+        if http.status >= 400 and not failure:
+            return http_outcome(http.status)
+        if reply.relates_to not in (None, header.message_id):
+            raise DmpUnavailable("réponse à une autre demande", sent=True)
+        return reply
+
+    async def _read(self, http: HttpAnswer) -> Reply:
+        def read() -> Reply:
+            return read_reply(http.content_type, http.body, max_bytes=self._settings.max_response_bytes)
+
+        if len(http.body) < LARGE_ANSWER:
+            return read()
+        return await self._run(read)
+
+
+def _is_ours(entry: RegistryEntry, submission: Submission) -> bool:
+    """Say whether the registry holds, in force, the very bytes of this submission."""
+    ours = hashlib.sha1(submission.kos, usedforsecurity=False).hexdigest()
+    return entry.status in ("", codes.APPROVED) and entry.hash in ("", ours)
+
+
+def _known(report: Report) -> tuple[str, ...]:
+    """Return what the DMP's words must not carry into a notice about this patient."""
+    patient = report.patient
+    values = (patient.ins, report.ipp.value if report.ipp else "", patient.family, patient.given)
+    return tuple(value for value in (*values, patient.used_family, patient.used_given) if value)

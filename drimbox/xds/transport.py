@@ -1,0 +1,251 @@
+"""One HTTPS POST with mutual TLS, and the truth about whether it left.
+
+Theory of operation. A new connection for every exchange, no redirect, no silent retry of the library:
+an attempt is one attempt. Twisted hands the whole request to TLS as soon as TCP is up; TLS keeps it until
+the handshake is done. So the end of the handshake, watched here, is the instant before which no byte of
+the request can have left: `Exchange.sent` is that fact, and `DmpUnavailable.sent` repeats it. One timer
+covers connection, handshake, request and answer; the answer's size is bounded while it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TimeoutError,
+)
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS
+from zope.interface import alsoProvides, implementer
+
+from drimbox import __version__
+from drimbox.config import Certificate
+from drimbox.ports import DmpUnavailable
+from drimbox.xds.soap import HttpMessage
+
+T = TypeVar("T")
+#: Builds the TLS policy of a client from the roots of the server and our own pair (architecture.md rule 7).
+TlsPolicy = Callable[[Path, Certificate | None], IPolicyForHTTPS]
+
+
+@attrs.frozen
+class HttpAnswer:
+    """Status, Content-Type (empty when absent) and the whole body."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class AnswerTooLarge(Exception):
+    """The answer is larger than we accept."""
+
+
+class Exchange:
+    """One POST. `sent` says whether any byte of the request may have left."""
+
+    def __init__(self, reactor: Any, policy: IPolicyForHTTPS, *, connect_timeout: float) -> None:
+        self.sent = False
+        self._reactor = reactor
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        pool.retryAutomatically = False
+        endpoints = _Endpoints(reactor, policy, connect_timeout, self._handshake_done)
+        self._agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
+
+    async def post(self, url: str, message: HttpMessage, *, timeout: float, max_bytes: int) -> HttpAnswer:
+        """Send and return the answer, whatever its status; raises `DmpUnavailable`.
+
+        `timeout` (seconds) covers everything. A cancellation from outside stays a cancellation.
+        """
+        if not url.startswith("https://"):
+            raise self._unavailable("adresse qui n'est pas en https")
+        expired = False
+        work = ensureDeferred(self._post(url, message, max_bytes))
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            work.cancel()
+
+        timer = self._reactor.callLater(timeout, expire)
+        try:
+            return await work
+        except CancelledError:
+            if not expired:
+                raise
+            raise self._unavailable("délai dépassé") from None
+        except DmpUnavailable:
+            # Cancelled half-way, the library may report a cut connection instead.
+            if expired:
+                raise self._unavailable("délai dépassé") from None
+            raise
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _handshake_done(self) -> None:
+        self.sent = True
+
+    async def _post(self, url: str, message: HttpMessage, max_bytes: int) -> HttpAnswer:
+        headers = Headers(
+            {
+                "Content-Type": [message.content_type],
+                "User-Agent": [f"DRIMbox/{__version__}"],
+                "Accept": ["multipart/related, application/soap+xml"],
+            }
+        )
+        request = self._agent.request(b"POST", url.encode("ascii"), headers, _Bytes(message.body))
+        response = await self._network(request)
+        collector = _Collector(max_bytes)
+        response.deliverBody(collector)
+        body = await self._network(collector.done)
+        content_type = response.headers.getRawHeaders("Content-Type") or [""]
+        return HttpAnswer(response.code, str(content_type[0]), body)
+
+    async def _network(self, deferred: Deferred[T]) -> T:
+        """Wait for the network; every failure of its is "unavailable", and only those."""
+        try:
+            return await deferred
+        except CancelledError:
+            raise
+        except Exception as error:
+            # `from None`: the library's words may quote the answer, and so a patient.
+            raise self._unavailable(self._reason(error)) from None
+
+    def _unavailable(self, reason: str) -> DmpUnavailable:
+        return DmpUnavailable(f"DMP injoignable : {reason}", sent=self.sent)
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, AnswerTooLarge):
+            return "réponse trop volumineuse"
+        if isinstance(error, DNSLookupError):
+            return "nom introuvable"
+        if isinstance(error, TimeoutError):
+            return "pas de connexion dans le délai"
+        if isinstance(error, ConnectionRefusedError):
+            return "connexion refusée"
+        if isinstance(error, ConnectError):
+            return "connexion impossible"
+        if not self.sent:
+            return "échec de la négociation TLS"
+        return "connexion coupée ou réponse incomplète"
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """Makes endpoints whose protocols tell when the handshake is done; TLS whatever the scheme."""
+
+    def __init__(
+        self, reactor: Any, policy: IPolicyForHTTPS, timeout: float, handshake_done: Callable[[], None]
+    ) -> None:
+        self._reactor = reactor
+        self._policy = policy
+        self._timeout = timeout
+        self._handshake_done = handshake_done
+
+    def endpointForURI(self, uri: Any) -> Any:
+        tcp = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port, timeout=self._timeout)
+        creator: Any = self._policy.creatorForNetloc(uri.host, uri.port)
+        return _Watched(wrapClientTLS(creator, tcp), self._handshake_done)
+
+
+class _Watched:
+    """An endpoint whose protocols are told of the end of the handshake."""
+
+    def __init__(self, endpoint: Any, handshake_done: Callable[[], None]) -> None:
+        self._endpoint = endpoint
+        self._handshake_done = handshake_done
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        deferred: Deferred[Any] = self._endpoint.connect(_Watching(factory, self._handshake_done))
+        return deferred
+
+
+class _Watching(Factory):
+    noisy = False
+
+    def __init__(self, inner: Any, handshake_done: Callable[[], None]) -> None:
+        self._inner = inner
+        self._handshake_done = handshake_done
+
+    def buildProtocol(self, addr: Any) -> Any:
+        protocol = self._inner.buildProtocol(addr)
+        protocol.handshakeCompleted = self._handshake_done
+        alsoProvides(protocol, IHandshakeListener)
+        return protocol
+
+
+@implementer(IBodyProducer)
+class _Bytes:
+    """A body that is already there."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        consumer.write(self._data)
+        done.callback(None)
+        return done
+
+    def pauseProducing(self) -> None:
+        """Nothing left to pause."""
+
+    def resumeProducing(self) -> None:
+        """Nothing left to resume."""
+
+    def stopProducing(self) -> None:
+        """Nothing left to stop."""
+
+
+class _Collector(Protocol):
+    """Collects a body up to a size; cancelling `done` cuts the connection."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._over = False
+        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._size += len(data)
+        if self._size > self._max_bytes:
+            self._over = True
+            self._chunks.clear()
+            self._abort()
+            self.done.errback(AnswerTooLarge())
+            return
+        self._chunks.append(data)
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        if self._over or self.done.called:
+            return
+        # Without Content-Length nor chunks the end of the connection is the end of the answer; the
+        # XML or the closing delimiter then say whether it is whole.
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.done.callback(b"".join(self._chunks))
+        else:
+            self.done.errback(reason)
+
+    def _abort(self) -> None:
+        self._over = True
+        abort = getattr(self.transport, "abortConnection", None)
+        if abort is not None:
+            abort()
