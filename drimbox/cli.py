@@ -1,0 +1,50 @@
+"""The `drimbox` command. Exit codes: 0 good, 1 the check or the work failed, 2 wrong command line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from io import TextIOWrapper
+
+import click
+
+from drimbox.commands.configuration import check_config
+from drimbox.commands.french import speak_french
+from drimbox.commands.inspection import inspection
+from drimbox.commands.pacs import pacs
+from drimbox.commands.process import notices, status
+
+speak_french()
+
+
+@click.group(
+    subcommand_metavar="COMMANDE ...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+def cli() -> None:
+    """Passerelle d'imagerie DRIMbox.
+
+    Le service lui-même se lance par « twistd -n drimbox --config FICHIER ».
+    """
+
+
+@cli.command()
+def version() -> None:
+    """Afficher la version."""
+    click.echo(f"DRIMbox {importlib.metadata.version('drimbox')}")
+
+
+for command in (check_config, status, notices, pacs, inspection):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line, in UTF-8 whatever the locale says."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    cli(prog_name="drimbox")
+
+
+if __name__ == "__main__":
+    main()

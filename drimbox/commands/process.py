@@ -1,0 +1,160 @@
+"""Commands that speak to the running process, through its admin listener."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from drimbox.commands.common import (
+    Command,
+    Failed,
+    config_option,
+    escape_control,
+    json_option,
+    print_json,
+    refused,
+    tree_lines,
+)
+from drimbox.config import Listener
+from drimbox.configfile import ConfigErrors, admin_listener
+
+TIMEOUT = 10.0
+MAX_ANSWER = 16 * 1024 * 1024
+#: What the admin listener announces (`web.admin.SERVER_NAME`), here without importing Twisted.
+SERVER_NAME = "DRIMbox-admin"
+
+
+@attrs.frozen
+class AdminClient:
+    """Asks the running process; every failure is a `Failed` that says what to do."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, listener: Listener) -> AdminClient:
+        """Return the client of a listener; one that listens everywhere is called on the loop."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
+        return cls(everywhere.get(listener.host, listener.host), listener.port)
+
+    @property
+    def where(self) -> str:
+        """The address, as it is written in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the JSON answer of a success. Raises `Failed`."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
+        headers = {"Content-Type": "application/json"} if method != "GET" else {}
+        data = json.dumps(body or {}) if method != "GET" else None
+        try:
+            connection.request(method, path, body=data, headers=headers)
+            response = connection.getresponse()
+            content = response.read(MAX_ANSWER + 1)
+        except ConnectionRefusedError:
+            raise Failed(
+                f"DRIMbox ne tourne pas : rien n'écoute sur {self.where}.\n"
+                "Le démarrer (systemctl start drimbox), ou donner la bonne adresse avec --admin."
+            ) from None
+        except TimeoutError:
+            raise Failed(f"DRIMbox n'a pas répondu en {TIMEOUT:g} s sur {self.where}.") from None
+        except http.client.HTTPException:
+            raise Failed(f"ce qui écoute sur {self.where} n'est pas DRIMbox.") from None
+        except OSError as error:
+            raise Failed(f"connexion à {self.where} impossible : {error.strerror or error}.") from None
+        finally:
+            connection.close()
+        if response.getheader("Server") != SERVER_NAME or len(content) > MAX_ANSWER:
+            raise Failed(f"ce qui écoute sur {self.where} n'est pas DRIMbox.")
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            raise Failed(f"réponse illisible de {self.where}.") from None
+        if response.status >= 400:
+            detail = answer.get("error", {}).get("detail", "") if isinstance(answer, dict) else ""
+            raise Failed(f"refusé par DRIMbox ({response.status}) : {escape_control(str(detail))}")
+        return answer
+
+
+def _address(_: click.Context, __: click.Parameter, value: str | None) -> AdminClient | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+)):([0-9]{1,5})", value)
+    if found is None:
+        raise click.BadParameter("écrire ADRESSE:PORT, par exemple 127.0.0.1:9349")
+    return AdminClient(found[1] or found[2], int(found[3]))
+
+
+def admin_option(command: Command) -> Command:
+    """Add `--admin` and `--config` to a command that speaks to the process."""
+    add = click.option(
+        "--admin",
+        "client",
+        callback=_address,
+        metavar="ADRESSE:PORT",
+        help="Écoute d'administration ; par défaut, celle de la configuration.",
+    )
+    return config_option(add(command))
+
+
+def client_of(client: AdminClient | None, config_path: Path) -> AdminClient:
+    """Return the client asked for, else the one the configuration gives. Raises `Failed`."""
+    if client is not None:
+        return client
+    try:
+        return AdminClient.of(admin_listener(config_path))
+    except ConfigErrors as errors:
+        raise refused(errors) from None
+
+
+@click.command()
+@admin_option
+@json_option
+def status(client: AdminClient | None, config_path: Path, as_json: bool) -> None:
+    """Afficher l'état du processus."""
+    answer = client_of(client, config_path).ask("GET", "/status")
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo("\n".join(tree_lines(answer)))
+
+
+@click.group(subcommand_metavar="COMMANDE ...")
+def notices() -> None:
+    """Avis à l'administrateur."""
+
+
+@notices.command("list")
+@admin_option
+@json_option
+def notices_list(client: AdminClient | None, config_path: Path, as_json: bool) -> None:
+    """Lister les avis ouverts."""
+    answer = client_of(client, config_path).ask("GET", "/notices")
+    found = answer.get("notices", []) if isinstance(answer, dict) else []
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("Aucun avis ouvert.")
+    for notice in found:
+        times = f" ({notice['count']} fois)" if notice.get("count", 1) > 1 else ""
+        last = f"{notice.get('last_at', '')}"[:19].replace("T", " ")
+        line = f"{notice.get('id')}  {last}  {notice.get('code', '')}  {notice.get('text', '')}{times}"
+        click.echo(escape_control(line))
+
+
+@notices.command("ack")
+@click.argument("numbers", type=click.IntRange(min=1), nargs=-1, required=True, metavar="NUMÉRO...")
+@admin_option
+def notices_ack(client: AdminClient | None, config_path: Path, numbers: tuple[int, ...]) -> None:
+    """Acquitter des avis par leur numéro."""
+    process = client_of(client, config_path)
+    for number in numbers:
+        process.ask("POST", f"/notices/{number}/acknowledge")
+        click.echo(f"Avis {number} acquitté.")
