@@ -43,8 +43,11 @@ from drimbox.wado.request import SeriesRequest
 class KosArchive(Protocol):
     """The archive as a delivery reads it."""
 
-    async def for_request(self, site: str, study_uid: str) -> list[ArchivedKos]:
-        """Return the KOS a request for this study may be judged against, newest first."""
+    async def candidates(self, site: str, study_uid: str, *, with_data: bool = False) -> list[ArchivedKos]:
+        """Return every KOS a Consumer may know for this site and study, newest first."""
+
+    async def get(self, kos_id: int) -> ArchivedKos:
+        """Return one KOS with its bytes."""
 
 
 class Answer(Sink, Protocol):
@@ -174,7 +177,7 @@ class Deliveries:
 
     async def _kos(self, site: Site, request: SeriesRequest) -> ArchivedKos:
         """Find the KOS this request may be answered for (DB.SO.38)."""
-        candidates = await self._archive.for_request(site.name, request.study_uid)
+        candidates = await self._archive.candidates(site.name, request.study_uid)
         if not candidates:
             raise KosUnknown
         named = next((kos for kos in candidates if kos.sop_instance_uid == request.kos_uid), None)
@@ -183,7 +186,7 @@ class Deliveries:
             raise KosDepublished
         if named is None or named.state not in (KosState.PENDING, KosState.PUBLISHED):
             raise KosMismatch
-        return named
+        return await self._archive.get(named.id)
 
     def _due(self, kos: ArchivedKos, request: SeriesRequest) -> frozenset[str]:
         """List what the KOS promises of the series; a series it does not list is not served."""

@@ -10,6 +10,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 import attrs
@@ -69,7 +70,7 @@ class JobQueue(Protocol):
     async def finish(self, job_id: int, result: str, detail: str = "") -> None:
         """End the job without a publication."""
 
-    async def retry(self, job_id: int, at: object, error: str) -> None:
+    async def retry(self, job_id: int, at: datetime, error: str) -> None:
         """Put the job off."""
 
     async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:

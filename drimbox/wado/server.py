@@ -225,23 +225,29 @@ class WadoFactory(server.Site):
     def __init__(self, root: WadoResource, settings: WadoSettings, clock: Any) -> None:
         super().__init__(root, reactor=clock, timeout=settings.idle_timeout)
         self._settings = settings
-        self._open = 0
+        self._open: set[Any] = set()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make the channel of one connection, or refuse it when too many are open."""
-        if self._open >= self._settings.max_connections:
+        if len(self._open) >= self._settings.max_connections:
             metrics.DELIVERIES.labels("", "connections").inc()
             return None
         channel: Any = super().buildProtocol(addr)
-        self._open += 1
+        self._open.add(channel)
         lost = channel.connectionLost
 
         def connection_lost(reason: Failure) -> None:
-            self._open -= 1
+            self._open.discard(channel)
             lost(reason)
 
         channel.connectionLost = connection_lost
         return channel
+
+    def abort_all(self) -> None:
+        """Cut every connection, at shutdown."""
+        for channel in list(self._open):
+            if channel.transport is not None:
+                channel.transport.abortConnection()
 
     def log(self, request: http.Request) -> None:
         """Write no access log of Twisted's own: the gateway logs and audits deliveries itself."""

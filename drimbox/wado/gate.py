@@ -1,0 +1,152 @@
+"""Joins the WADO-RS face to trust, deliveries and the audit trail (an implementation of `server.Gate`).
+
+Every request leaves one audit record when it ends, however it ends (DB.SO.46, DB.SO.47), one line in the
+log and its metrics; what an administrator must mend becomes a notice.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import attrs
+from cryptography import x509
+from twisted.logger import Logger
+
+from drimbox import metrics
+from drimbox.audit import messages
+from drimbox.config import Config, Site
+from drimbox.errors import DrimboxError, PeerNotTrusted
+from drimbox.ports import AuditTrail, Notices
+from drimbox.source.delivery import Delivered, Deliveries
+from drimbox.trust.contexts import verified_peer
+from drimbox.wado.request import SeriesRequest
+from drimbox.wado.server import Peer, RequestAnswer
+
+#: Refusals that an operator of ours can do something about.
+_NOTICED = frozenset({"E1004", "E1005", "E1006"})
+
+
+class Lists(Protocol):
+    """The whitelist as the gate reads it."""
+
+    def lists(self, certificate: x509.Certificate) -> bool:
+        """Say whether CN and OU stand in one entry of the list in force (DB.SO.154)."""
+
+    def serves(self, site: Site) -> bool:
+        """Say whether our own certificate of that site is listed (DB.CS.164)."""
+
+
+@attrs.frozen
+class ConsumerPeer:
+    """The Consumer at the other end (a `server.Peer`)."""
+
+    address: str
+    listed: bool
+
+
+class WadoGate:
+    """Trust, deliveries and audit behind the WADO-RS face."""
+
+    log = Logger()
+
+    def __init__(
+        self, config: Config, deliveries: Deliveries, whitelist: Lists, audit: AuditTrail, notices: Notices
+    ) -> None:
+        self._config = config
+        self._deliveries = deliveries
+        self._whitelist = whitelist
+        self._audit = audit
+        self._notices = notices
+        #: False while the gateway stops: new requests get 503.
+        self.open = True
+
+    def site_of(self, transport: Any) -> Site | None:
+        """Return the site whose WADO name the TLS handshake chose."""
+        try:
+            return verified_peer(transport).site
+        except PeerNotTrusted:
+            return None
+
+    def peer_of(self, transport: Any) -> Peer | None:
+        """Return the verified Consumer, None without a verified certificate."""
+        try:
+            certificate = verified_peer(transport).certificate
+        except PeerNotTrusted:
+            return None
+        address = str(getattr(transport.getPeer(), "host", ""))
+        listed = certificate is not None and self._whitelist.lists(certificate)
+        return ConsumerPeer(address, listed)
+
+    def enabled(self, site: Site) -> bool:
+        """Say whether image access is switched on."""
+        return self.open and self._whitelist.serves(site)
+
+    async def serve(
+        self, site: Site, peer: Peer, request: SeriesRequest, answer: RequestAnswer
+    ) -> DrimboxError | None:
+        """Deliver, then take note; return the error when nothing has been written."""
+        result = await self._deliveries.deliver(site, request, answer)
+        self._measure(site, result)
+        await self._audit.record(
+            messages.images_served(
+                study_uid=request.study_uid,
+                caller_address=peer.address,
+                source_name=site.wado_fqdn,
+                kos=result.kos,
+                introspection=result.introspection,
+                situation=request.situation or "",
+                repository_uid=site.retrieve_location_uid or "",
+                error=result.error,
+                cut=result.cut,
+            )
+        )
+        await self._notify(site, result)
+        return result.error if not result.cut else None
+
+    async def refused(
+        self, site: Site | None, peer: Peer | None, target: bytes, error: DrimboxError
+    ) -> None:
+        """Audit a request refused before it reached the deliveries."""
+        name = site.name if site is not None else ""
+        metrics.DELIVERIES.labels(name, error.code).inc()
+        self.log.info("request refused: {code} {status}", code=error.code, status=error.status)
+        await self._audit.record(
+            messages.images_served(
+                study_uid="",
+                caller_address=peer.address if peer is not None else "",
+                source_name=site.wado_fqdn if site is not None else self._config.sites[0].wado_fqdn,
+                kos=None,
+                error=error,
+            )
+        )
+
+    def _measure(self, site: Site, result: Delivered) -> None:
+        code = result.error.code if result.error is not None else "ok"
+        metrics.DELIVERIES.labels(site.name, code).inc()
+        metrics.DELIVERED_BYTES.labels(site.name).inc(result.bytes)
+        metrics.DELIVERED_INSTANCES.labels(site.name).inc(result.instances)
+        if result.first_image is not None:
+            metrics.FIRST_IMAGE_SECONDS.labels(site.name).observe(result.first_image)
+        self.log.info(
+            "series of {study} for {site}: {code}, {instances} instances, {bytes} bytes in {seconds:.3f} s",
+            study=result.study_uid,
+            site=site.name,
+            code=code,
+            instances=result.instances,
+            bytes=result.bytes,
+            seconds=result.seconds,
+        )
+
+    async def _notify(self, site: Site, result: Delivered) -> None:
+        if result.differs:
+            await self._notices.post(
+                key=f"compare-{result.study_uid}",
+                code="E1002",
+                text=f"Examen {result.study_uid} : le KOS et le PACS {site.pacs.name} diffèrent",
+            )
+        if result.error is not None and result.error.code in _NOTICED:
+            await self._notices.post(
+                key=f"{result.error.code}-{site.name}",
+                code=result.error.code,
+                text=f"Site {site.name} : {result.error}",
+            )

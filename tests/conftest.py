@@ -1,0 +1,79 @@
+"""What all tests share: the conformance matrix, and no silent skip of a real peer in CI.
+
+The matrix is written to `reports/conformance.{json,md}` at the end of a run: for every requirement of
+`tests/requirements.tsv`, the tests that name it and what they said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / "reports"
+CATALOGUE = Path(__file__).parent / "requirements.tsv"
+_results: dict[str, dict[str, str]] = defaultdict(dict)
+_RANK = {"passed": 0, "skipped": 1, "failed": 2}
+
+
+def _catalogue() -> dict[str, tuple[str, str]]:
+    rows = (line.split("\t") for line in CATALOGUE.read_text("utf-8").splitlines() if line)
+    return {row[0]: (row[1], row[4]) for row in rows}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a requirement that the catalogue does not have, and a peer marker without a program."""
+    known = _catalogue()
+    for item in items:
+        for marker in item.iter_markers("requirement"):
+            unknown = [name for name in marker.args if name not in known]
+            if unknown:
+                raise pytest.UsageError(f"{item.nodeid}: unknown requirement {unknown}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose peer program is not installed, saying which package brings it."""
+    for marker in item.iter_markers("peer"):
+        for program in marker.args:
+            if shutil.which(program) is None and not Path("/usr/sbin", program).exists():
+                pytest.skip(f"{program} is not installed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, pytest.TestReport]:
+    """Note results by requirement; in CI a real-peer test that was skipped has failed."""
+    report: pytest.TestReport = yield
+    if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("peer") is not None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where every peer must be there: {report.longrepr}"
+    if report.when == "call" or report.outcome != "passed":
+        for marker in item.iter_markers("requirement"):
+            for name in marker.args:
+                known = _results[name].get(item.nodeid, "passed")
+                _results[name][item.nodeid] = max(known, report.outcome, key=_RANK.__getitem__)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the matrix, unless only part of the tests was asked for by name."""
+    if session.config.option.collectonly:
+        return
+    REPORTS.mkdir(exist_ok=True)
+    rows = []
+    for name, (level, text) in _catalogue().items():
+        tests = _results.get(name, {})
+        result = max(tests.values(), key=_RANK.__getitem__) if tests else "none"
+        rows.append({"id": name, "level": level, "text": text, "result": result, "tests": tests})
+    (REPORTS / "conformance.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False), "utf-8")
+    lines = ["| Requirement | Level | Result | Tests |", "|---|---|---|---|"]
+    lines += [f"| {r['id']} {r['text']} | {r['level']} | {r['result']} | {len(r['tests'])} |" for r in rows]
+    (REPORTS / "conformance.md").write_text("\n".join(lines) + "\n", "utf-8")
