@@ -32,31 +32,37 @@ _EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
 _HEAD = struct.Struct("<HHI").unpack_from
 
-#: Enough for a manifest of some 40,000 instances.
+#: Enough for a manifest of some 30,000 instances, delimiters counted.
 MAX_ELEMENTS: Final = 500_000
 
 
 class Item:
-    """A data set: the bytes of its values and the items of its sequences, by tag."""
+    """A data set: by tag, the bytes of its values and the items of its sequences."""
 
-    __slots__ = ("sequences", "values")
+    __slots__ = ("members",)
 
     def __init__(self) -> None:
-        self.values: dict[int, bytes] = {}
-        self.sequences: dict[int, list[Item]] = {}
+        self.members: dict[int, bytes | list[Item]] = {}
+
+    def value(self, tag: int) -> bytes | None:
+        """Return the bytes of a value, None when it is absent."""
+        found = self.members.get(tag)
+        return found if isinstance(found, bytes) else None
 
     def items(self, tag: int) -> list[Item]:
         """Return the items of a sequence, none when it is absent."""
-        return self.sequences.get(tag, [])
+        found = self.members.get(tag)
+        return found if isinstance(found, list) else []
 
     def first(self, tag: int) -> Item:
         """Return the first item of a sequence, an empty one when there is none."""
-        found = self.sequences.get(tag)
+        found = self.items(tag)
         return found[0] if found else Item()
 
     def text(self, tag: int) -> str:
         """Return an ASCII value (UI, CS, DA, TM, IS ...) without its padding; empty when absent."""
-        return self.values.get(tag, b"").decode("latin-1").strip("\0 \t\r\n")
+        found = self.members.get(tag)
+        return found.decode("latin-1").strip("\0 \t\r\n") if isinstance(found, bytes) else ""
 
 
 def read_tree(
@@ -119,16 +125,16 @@ class _Walk:
                 raise DatasetRefused(f"{tag_text(tag)} has no value representation")
             length = _LENGTH(self._data, start)[0]
             start += 4
-        if tag in target.values or tag in target.sequences:
+        if tag in target.members:
             raise DatasetRefused(f"{tag_text(tag)} stands twice")
         if vr == b"SQ":
             items: list[Item] = []
-            target.sequences[tag] = items
+            target.members[tag] = items
             return self._descend(items, start, length, limit)
         end: int = start + length
         if length == UNDEFINED or end > limit:
             raise DatasetRefused(f"{tag_text(tag)} passes the end of what holds it")
-        target.values[tag] = self._data[start:end]
+        target.members[tag] = self._data[start:end]
         return end
 
     def _item(self, items: list[Item], position: int, limit: int) -> int:

@@ -176,7 +176,7 @@ class _Reader:
 
     def _string(self, item: Item, tag: int) -> str:
         """Return a text on one line, trimmed: one validator's manifest has line breaks around values."""
-        return _BLANKS.sub(" ", self._decode(item.values.get(tag, b""))).strip()
+        return _BLANKS.sub(" ", self._decode(item.value(tag) or b"")).strip()
 
     def _patient(self) -> Patient:
         root = self._root
@@ -215,10 +215,10 @@ class _Reader:
 
     def _text_lines(self) -> list[str]:
         root = self._root
-        items = [item for item in root.items(_CONTENT) if item.text(_VALUE_TYPE) == "TEXT"]
-        raw = next((item.values[_TEXT_VALUE] for item in items if _TEXT_VALUE in item.values), None)
-        if raw is None:
-            raw = root.values.get(_TEXT_VALUE, b"")
+        found = (
+            item.value(_TEXT_VALUE) for item in root.items(_CONTENT) if item.text(_VALUE_TYPE) == "TEXT"
+        )
+        raw = next((each for each in found if each), None) or root.value(_TEXT_VALUE) or b""
         text = _FOLD.sub(" ", self._decode(raw))
         return [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
 
@@ -267,7 +267,7 @@ class _Reader:
                 KeyImage(
                     sop_instance_uid=_uid(note, _REFERENCED_INSTANCE, "ReferencedSOPInstanceUID"),
                     series_uid=_uid(note, _SERIES, "SeriesInstanceUID"),
-                    description=self._decode(note.first(_CONTENT).values.get(_TEXT_VALUE, b"")).strip(),
+                    description=self._decode(note.first(_CONTENT).value(_TEXT_VALUE) or b"").strip(),
                 )
                 for note in notes
                 if note.first(_CONCEPT).text(_CODE_VALUE) in ("", _OF_INTEREST_CODE)
