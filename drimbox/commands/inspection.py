@@ -41,15 +41,17 @@ def inspection() -> None:
 @inspection.command()
 @_FILE
 def report(file: str) -> None:
-    """Compte rendu : message HL7 ou document CDA ; « - » lit l'entrée standard."""
+    """Compte rendu : message HL7 ou document CDA ; « - » lit l'entrée standard.
+
+    Le code de sortie est 1 quand ce compte rendu ne donnerait pas de KOS ; « reason » dit pourquoi.
+    """
     data = read_input(file)
     from drimbox.conformance.inspect_report import inspect_report
 
-    try:
-        found = inspect_report(data)
-    except DrimboxError as error:
-        raise Failed(f"{file} : {error}") from None
+    found = inspect_report(data)
     print_json(found)
+    if not found.get("feed"):
+        raise click.exceptions.Exit(1)
 
 
 @inspection.command()
