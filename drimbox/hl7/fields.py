@@ -82,8 +82,11 @@ class Segment:
         Raises `Hl7Refused` AE 198 when the segment has more than `MAX_FIELDS` fields.
         """
         bounds = self._boundaries()
-        # MSH-1 is the separator itself, so what follows it is MSH-2.
-        number -= self.name == "MSH"
+        if self.name == "MSH":
+            # MSH-1 is the separator itself, so what follows it is MSH-2.
+            if number == 1:
+                return self.start + 3, self.start + 4
+            number -= 1
         if number + 1 >= len(bounds):
             return self.end, self.end
         return bounds[number] + 1, bounds[number + 1]
@@ -138,6 +141,9 @@ class Message:
         self.delimiters = Delimiters.of(raw[start : start + 16])
         self.segments = tuple(_segments(raw, start, self.delimiters))
         self.msh = self.segments[0]
+        if sum(1 for _ in self.named("MSH")) > 1:
+            # The second would be acknowledged with the first, and never read.
+            raise not_hl7("plusieurs segments MSH dans un même message")
         self.raw = raw
         self._codec: str | None = None
 

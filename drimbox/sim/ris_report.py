@@ -172,7 +172,8 @@ def _templates(level: int) -> str:
 
 def _record_target(report: SimReport) -> str:
     used = f'<family qualifier="CL">{escape(report.used_family)}</family>' if report.used_family else ""
-    place = f"<birthplace><place><addr><county>{escape(report.birth_place)}</county></addr></place></birthplace>"
+    county = f"<county>{escape(report.birth_place)}</county>"
+    place = f"<birthplace><place><addr>{county}</addr></place></birthplace>"
     return (
         "<recordTarget><patientRole>"
         + (_id(report.ins_oid, report.ins) if report.ins else "")
