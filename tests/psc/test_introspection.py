@@ -135,9 +135,9 @@ async def test_an_active_token_gives_its_professional(make):
 )
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_is_not_good_or_not_verifiable_is_403(make, status, body):
-    with listening(Site(Proxy(status, b"" if body is None else json.dumps(body).encode()))) as url:
-        with pytest.raises(TokenInvalid) as caught:
-            await make(url).introspect(TOKEN)
+    proxy = Site(Proxy(status, b"" if body is None else json.dumps(body).encode()))
+    with listening(proxy) as url, pytest.raises(TokenInvalid) as caught:
+        await make(url).introspect(TOKEN)
     assert (caught.value.status, caught.value.code) == (403, "E1104")
 
 
@@ -147,9 +147,9 @@ async def test_redirections_are_not_followed(make):
     target = Proxy()
     with listening(Site(target)) as elsewhere:
         for status in (301, 302, 307, 308):
-            with listening(Site(Proxy(status, b"", {b"Location": elsewhere.encode()}))) as url:
-                with pytest.raises(TokenInvalid):
-                    await make(url).introspect(TOKEN)
+            proxy = Site(Proxy(status, b"", {b"Location": elsewhere.encode()}))
+            with listening(proxy) as url, pytest.raises(TokenInvalid):
+                await make(url).introspect(TOKEN)
     assert target.asked == []
 
 
