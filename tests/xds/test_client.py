@@ -17,12 +17,13 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor, ssl
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.interfaces import IHostnameResolver
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from drimbox.config import Certificate, Structure
 from drimbox.ports import Accepted, DmpUnavailable, Record, Refused
-from drimbox.xds import codes
+from drimbox.xds import codes, soap
 from drimbox.xds.client import DmpClient
 from drimbox.xds.ebrim import RIM
 from drimbox.xds.mime import read_related
@@ -139,11 +140,14 @@ async def test_a_publication_is_complete_and_signed(
     assert content_type
     related = read_related(content_type[1].decode(), body)
     assert [part.content_id for part in related.parts] == ["0.1", "0.2", "0.3"]
+    assert b"\r\nConnection: close\r\n" in head + b"\r\n", "an attempt is a connection of its own"
     envelope = safe_parse(related.root.content)
     ns = {"wsa": "http://www.w3.org/2005/08/addressing", "xdsb": "urn:ihe:iti:xds-b:2007"}
     assert envelope.findtext("*/wsa:To", namespaces=ns) == f"{url}/si-dmp-server/v2/services/repository"
     action = "urn:ihe:iti:2007:ProvideAndRegisterDocumentSet-b"
     assert envelope.findtext("*/wsa:Action", namespaces=ns) == action
+    mandatory = envelope.find("*/wsa:Action", ns).get(f"{{{soap.SOAP}}}mustUnderstand")
+    assert mandatory == "true"
     parts = {d.get("id"): d[0].get("href") for d in envelope.iterfind(".//xdsb:Document", ns)}
     kos, signature = related.part(parts["DocumentKOS"]), related.part(parts["Signature01"])
     assert kos is not None
@@ -405,6 +409,28 @@ async def test_a_refused_connection_sent_nothing(
     error = await unavailable(publish(client(f"https://127.0.0.1:{closed_port}"), structure))
     assert not error.sent
     assert "connexion refusée" in str(error)
+
+
+@implementer(IHostnameResolver)
+class NoNames:
+    """A resolver that finds nothing."""
+
+    def resolveHostName(self, receiver: Any, *args: Any, **options: Any) -> Any:
+        receiver.resolutionBegan(self)
+        receiver.resolutionComplete()
+        return receiver
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unknown_name_sent_nothing(structure: Structure, client: Client) -> None:
+    net: Any = reactor
+    before = net.installNameResolver(NoNames())
+    try:
+        error = await unavailable(publish(client("https://dmp.invalid"), structure))
+    finally:
+        net.installNameResolver(before)
+    assert not error.sent
+    assert "nom introuvable" in str(error)
 
 
 @pytest.mark.parametrize("fault_of", ["unknown root", "wrong name", "plain text", "silence"])
