@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drimbox import config as classes
+from drimbox import configdoc
 from drimbox.config import Config
 from drimbox.configfile import ConfigErrors, admin_listener, check, keys_of, load
 from drimbox.configkeys import RULES
@@ -184,6 +185,13 @@ def test_every_default_obeys_its_rule() -> None:
             if field.name in rules and field.default is not attrs.NOTHING and field.default is not None:
                 value = list(field.default) if isinstance(field.default, tuple) else field.default
                 assert rules[field.name].read(value) == field.default, f"{cls.__name__}.{field.name}"
+
+
+def test_reference_document_is_up_to_date_and_explains_every_key() -> None:
+    """To mend: python -m drimbox.configdoc etc/drimbox.toml > docs/configuration.md"""
+    produced = configdoc.document(EXAMPLE.read_text(encoding="utf-8"))
+    assert [line for line in produced.splitlines() if line.endswith("|  |")] == []
+    assert (EXAMPLE.parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8") == produced
 
 
 # --- sites, RIS, PACS -------------------------------------------------------------------------------
