@@ -344,3 +344,10 @@ def test_dcmtk_finds_the_same_values(tmp_path: Path) -> None:
         lines = [line for line in run.stdout.splitlines() if not line.startswith((b"#", b"(0002"))]
         dumps.append([line.split(b"#")[0] for line in lines])
     assert dumps[0] == dumps[1]
+
+
+def test_a_value_that_passes_its_item_is_refused_at_its_head_not_at_the_end() -> None:
+    converter = ImplicitToExplicit()
+    converter.feed(head(0x00081140, 18) + head(0xFFFEE000, 10))
+    with pytest.raises(DatasetRefused, match="passes the end"):
+        converter.feed(head(0x00080060, 8))
