@@ -320,11 +320,15 @@ async def _exchange(
             transport.loseConnection()
         elif misbehaviour is Misbehaviour.HALF_CLOSE:
             transport.loseWriteConnection()
-        return await client.done
+        acks = await client.done
+        transport.loseConnection()
+        return acks
+    except BaseException:
+        transport.abortConnection()
+        raise
     finally:
         if timer.active():
             timer.cancel()
-        transport.abortConnection()
 
 
 class _Client(Protocol):

@@ -356,10 +356,9 @@ def test_a_replacement_names_what_it_replaces() -> None:
 
 
 def test_the_act_is_named_by_ccam_where_loinc_says_nothing() -> None:
-    ccam = '<code nullFlavor="NA"><translation code="ACQH004" codeSystem="1.2.250.1.213.2.5" displayName="Scanner"/>'
-    edit = replacing(
-        '<code code="24531-6" codeSystem="2.16.840.1.113883.6.1" displayName="IRM tête">', ccam
-    )
+    loinc = '<code code="24531-6" codeSystem="2.16.840.1.113883.6.1" displayName="IRM tête">'
+    ccam = '<translation code="ACQH004" codeSystem="1.2.250.1.213.2.5" displayName="Scanner"/>'
+    edit = replacing(loinc, f'<code nullFlavor="NA">{ccam}')
     (act,) = report(edit=edit).acts
     assert act.description == "Scanner"
     assert [code.value for code in act.modalities] == ["MR"]
