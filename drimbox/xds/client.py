@@ -3,7 +3,7 @@
 Theory of operation. Everything a submission sends is a function of the submission; this adapter adds what
 is new at each attempt (message id, VIHF), sends it with the structure's own certificate, and hands the
 answer to `outcomes`. Making a request costs about 5 ms, so it stays on the reactor thread; an answer
-large enough to be long to parse goes through the injected `run`.
+large enough to be long to parse goes through the injected `run`, and so does the making of a TLS context.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
+from twisted.web.iweb import IPolicyForHTTPS
 
-from drimbox.config import Config, Structure
+from drimbox.config import Certificate, Config, Structure
 from drimbox.model import Report
 from drimbox.ports import (
     Accepted,
@@ -45,7 +47,7 @@ from drimbox.xds.outcomes import (
     registry_outcome,
     reply_or_refusal,
 )
-from drimbox.xds.sender import Sender, SigningPairs
+from drimbox.xds.sender import Sender, SigningPairs, stamp_of
 from drimbox.xds.signature import signature_document
 from drimbox.xds.transport import Exchange, HttpAnswer, TlsPolicy
 from drimbox.xds.vihf import vihf
@@ -65,8 +67,9 @@ class Runner(Protocol):
 class DmpClient:
     """Implements `drimbox.ports.Record`.
 
-    `tls_policy` builds the TLS of a client from the DMP's roots and a structure's authentication pair;
-    it is asked at every attempt, so that renewed certificates are used at once.
+    `tls_policy` builds the TLS of a client from the DMP's roots and a structure's authentication pair; it
+    is asked again whenever one of these files changed, so that renewed certificates are used at once.
+    `run` calls a function elsewhere than on the reactor thread.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class DmpClient:
         self._run = run
         self._new_uuid = new_uuid
         self._pairs = SigningPairs()
+        self._policies: dict[Certificate, tuple[tuple[int, ...], IPolicyForHTTPS]] = {}
 
     async def patient_exists(self, structure: Structure, report: Report) -> Outcome:
         """TD0.2: `Accepted` when the patient's DMP exists and is open, else `Refused` (E006).
@@ -213,12 +217,7 @@ class DmpClient:
         self, sender: Sender, header: soap.Header, message: soap.HttpMessage, report: Report
     ) -> Reply | Refused:
         settings = self._settings
-        try:
-            policy = self._tls_policy(settings.roots, sender.structure.authentication)
-        except Exception:
-            # A certificate that cannot be read today may be mended without a restart: the queue waits.
-            _log.failure("TLS towards the DMP cannot be set up")
-            raise DmpUnavailable("certificat ou racines TLS inutilisables", sent=False) from None
+        policy = await self._policy(sender.structure.authentication)
         exchange = Exchange(self._reactor, policy, connect_timeout=settings.connect_timeout)
         http = await exchange.post(
             header.to, message, timeout=settings.timeout, max_bytes=settings.max_response_bytes
@@ -240,6 +239,26 @@ class DmpClient:
         if reply.relates_to not in (None, header.message_id):
             raise DmpUnavailable("réponse à une autre demande", sent=True)
         return reply
+
+    async def _policy(self, pair: Certificate) -> IPolicyForHTTPS:
+        """Return the TLS policy of a structure, made again when one of its files changed.
+
+        OpenSSL checks a private key for tens of milliseconds, so it is made elsewhere, and kept.
+        """
+        roots = self._settings.roots
+        try:
+            stamp = stamp_of(roots, pair.certificate, pair.key)
+            held = self._policies.get(pair)
+            if held is None or held[0] != stamp:
+                policy = await self._run(lambda: self._tls_policy(roots, pair))
+                held = self._policies[pair] = (stamp, policy)
+        except Exception as error:
+            if isinstance(error, CancelledError):
+                raise
+            # A certificate that cannot be read today may be mended without a restart: the queue waits.
+            _log.failure("TLS towards the DMP cannot be set up")
+            raise DmpUnavailable("certificat ou racines TLS inutilisables", sent=False) from None
+        return held[1]
 
     async def _read(self, http: HttpAnswer) -> Reply:
         def read() -> Reply:

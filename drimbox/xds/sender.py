@@ -106,7 +106,7 @@ class SigningPairs:
     def get(self, files: Certificate) -> SigningPair:
         """Return the pair, read again when a file changed. Errors as `load_pair`."""
         try:
-            stamp = _stamp(files.certificate) + _stamp(files.key)
+            stamp = stamp_of(files.certificate, files.key)
         except OSError as error:
             raise PublicationError("certificat ou clé de signature illisible") from error
         held = self._held.get(files)
@@ -115,6 +115,7 @@ class SigningPairs:
         return held[1]
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
+def stamp_of(*paths: Path) -> tuple[int, ...]:
+    """Return what changes when one of these files is written or replaced; raises `OSError`."""
+    found = [path.stat() for path in paths]
+    return tuple(n for status in found for n in (status.st_mtime_ns, status.st_size, status.st_ino))

@@ -322,7 +322,10 @@ async def test_a_large_answer_is_read_off_the_reactor(pki: Pki, structure: Struc
         config = make_config(url, pki.roots, structure, timeout=5.0)
         client = DmpClient(config, reactor, clock=FixedClock(), tls_policy=Policy, run=run)  # type: ignore[arg-type]
         assert await publish(client, structure) == Accepted()
-    assert ran == [1]
+        # The TLS context, made once, and the answer; a second answer alone.
+        assert len(ran) == 2
+        assert await publish(client, structure) == Accepted()
+        assert len(ran) == 3
 
 
 @pytest.mark.threat("patient data in logs")
@@ -491,6 +494,26 @@ async def test_an_unreadable_certificate_waits_and_sends_nothing(
     broken = attrs.evolve(structure, authentication=Certificate(tmp_path / "no", tmp_path / "no"))
     error = await unavailable(publish(client(f"https://127.0.0.1:{closed_port}"), broken))
     assert not error.sent
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_renewed_certificate_is_presented_without_restart(
+    pki: Pki, structure: Structure, client: Client, tmp_path: Path
+) -> None:
+    files = Certificate(tmp_path / "own.pem", tmp_path / "own.key")
+
+    def install(pair: Certificate) -> None:
+        files.certificate.write_bytes(pair.certificate.read_bytes())
+        files.key.write_bytes(pair.key.read_bytes())
+
+    install(pki.authentication)
+    changing = attrs.evolve(structure, authentication=files)
+    async with dmp(pki, http(SUCCESS)) as (server, url):
+        one = client(url)
+        await publish(one, changing)
+        install(pki.signature)
+        await publish(one, changing)
+    assert [str(peer).split(",")[0] for peer in server.peers] == ["CN=org-auth", "CN=org-sign"]
 
 
 @pytest.mark.threat("ssrf")
