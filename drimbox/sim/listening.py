@@ -14,8 +14,10 @@ from typing import Any
 from OpenSSL import SSL, crypto
 from twisted.internet import defer
 from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IOpenSSLServerConnectionCreator
+from twisted.protocols.policies import WrappingFactory
 from twisted.web import http, resource, server
+from zope.interface import implementer
 
 from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.pki import Pair
@@ -31,6 +33,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@implementer(IOpenSSLServerConnectionCreator)
 class ServerContext:
     """TLS 1.2 or higher; with `client_roots` a client certificate is demanded and verified."""
 
@@ -53,24 +56,17 @@ class ServerContext:
                 store.set_flags(crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL)
         self._context = context
 
-    def getContext(self) -> SSL.Context:
-        """Return the one context (Twisted's IOpenSSLContextFactory)."""
-        return self._context
+    def serverConnectionForTLS(self, protocol: object) -> SSL.Connection:
+        """Make the connection object Twisted drives."""
+        return SSL.Connection(self._context, None)
 
 
 class _Site(server.Site):
-    """A site that knows its open connections, so that going down cuts them."""
+    """A site that writes no access log and shows no traceback."""
 
     def __init__(self, root: resource.Resource) -> None:
         super().__init__(root, timeout=120)  # type: ignore[no-untyped-call]
         self.displayTracebacks = False
-        self.channels: list[Any] = []
-
-    def buildProtocol(self, addr: Any) -> Any:
-        channel = super().buildProtocol(addr)  # type: ignore[no-untyped-call]
-        self.channels = [known for known in self.channels if known.transport is not None]
-        self.channels.append(channel)
-        return channel
 
     def log(self, request: http.Request) -> None:
         """No access log: paths and addresses of tests interest nobody."""
@@ -83,7 +79,8 @@ class TlsListener:
         self, reactor: Any, root: resource.Resource, context: ServerContext, host: str, port: int
     ) -> None:
         self._reactor, self._context, self._host = reactor, context, host
-        self._site = _Site(root)
+        # The wrapper knows the open connections, so that going down can cut them.
+        self._site = WrappingFactory(_Site(root))
         self._port: IListeningPort | None = None
         #: Port number; chosen by the system at the first `up` when it was 0.
         self.port = port
@@ -106,10 +103,8 @@ class TlsListener:
         port, self._port = self._port, None
         if port is not None:
             await defer.maybeDeferred(port.stopListening)
-        for channel in self._site.channels:
-            if channel.transport is not None:
-                channel.transport.abortConnection()
-        self._site.channels.clear()
+        for wrapper in list(self._site.protocols):
+            wrapper.transport.abortConnection()
 
 
 def respond(
