@@ -151,9 +151,7 @@ def test_odd_but_harmless_senders_are_served(misbehaviour: Misbehaviour) -> Any:
 @pytest.mark.threat("HL7/MLLP")
 @pytest.mark.parametrize("misbehaviour", [Misbehaviour.VT_INSIDE, Misbehaviour.NO_FRAME])
 @pytest_twisted.inlineCallbacks
-def test_broken_framing_is_answered_ae_and_the_connection_closed(
-    misbehaviour: Misbehaviour, code: str
-) -> Any:
+def test_broken_framing_is_answered_ae_and_the_connection_closed(misbehaviour: Misbehaviour) -> Any:
     receiver = Recorder()
 
     async def body(listener: Listener) -> None:
