@@ -147,7 +147,11 @@ class DmpClient:
         if isinstance(answer, Refused):
             return answer
         if answer.status == "PartialSuccess":
-            entry = await self.find_entry(structure, submission.report, submission.sop_instance_uid)
+            try:
+                entry = await self.find_entry(structure, submission.report, submission.sop_instance_uid)
+            except DmpUnavailable as error:
+                # It is the question that did not leave: the submission did.
+                raise DmpUnavailable(str(error), sent=True) from error
             if entry is not None and _is_ours(entry, submission):
                 accepted = registry_outcome(RegistryAnswer("Success", answer.errors), *known)
                 assert isinstance(accepted, Accepted)
@@ -175,6 +179,8 @@ class DmpClient:
             raise DmpUnavailable(f"le DMP refuse la recherche : {outcome.text}", sent=True)
         found = [entry for entry in read_entries(reply.content) if entry.unique_id == unique_id]
         approved = [entry for entry in found if entry.status == codes.APPROVED]
+        if not found and answer.status != "Success":
+            raise DmpUnavailable("le DMP n'a répondu qu'en partie à la recherche", sent=True)
         return next(iter(approved or found), None)
 
     # --- one attempt ------------------------------------------------------------------------------

@@ -91,6 +91,10 @@ class ScriptedDmp(Factory):
             self._port = net.listenSSL(0, self, context, interface="127.0.0.1")
         return f"https://127.0.0.1:{self._port.getHost().port}"
 
+    def stop(self) -> Any:
+        """Take no new connection."""
+        return self._port.stopListening()
+
     def close(self) -> Any:
         """Stop listening and cut what is open."""
         for connection in list(self.connections):

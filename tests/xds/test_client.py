@@ -394,6 +394,20 @@ async def test_a_partial_success_is_settled_by_asking(
         assert outcome.code == "XDSMissingDocument"
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_question_that_cannot_be_asked_leaves_the_submission_sent(
+    pki: Pki, structure: Structure, client: Client
+) -> None:
+    def script(request: bytes) -> bytes:
+        server.stop()
+        return http(soap_body(registry("PartialSuccess", "XDSMissingDocument")))
+
+    async with dmp(pki, script) as (server, url):
+        error = await unavailable(publish(client(url), structure))
+    assert "connexion refusée" in str(error)
+    assert error.sent
+
+
 # --- before sending -------------------------------------------------------------------------------
 
 
@@ -575,6 +589,7 @@ async def test_what_the_dmp_does_not_hold(
     [
         http(soap_body(registry("Failure", "XDSRegistryMetadataError"))),
         http(soap_body(registry("Failure", "XDSRegistryBusy"))),
+        http(found(status="PartialSuccess")),
         http(soap_body(fault("Sender", "VIHF"))),
         http(b"", "403 Forbidden"),
         http(b"garbage"),
