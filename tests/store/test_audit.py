@@ -97,6 +97,8 @@ async def test_an_event_about_several_studies_is_found_by_each(stores: Stores) -
         # A row put in out of its turn.
         "INSERT INTO audit SELECT 7, instant, event_id, outcome, patient_ins, study_uid, payload,"
         " prev_hash, hash FROM audit WHERE id = 1",
+        "INSERT INTO audit SELECT 7, instant, event_id, outcome, patient_ins, study_uid, payload,"
+        " (SELECT hash FROM audit_head), hash FROM audit WHERE id = 1",
         "INSERT INTO audit SELECT 3, instant, event_id, outcome, patient_ins, study_uid, payload,"
         " prev_hash, hash FROM audit WHERE id = 1",
     ],
@@ -170,6 +172,7 @@ def _behind(connection: Connection, *statements: str) -> None:
     ("statements", "fault", "number"),
     [
         (["UPDATE audit SET payload = replace(payload, '110107', '110106') WHERE id = 3"], "modifié", 3),
+        (["UPDATE audit SET prev_hash = 'x' WHERE id = 3"], "modifié", 3),
         (["UPDATE audit SET patient_ins = 'autre' WHERE id = 2"], "recherche", 2),
         (["UPDATE audit SET study_uid = '' WHERE id = 2"], "recherche", 2),
         (["UPDATE audit SET outcome = 0 WHERE id = 4"], "recherche", 4),

@@ -58,6 +58,7 @@ def test_an_instant_without_zone_is_refused() -> None:
     [
         lambda plain: plain.pop("kos"),
         lambda plain: plain.update(kos="pas du base64 !"),
+        lambda plain: plain.update(kos="AA!AA==="),
         lambda plain: plain.update(sop_instance_uid=7),
         lambda plain: plain.update(secret_connection="yes"),
         lambda plain: plain.update(submission_time="2026-01-12T09:30:01"),

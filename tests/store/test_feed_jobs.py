@@ -86,6 +86,13 @@ async def test_a_job_waits_until_the_earlier_messages_of_its_ris_are_read(stores
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_job_does_not_wait_for_later_messages(stores: Stores) -> None:
+    first = await message(stores, "2.25.1")
+    await message(stores)
+    assert [job.message_id for job in await take(stores)] == [first]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_message_put_off_holds_back_nobody(stores: Stores) -> None:
     poor = await message(stores)
     await stores.inbox.take(stores.clock.now(), 1)
