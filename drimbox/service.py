@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from twisted.web.client import Agent
 
 from drimbox import __version__, metrics
 from drimbox.audit import messages
@@ -193,7 +194,12 @@ class Gateway(Service):
         self.deliveries = Deliveries(
             config,
             clock=reactor,
-            introspector=TokenIntrospector(config.psc, reactor),
+            introspector=TokenIntrospector(
+                config.psc,
+                Agent(reactor, client_policy(config.psc.roots, None), connectTimeout=config.psc.timeout),
+                reactor,
+                self._clock.now,
+            ),
             archive=self.archive,
             pacses=pacses,
             mover=mover,
