@@ -17,7 +17,8 @@ from twisted.internet import reactor
 from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.consumer import FetchResult, Order, fetch
 from drimbox.sim.pki import Pki
-from drimbox.sim.psc import (
+from drimbox.sim.psc import PscServer
+from drimbox.sim.psc_service import (
     AUTHORIZE,
     INTROSPECT,
     TOKEN,
@@ -26,7 +27,6 @@ from drimbox.sim.psc import (
     Professional,
     PscAnswer,
     PscRequest,
-    PscServer,
     PscService,
 )
 from tests.sim.processes import curl, simulator
