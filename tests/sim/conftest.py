@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from drimbox.sim.dmp_service import DmpService
+from drimbox.sim.dmp_trust import Trust
 from drimbox.sim.pki import Pki, make_pki
-
-STRUCTURE = "499700000001006"
+from tests.sim.dmp_requests import STRUCTURE, Maker
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,13 @@ def samples() -> Path:
     if not folder.is_dir():
         pytest.skip("published samples are not here (DRIMBOX_SAMPLES)")
     return folder
+
+
+@pytest.fixture
+def maker(sim_pki: Pki, tmp_path: Path) -> Maker:
+    return Maker(sim_pki, tmp_path, sim_pki.structures[STRUCTURE].signature)
+
+
+@pytest.fixture
+def service(sim_pki: Pki) -> DmpService:
+    return DmpService(Trust.load(sim_pki.roots, sim_pki.crls))

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from drimbox.sim.pki import Pair, Pki
-from tests.sim.conftest import STRUCTURE
 
+STRUCTURE = "499700000001006"
 INS = "284070100499094"
 PATIENT = f"{INS}^^^&1.2.250.1.213.1.4.10&ISO^NH"
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -13,8 +13,7 @@ import attrs
 import pytest
 
 from drimbox.sim.pki import Pair, Pki
-from tests.sim.conftest import STRUCTURE
-from tests.sim.dmp_requests import HttpRequest, Maker
+from tests.sim.dmp_requests import STRUCTURE, HttpRequest, Maker
 from tests.sim.processes import Curled, curl, simulator
 
 pytestmark = [
