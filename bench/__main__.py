@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from bench.baseline import measure_floor, measure_others
+from bench.pipeline import measure_pipeline
 from bench.results import Results
 from bench.site import PACS_NAMES, Site, open_site
 from bench.study import DATA, reference_study
@@ -24,9 +25,10 @@ from drimbox.sim.studies import REFERENCE_INSTANCES
 LATEST = Path(__file__).parent / "results" / "latest.json"
 
 
-def measure(site: Site, *, dcmtk: bool, everything: bool) -> None:
+def measure(site: Site, *, dcmtk: bool, everything: bool, memory: bool) -> None:
     """Run every measure on one PACS; the floor first, since ratios divide by it."""
     measure_floor(site)
+    measure_pipeline(site, memory=memory)
     measure_others(site, dcmtk=dcmtk, everything=everything)
 
 
@@ -55,7 +57,7 @@ def main(
         try:
             with open_site(name, folder, study, results, max(1, repeat)) as site:
                 _say(f"{name} {site.pacs.version} chargé ; mesures en cours")
-                measure(site, dcmtk=dcmtk, everything=everything)
+                measure(site, dcmtk=dcmtk, everything=everything, memory=not measured)
                 measured += 1
         except PeerMissing as missing:
             _say(f"{name} absent (paquet {missing.package}) : non mesuré")
