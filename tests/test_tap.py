@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -36,6 +37,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     module = types.ModuleType("drimbox.service")
     module.make_service = make_service  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "drimbox.service", module)
+    monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
     return asked
 
 
