@@ -153,7 +153,7 @@ class Gateway:
 
         async def notices() -> list[dict[str, Any]]:
             first = {"id": 3, "code": "E006", "text": "patient\x1b[2J inconnu", "count": 2}
-            return [{**first, "last_at": "2026-11-22T10:00:00.5+00:00"}]
+            return [{**first, "last": "2026-11-22T10:00:00.5+00:00"}]
 
         async def acknowledge(number: int) -> bool:
             self.acknowledged.append(number)

@@ -144,7 +144,7 @@ def notices_list(client: AdminClient | None, config_path: Path, as_json: bool) -
         click.echo("Aucun avis ouvert.")
     for notice in found:
         times = f" ({notice['count']} fois)" if notice.get("count", 1) > 1 else ""
-        last = f"{notice.get('last_at', '')}"[:19].replace("T", " ")
+        last = f"{notice.get('last', '')}"[:19].replace("T", " ")
         line = f"{notice.get('id')}  {last}  {notice.get('code', '')}  {notice.get('text', '')}{times}"
         click.echo(escape_control(line))
 

@@ -154,7 +154,8 @@ def core_api(
     """Return the registry that every process has; later commands register on it.
 
     `status` gives what `drimbox status` shows; `ready` the checks that must all hold before work is sent
-    to us; `notices` the open notices; `acknowledge` closes one and says whether it was open.
+    to us; `notices` the open notices, each with `id`, `code`, `text`, `count`, `first` and `last`, which is
+    what `drimbox notices list` shows; `acknowledge` closes one and says whether it was open.
     """
     api = AdminApi()
 
