@@ -42,7 +42,7 @@ class NullReceiver(Protocol):
         self._reply = b""
         self._context = 0
 
-    def connectionMade(self) -> None:  # noqa: N802
+    def connectionMade(self) -> None:
         """Take the socket options of the pipeline."""
         self._socket: socket.socket = self.transport.getHandle()  # type: ignore[union-attr]
         self.transport.setTcpNoDelay(True)  # type: ignore[union-attr]
@@ -50,7 +50,7 @@ class NullReceiver(Protocol):
         self.transport.bufferSize = 2 * MAXIMUM_PDU  # type: ignore[union-attr]
         self._reception.associations += 1
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802
+    def dataReceived(self, data: bytes) -> None:
         """Skip what is pixel, read what is protocol."""
         if _QUICKACK is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
@@ -67,7 +67,7 @@ class NullReceiver(Protocol):
         while self._step():
             pass
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the association."""
         self._buffer.clear()
 
@@ -162,7 +162,7 @@ class NullReceiverFactory(Factory):
     def __init__(self) -> None:
         self.reception = Reception()
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:  # noqa: N802
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """Return a receiver that counts here."""
         return NullReceiver(self.reception)
 

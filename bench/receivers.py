@@ -121,15 +121,15 @@ def run_null(port: int) -> None:
     class Control(LineReceiver):
         delimiter = b"\n"
 
-        def connectionMade(self) -> None:  # noqa: N802
+        def connectionMade(self) -> None:
             _say(port=listening.getHost().port)
 
-        def lineReceived(self, line: bytes) -> None:  # noqa: N802
+        def lineReceived(self, line: bytes) -> None:
             # The associations hold the same object: it is emptied, not replaced.
             _say(**attrs.asdict(factory.reception))
             factory.reception.clear()
 
-        def connectionLost(self, reason: object = None) -> None:  # noqa: N802
+        def connectionLost(self, reason: object = None) -> None:
             if reactor.running:
                 reactor.stop()
 

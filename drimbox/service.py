@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.web.client import Agent
@@ -47,6 +46,7 @@ from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox, OutboxItem
 from drimbox.store.spool import Spool
 from drimbox.trust.contexts import client_policy, server_context_factory
+from drimbox.trust.transport import BulkTLSFactory
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.gate import WadoGate
 from drimbox.wado.server import WadoFactory, WadoResource
@@ -270,7 +270,7 @@ class Gateway(Service):
         config, reactor = self.config, self._reactor
         names = [name for site in config.sites for name in (site.wado_fqdn, site.viewer_fqdn)]
         self._wado = WadoFactory(WadoResource(self._gate, config.wado, names), config.wado, reactor)
-        tls = TLSMemoryBIOFactory(server_context_factory(config), False, self._wado)
+        tls = BulkTLSFactory(server_context_factory(config), False, self._wado)
         api = core_api(
             status=self.status,
             ready=self._readiness,

@@ -129,22 +129,29 @@ class Transfer:
             self._receiving[channel] = (command, part, Status.SUCCESS)
 
     def data(self, channel: Channel, piece: Buffer, last: bool) -> None:
-        """Take a piece of the part; answer the C-STORE after the last one."""
+        """Take a piece of the part; answer the C-STORE as soon as the last one is here.
+
+        The answer goes out before the piece is written on: the PACS sends the next image while this one
+        is being encrypted. What the answer promises is in memory by then; the delivery itself is only
+        complete when every part has been written (`Outflow.complete`).
+        """
         self.last_activity = self._clock.seconds()
         command, part, status = self._receiving[channel]
+        chunks: list[Buffer] = []
         if part is not None:
             try:
-                self._outflow.push(part, part.feed(piece, last))
+                chunks = part.feed(piece, last)
             except PartRefused as refusal:
                 self._refuse(part, refusal)
                 part, status = None, refusal.status
                 self._receiving[channel] = (command, part, status)
-        if not last:
-            return
-        del self._receiving[channel]
+        if last:
+            del self._receiving[channel]
+            if part is not None:
+                self._seen.add(part.instance_uid)
+            channel.respond(command, status)
         if part is not None:
-            self._seen.add(part.instance_uid)
-        channel.respond(command, status)
+            self._outflow.push(part, chunks)
 
     def closed(self, channel: Channel, clean: bool) -> None:
         """An association is over; a half-received part can never be completed."""
