@@ -219,6 +219,8 @@ class Maker:
     folder: Path
     signer: Pair
     algorithm: str = "sha256"
+    structure: str = STRUCTURE
+    patient: str = PATIENT
 
     def _algorithms(self) -> tuple[str, str]:
         if self.algorithm == "sha1":
@@ -229,7 +231,7 @@ class Maker:
         )
 
     def vihf(
-        self, *, before: Edit = same, after: Edit = same, issued: datetime = NOW, patient: str = PATIENT
+        self, *, before: Edit = same, after: Edit = same, issued: datetime = NOW, patient: str | None = None
     ) -> str:
         """A signed assertion; `before` edits the template, `after` the signed text."""
         identifier = f"_{uuid.uuid4()}"
@@ -244,11 +246,11 @@ class Maker:
         )
         attributes = {
             "VIHF_Version": "3.0",
-            "Identifiant_Structure": STRUCTURE,
+            "Identifiant_Structure": self.structure,
             "Secteur_Activite": "SA07^1.2.250.1.71.4.2.4",
             "Ressource_URN": "urn:dmp",
             "urn:oasis:names:tc:xspa:1.0:subject:subject-id": "PAUL DURAND",
-            "urn:oasis:names:tc:xacml:2.0:resource:resource-id": escape(patient),
+            "urn:oasis:names:tc:xacml:2.0:resource:resource-id": escape(patient or self.patient),
             "urn:oasis:names:tc:xacml:2.0:subject:role": role,
             "urn:oasis:names:tc:xspa:1.0:subject:purposeofuse": purpose,
             "Authentification_Mode": "INDIRECTE",
@@ -404,16 +406,16 @@ class Maker:
         mime: Callable[[bytes], bytes] = lambda data: data,
     ) -> HttpRequest:
         """A whole TD2.1; each argument spoils one thing."""
-        kos = make_kos(kos_uid) if kos is None else kos
+        kos = make_kos(kos_uid, ins=self.patient.partition("^")[0]) if kos is None else kos
         signature = self.xades(
             signature_uid, set_uid, {kos_uid: kos}, before=xades_before, after=xades_after
         )
         original = ("SubmissionSetStatus", "Original")
         member = "urn:oasis:names:tc:ebxml-regrep:AssociationType:HasMember"
         objects = (
-            submission_set(set_uid)
-            + entry("DocumentKOS", kos_uid, kos, signature=False)
-            + entry("Signature01", signature_uid, signature, signature=True)
+            submission_set(set_uid, self.patient)
+            + entry("DocumentKOS", kos_uid, kos, signature=False, patient=self.patient)
+            + entry("Signature01", signature_uid, signature, signature=True, patient=self.patient)
             + association(member, "SubmissionSet01", "DocumentKOS", original)
             + association(member, "SubmissionSet01", "Signature01", original)
             + association(

@@ -14,15 +14,17 @@ from drimbox.sim.dmp_service import DmpService
 from drimbox.sim.dmp_trust import Trust
 from drimbox.sim.pki import Pki
 from tests.sim.dmp_requests import (
+    INS,
     LATE,
     NOW,
+    PATIENT,
     STRUCTURE,
     TD21,
     HttpRequest,
     Maker,
     make_kos,
 )
-from tests.sim.dmp_talk import codes, published, send, told
+from tests.sim.dmp_talk import GET, codes, entries, published, send, told, unique
 
 pytestmark = pytest.mark.skipif(shutil.which("xmlsec1") is None, reason="xmlsec1 is not installed")
 
@@ -55,6 +57,7 @@ def _swap(old: str, new: str) -> Callable[[str], str]:
 
 
 METADATA = "XDSRegistryMetadataError"
+SIZE = 'name="size"><ValueList><Value>'
 MANDATORY_SLOTS = [
     *("submissionTime", "creationTime", "languageCode", "legalAuthenticator", "serviceStartTime"),
     *("serviceStopTime", "sourcePatientId", "hash", "size", "sourcePatientInfo"),
@@ -83,6 +86,40 @@ FAULTS: list[tuple[str, str, dict[str, Any]]] = [
         "other patient",
         "XDSPatientIdDoesNotMatch",
         {"metadata": _swap('value="284070100499094', 'value="184070100499094')},
+    ),
+    (
+        "wrong hash",
+        "XDSRepositoryMetadataError",
+        {
+            "metadata": lambda text: re.sub(
+                r'(name="hash"><ValueList><Value>).{40}', r"\g<1>" + "0" * 40, text, count=1
+            )
+        },
+    ),
+    (
+        "wrong size",
+        "XDSRepositoryMetadataError",
+        {"metadata": _swap(SIZE, SIZE + "1")},
+    ),
+    ("nothing signs", METADATA, {"metadata": _swap("AssociationType:signs", "AssociationType:XFRM")}),
+    (
+        "signed by the manifest",
+        METADATA,
+        {
+            "metadata": _swap(
+                'sourceObject="Signature01" targetObject="SubmissionSet01"',
+                'sourceObject="DocumentKOS" targetObject="SubmissionSet01"',
+            )
+        },
+    ),
+    (
+        "xades digest of the document",
+        METADATA,
+        {
+            "xades_before": lambda text: re.sub(
+                r'(URI="urn:oid:2\.999\.20\.1">.*?<DigestValue>).', r"\g<1>/", text, count=1
+            )
+        },
     ),
     ("hash", "XDSRepositoryMetadataError", {"sent_kos": make_kos("2.999.20.1") + b"\0\0"}),
     ("kos of another uid", "XDSRepositoryMetadataError", {"kos": make_kos("2.999.20.99")}),
@@ -380,3 +417,51 @@ def test_schema_order_is_only_a_warning(sim_pki: Pki, maker: Maker, service: Dmp
     send(service, sim_pki, maker.publication(metadata=reorder))
     assert service.exchanges[-1].outcome == "success", told(service)
     assert "child order" in str(service.exchanges[-1].warnings)
+
+
+OTHER = "499700000009999"
+
+
+@pytest.fixture
+def other(sim_pki: Pki, tmp_path: Path) -> Maker:
+    """Requests of another structure."""
+    return Maker(sim_pki, tmp_path, sim_pki.issue_org(OTHER, "sign", name="other-sign"), structure=OTHER)
+
+
+def test_document_signed_by_another_structure_is_refused(
+    sim_pki: Pki, maker: Maker, other: Maker, service: DmpService
+) -> None:
+    send(service, sim_pki, other.publication(vihf=maker.vihf()))
+    assert "OU of the signer is not the structure" in told(service)
+    assert codes(service) == (METADATA,)
+
+
+def test_only_the_structure_that_published_replaces_or_removes(
+    sim_pki: Pki, maker: Maker, other: Maker, service: DmpService
+) -> None:
+    entry = published(service, sim_pki, maker)
+    client = sim_pki.issue_org(OTHER, "auth", name="other-auth").load()
+    send(service, sim_pki, other.removal(entry), client=client)
+    assert codes(service) == ("XDSMetadataUpdateError",)
+    replacing = other.publication(
+        kos_uid="2.999.20.2", set_uid="2.999.21.2", signature_uid="2.999.22.2", replaces=entry
+    )
+    send(service, sim_pki, replacing, client=client)
+    assert codes(service) == ("XDSReplaceFailed",)
+    assert len(service.registry.entries) == 2
+
+
+def test_another_patient_sees_and_replaces_nothing(
+    sim_pki: Pki, maker: Maker, service: DmpService, tmp_path: Path
+) -> None:
+    entry = published(service, sim_pki, maker)
+    patient = PATIENT.replace(INS, "184070100499011")
+    stranger = Maker(sim_pki, tmp_path, maker.signer, patient=patient)
+    answer = send(service, sim_pki, stranger.query(GET, "LeafClass", unique("2.999.20.1")))
+    assert entries(answer.body) == []
+    assert "another patient" in told(service)
+    replacing = stranger.publication(
+        kos_uid="2.999.20.2", set_uid="2.999.21.2", signature_uid="2.999.22.2", replaces=entry
+    )
+    send(service, sim_pki, replacing)
+    assert codes(service) == ("XDSPatientIdDoesNotMatch",)
