@@ -7,6 +7,8 @@ backwards: the doors take no more, what runs is drained for `drain_timeout` seco
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -116,7 +118,9 @@ class Gateway(Service):
     def _not_started(self, failure: Failure) -> None:
         self.log.failure("the gateway could not start", failure=failure)
         if self._reactor.running:
-            # The exit status tells the init system; stopService undoes what was begun.
+            # twistd ends with status 0 whatever happened; the init system must learn that we failed.
+            # `stopService` undoes what was begun, then everything else of the shutdown has run.
+            self._reactor.addSystemEventTrigger("after", "shutdown", _exit_failed)
             self._reactor.callLater(0, self._reactor.stop)
 
     async def _start(self) -> None:
@@ -391,6 +395,12 @@ class Gateway(Service):
 
     def _defer(self, work: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._threads, work)
+
+
+def _exit_failed() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _settled(work: Deferred[Any]) -> Deferred[None]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import attrs
 import click
 
-from drimbox.commands.common import config_option, escape_control, json_option, mistake_lines, print_json
+from drimbox.commands.common import config_option, json_option, mistake_lines, print_json
 from drimbox.configfile import check
+from drimbox.redaction import escape_control
 
 
 def _count(number: int, word: str) -> str:

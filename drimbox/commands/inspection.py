@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from drimbox.commands.common import Failed, print_json
+from drimbox.commands.common import Command, Failed, print_json
 from drimbox.configpaths import cannot_read
 from drimbox.errors import DrimboxError
 
@@ -30,7 +30,7 @@ def read_input(name: str) -> bytes:
     return data
 
 
-_FILE: Any = click.argument("file", metavar="FICHIER")
+_FILE: Callable[[Command], Command] = click.argument("file", metavar="FICHIER")
 
 
 @click.group("inspect", subcommand_metavar="COMMANDE ...")

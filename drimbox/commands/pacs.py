@@ -15,7 +15,6 @@ from drimbox.commands.common import (
     Command,
     Failed,
     config_option,
-    escape_control,
     json_option,
     print_json,
     refused,
@@ -25,6 +24,7 @@ from drimbox.configfile import ConfigErrors, load
 from drimbox.configrules import Rejected
 from drimbox.errors import DrimboxError
 from drimbox.model import Study, is_uid
+from drimbox.redaction import escape_control
 
 Result = TypeVar("Result")
 

@@ -15,7 +15,6 @@ from drimbox.commands.common import (
     Command,
     Failed,
     config_option,
-    escape_control,
     json_option,
     print_json,
     refused,
@@ -23,6 +22,7 @@ from drimbox.commands.common import (
 )
 from drimbox.config import Listener
 from drimbox.configfile import ConfigErrors, admin_listener
+from drimbox.redaction import escape_control
 
 TIMEOUT = 10.0
 MAX_ANSWER = 16 * 1024 * 1024

@@ -132,7 +132,7 @@ def _decode(kind: Any, data: bytes) -> Any:
 
 def _extended(primitive: Any) -> dict[str, bytes]:
     return {
-        str(item.sop_class_uid): bytes(item.service_class_application_information)
+        str(item.sop_class_uid): bytes(item.service_class_application_information or b"")
         for item in primitive.user_information
         if isinstance(item, SOPClassExtendedNegotiation)
     }
