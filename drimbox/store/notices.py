@@ -2,7 +2,8 @@
 
 A notice stays open until somebody acknowledges it. While it is open the same `key` is not shown twice:
 its count and last instant move, and its text becomes the latest. Once acknowledged, the next occurrence
-opens a new one.
+opens a new one. What the gateway itself sees to be over (a PACS that answers again) is acknowledged by
+the gateway, so that the open list tells what is wrong now; the row stays, for whoever asks what happened.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from drimbox.store.schema import notice
 
 #: Open notices one call returns.
 MAX_NOTICES = 1000
+#: Who acknowledges a notice whose cause has gone.
+RESOLVED_BY = "rétablissement constaté"
 
 
 @attrs.frozen
@@ -88,6 +91,19 @@ class NoticeStore:
 
         def work(connection: Connection) -> bool:
             return connection.execute(seen).rowcount == 1
+
+        return await self._database.run(work)
+
+    async def resolve(self, key: str) -> bool:
+        """Close the open notice of `key`, because what it said is over; False when there was none."""
+        over = (
+            update(notice)
+            .where(notice.c.key == clip(key, 500), notice.c.acknowledged_at.is_(None))
+            .values(acknowledged_at=self._clock.now(), acknowledged_by=RESOLVED_BY)
+        )
+
+        def work(connection: Connection) -> bool:
+            return connection.execute(over).rowcount == 1
 
         return await self._database.run(work)
 
