@@ -52,6 +52,7 @@ class Worker(Service, Generic[Item]):
     def startService(self) -> None:
         """Look for the first rows."""
         super().startService()
+        self._stopped = False
         self.wake()
 
     def stopService(self) -> Deferred[None] | None:
@@ -59,7 +60,7 @@ class Worker(Service, Generic[Item]):
         super().stopService()
         self._stopped = True
         self._cancel()
-        if self._busy or self._looking:
+        if (self._busy or self._looking) and self._stopping is None:
             self._stopping = Deferred()
         return self._stopping
 
