@@ -1,0 +1,90 @@
+"""What a stored message wants: feed, not feed, or E005 (DB.SO.11, DB.SO.12).
+
+Pure function of the bytes. The wish of the RIS comes first: a report that is not for the DMP, or whose
+INS is not qualified, is nobody's business here, complete or not. Only then is it held against
+table 3.1. What is known of an incomplete report is kept, because its reception and its failure are both
+audited with the patient and the studies they are about.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from drimbox.cda.header import build_report, ipp_of, parent_of, read_header, structure_of
+from drimbox.errors import DrimboxError, ReportNotInterpretable
+from drimbox.hl7.message import read_report_message
+from drimbox.hl7.refusal import Hl7Refused
+from drimbox.model import MessageAction, Organization, Report, ReportMessage
+from drimbox.xml import XmlRefused
+
+#: Results of messages that do not feed.
+NOT_FOR_DMP, NOT_QUALIFIED = "destdmp-n", "ins-non-qualified"
+
+
+@attrs.frozen
+class Interpretation:
+    """What was understood. It feeds when there is neither `reason` nor `error`."""
+
+    #: None when the bytes are no report message at all.
+    message: ReportMessage | None
+    #: Whole when it feeds; as far as known, with empty values, when there is a `reason` or an `error`.
+    report: Report | None
+    #: Why it does not feed although nothing is wrong.
+    reason: str = ""
+    #: E005 or E001.
+    error: DrimboxError | None = None
+
+
+def interpret(raw: bytes, *, missing_destdmp: str = "error") -> Interpretation:
+    """Read a message and its report. `missing_destdmp` is that of `[hl7]`. Never raises for a bad one."""
+    try:
+        message = read_report_message(raw)
+    except Hl7Refused as refusal:
+        return Interpretation(None, None, error=ReportNotInterpretable(str(refusal)))
+    reason = _reason(message)
+    if reason:
+        return Interpretation(message, _known(message), reason=reason)
+    try:
+        if message.to_dmp is None and missing_destdmp != "yes":
+            raise ReportNotInterpretable("segment DESTDMP absent")
+        if message.action is MessageAction.DELETE:
+            raise ReportNotInterpretable(
+                "dépublication non prise en charge : retirer le KOS du DMP à la main"
+            )
+        return Interpretation(message, build_report(message))
+    except DrimboxError as error:
+        return Interpretation(message, _known(message), error=error)
+
+
+def _reason(message: ReportMessage) -> str:
+    if message.to_dmp is False:
+        return NOT_FOR_DMP
+    return "" if message.ins_qualified else NOT_QUALIFIED
+
+
+def _known(message: ReportMessage) -> Report | None:
+    """Return what can be told of a report without judging it, None when it cannot be read."""
+    try:
+        header = read_header(message.document)
+    except XmlRefused:
+        return None
+    return Report(
+        document_id=header.document_id,
+        set_id=header.set_id,
+        version=header.version,
+        patient=header.patient,
+        ipp=ipp_of(header, message),
+        requests=header.requests,
+        acts=header.acts,
+        structure=structure_of(header, message) or Organization(""),
+        author=header.author,
+        author_organization=header.author_organization,
+        author_role=header.author_role,
+        legal_authenticator=header.legal_authenticator,
+        effective_time=header.effective_time,
+        confidentiality=header.confidentiality,
+        language=header.language,
+        title=header.title,
+        replaces=parent_of(header, message),
+        facility_type=header.facility_type,
+    )

@@ -1,0 +1,355 @@
+"""Makes the national record match the PACS for one study (requirements.md 4.2, steps 3 to 7).
+
+Ask the PACS what the study holds, digest what a manifest would be made of, compare with the archive, and
+queue a submission when anything changed (DB.SO.13). A PACS that is silent, or a certificate that cannot
+be used, keeps the request waiting for as long as it takes (`outage`); what the PACS or the report cannot
+give ends it with its code.
+
+The PACS that holds the published KOS is asked first and alone answers for it while it is silent: another
+PACS with a copy would else put a second manifest of the same study beside the first one. And the
+structure that published a study goes on publishing it, whoever signs the second reading, because the DMP
+lets nobody else replace its document (interfaces.md 4.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from typing import Protocol
+
+import attrs
+from twisted.logger import Logger
+
+from drimbox import metrics
+from drimbox.audit import messages
+from drimbox.config import Config, Site, Structure
+from drimbox.errors import (
+    DrimboxError,
+    FeedError,
+    PacsCommunicationError,
+    PublicationError,
+    ReportNotInterpretable,
+    StudyNotInPacs,
+)
+from drimbox.kos.compare import fingerprint
+from drimbox.kos.manifest import build_manifest, remarks, retrieve_base
+from drimbox.model import Report, ReportMessage, Study, new_uid
+from drimbox.ports import (
+    ArchivedKos,
+    AuditTrail,
+    Clock,
+    FeedJob,
+    InboxMessage,
+    Pacses,
+    Record,
+    Submission,
+)
+from drimbox.source.interpretation import Interpretation, interpret
+from drimbox.source.outage import STUCK_AFTER, Outage, OutageNotices
+from drimbox.source.structures import Structures
+
+
+class MessageQueue(Protocol):
+    """The inbox as the feed works on it."""
+
+    async def message(self, message_id: int) -> InboxMessage:
+        """Read a message again."""
+
+    async def processed(self, message_id: int, *, result: str, studies: Iterable[str]) -> None:
+        """End the message and create one job per study, in one transaction."""
+
+    async def failed(self, message_id: int, code: str, detail: str) -> None:
+        """End the message; it is kept."""
+
+
+class JobQueue(Protocol):
+    """The jobs, one per study of a report."""
+
+    async def finish(self, job_id: int, result: str, detail: str = "") -> None:
+        """End the job without a publication."""
+
+    async def retry(self, job_id: int, at: datetime, error: str) -> None:
+        """Put the job off."""
+
+    async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
+        """The archived KOS already says it all: add the report to it and end the job."""
+
+    async def queue_publication(
+        self,
+        job_id: int,
+        *,
+        site: str,
+        submission: Submission,
+        metadata: bytes,
+        fingerprint: str,
+        series_uid: str = "",
+    ) -> int:
+        """Archive the KOS as pending, queue its submission and end the job, in one transaction."""
+
+
+class LatestKos(Protocol):
+    """The archive as the feed reads it."""
+
+    async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
+        """Return the newest KOS of the study that the DMP holds or will hold."""
+
+
+@attrs.frozen
+class Doors:
+    """What the feed needs from outside."""
+
+    messages: MessageQueue
+    jobs: JobQueue
+    archive: LatestKos
+    pacses: Pacses
+    record: Record
+    audit: AuditTrail
+    notices: OutageNotices
+    clock: Clock
+    #: Runs CPU work off the reactor thread.
+    in_thread: Callable[[Callable[[], object]], Awaitable[object]]
+
+
+class _Waiting(Exception):
+    """The job must wait until `due`; the text says for what, in French."""
+
+    def __init__(self, due: datetime, reason: str) -> None:
+        super().__init__(reason)
+        self.due = due
+
+
+class Matching:
+    """Works on the jobs of the feed, one study each."""
+
+    log = Logger()
+
+    def __init__(self, config: Config, doors: Doors) -> None:
+        self._config = config
+        self._doors = doors
+        self._structures = Structures(config)
+        self._pacses = {
+            site.pacs.name: self._outage(f"pacs-{site.pacs.name}", "E003") for site in config.sites
+        }
+        self._certificates = {
+            structure.id: self._outage(f"certificat-{structure.id}", "E007")
+            for structure in config.structures
+        }
+
+    def _outage(self, key: str, code: str) -> Outage:
+        settings, doors = self._config.feed, self._doors
+        return Outage(key, code, doors.notices, doors.clock, settings.retry_first, settings.retry_max)
+
+    async def match(self, job: FeedJob) -> None:
+        """End the job as queued, unchanged or failed, or put it off."""
+        doors = self._doors
+        stored = await doors.messages.message(job.message_id)
+        missing = self._config.hl7.missing_destdmp
+        read = await doors.in_thread(lambda: interpret(stored.raw, missing_destdmp=missing))
+        assert isinstance(read, Interpretation)
+        message, report = read.message, read.report
+        if message is None or report is None:
+            # It fed when it was read: only another version of the gateway can think otherwise.
+            await doors.jobs.finish(job.id, "E005", "message devenu illisible")
+            return
+        try:
+            if read.error is not None or read.reason:
+                raise read.error or ReportNotInterpretable(read.reason)
+            result = await self._match(job, message, report)
+        except _Waiting as waiting:
+            await doors.jobs.retry(job.id, waiting.due, str(waiting))
+            metrics.FEED_JOBS.labels("retry").inc()
+            return
+        except DrimboxError as error:
+            await self._failed(job, report, error)
+            await doors.jobs.finish(job.id, error.code, error.detail)
+            metrics.FEED_JOBS.labels(error.code).inc()
+        else:
+            metrics.FEED_JOBS.labels(result).inc()
+        await self._ended(job)
+
+    async def _match(self, job: FeedJob, message: ReportMessage, report: Report) -> str:
+        doors = self._doors
+        named = self._structures.find(report.structure.id)
+        if named is None:
+            raise PublicationError(f"aucun certificat configuré pour la structure {report.structure.id}")
+        before = await doors.archive.latest(job.study_uid, with_data=False)
+        site, study = await self._find(job, report, named, before)
+        # Asked again: much may have happened to it while the PACS took its time.
+        latest = await doors.archive.latest(job.study_uid, with_data=False)
+        first = self._structures.find(latest.structure_id) if latest is not None else None
+        structure = first or named
+        print_ = await doors.in_thread(
+            lambda: fingerprint(
+                report=report,
+                study=study,
+                site=site,
+                structure_id=structure.id,
+                visibility=message.visibility,
+                retrieve_base=retrieve_base(site, self._config.wado),
+            )
+        )
+        assert isinstance(print_, str)
+        if latest is not None and latest.fingerprint == print_ and latest.site == site.name:
+            await doors.jobs.unchanged(job.id, latest.id, report.document_id)
+            return "unchanged"
+        await self._queue(job, message, report, structure, site, study, print_)
+        return "queued"
+
+    # -- the PACS ----------------------------------------------------------------------------------
+
+    async def _find(
+        self, job: FeedJob, report: Report, structure: Structure, latest: ArchivedKos | None
+    ) -> tuple[Site, Study]:
+        """Ask the PACS of the RIS, in configured order, until one holds the study (DB.SO.140, 14, 15)."""
+        sites = self._candidates(job, structure, latest)
+        if not sites:
+            raise FeedError("aucun site configuré pour ce RIS et cette structure")
+        waits: list[datetime] = []
+        for site in sites:
+            outage = self._pacses[site.pacs.name]
+            due = outage.shut()
+            if due is None:
+                try:
+                    study = await self._doors.pacses.find_study(site.pacs, job.study_uid)
+                except PacsCommunicationError as error:
+                    text = f"PACS {site.pacs.name} injoignable, examens en attente : {error}"
+                    due = await self._unlucky(job, report, outage, error, text)
+                else:
+                    await outage.answered()
+                    if study is not None and study.instance_count:
+                        return site, study
+            if due is not None:
+                waits.append(due)
+                if latest is not None and latest.site == site.name:
+                    break
+        if waits:
+            raise _Waiting(min(waits), "PACS injoignable")
+        raise StudyNotInPacs("PACS interrogés : " + ", ".join(site.pacs.name for site in sites))
+
+    def _candidates(self, job: FeedJob, structure: Structure, latest: ArchivedKos | None) -> list[Site]:
+        sites = [
+            site
+            for site in self._config.sites
+            if (not site.ris or job.ris in site.ris)
+            and (not site.structures or structure.id in site.structures)
+        ]
+        return sorted(sites, key=lambda site: latest is None or site.name != latest.site)
+
+    # -- the submission ----------------------------------------------------------------------------
+
+    async def _queue(
+        self,
+        job: FeedJob,
+        message: ReportMessage,
+        report: Report,
+        structure: Structure,
+        site: Site,
+        study: Study,
+        print_: str,
+    ) -> None:
+        config, doors = self._config, self._doors
+        root = config.drimbox.uid_root
+        now = doors.clock.now()
+        for remark in remarks(report, structure):
+            self.log.warn("KOS of {study}: {remark}", study=study.study_uid, remark=remark)
+        sop_instance_uid, series_uid = new_uid(root), new_uid(root)
+
+        def work() -> tuple[Submission, bytes]:
+            manifest = build_manifest(
+                report=report,
+                study=study,
+                site=site,
+                structure=structure,
+                wado=config.wado,
+                appliance=config.drimbox,
+                sop_instance_uid=sop_instance_uid,
+                series_uid=series_uid,
+                created=now,
+            )
+            submission = Submission(
+                kos=manifest,
+                sop_instance_uid=sop_instance_uid,
+                submission_uid=new_uid(root),
+                signature_uid=new_uid(None),
+                submission_time=now,
+                report=report,
+                visibility=message.visibility,
+                secret_connection=message.secret_connection,
+                patient_class=message.patient_class,
+                study=study,
+                structure_id=structure.id,
+            )
+            return submission, doors.record.metadata(structure, submission)
+
+        made = await self._make(job, report, structure, work)
+        assert isinstance(made, tuple)
+        submission, metadata = made
+        await doors.jobs.queue_publication(
+            job.id,
+            site=site.name,
+            submission=submission,
+            metadata=metadata,
+            fingerprint=print_,
+            series_uid=series_uid,
+        )
+
+    async def _make(
+        self, job: FeedJob, report: Report, structure: Structure, work: Callable[[], object]
+    ) -> object:
+        """Build and sign; a certificate that cannot be used today may be mended without a restart."""
+        outage = self._certificates[structure.id]
+        due = outage.shut()
+        if due is None:
+            try:
+                made = await self._doors.in_thread(work)
+            except PublicationError as error:
+                text = f"Structure {structure.id} : {error} ; ses examens attendent"
+                due = await self._unlucky(job, report, outage, error, text)
+            else:
+                await outage.answered()
+                return made
+        raise _Waiting(due, "certificat de signature inutilisable")
+
+    # -- what is told ------------------------------------------------------------------------------
+
+    async def _unlucky(
+        self, job: FeedJob, report: Report, outage: Outage, error: DrimboxError, text: str
+    ) -> datetime:
+        """Note that `job` must wait for what is behind `outage`; return when it may try again."""
+        put_off = await outage.failed(job.id, text)
+        # An outage of days must not fill the trail: the first, the second, the fourth time ...
+        if put_off.failures & (put_off.failures - 1) == 0:
+            await self._audit_failure(job, report, error)
+        if put_off.stuck:
+            await self._notify(job, error)
+        return put_off.due
+
+    async def _failed(self, job: FeedJob, report: Report, error: DrimboxError) -> None:
+        """Tell auditor and administrator (DB.SO.45, DB.SO.21)."""
+        self.log.warn("study {study}: {code}", study=job.study_uid, code=error.code)
+        await self._audit_failure(job, report, error)
+        await self._notify(job, error)
+
+    async def _audit_failure(self, job: FeedJob, report: Report, error: DrimboxError) -> None:
+        structure = report.structure.id
+        await self._doors.audit.record(
+            messages.kos_failed(
+                report=report,
+                study_uid=job.study_uid,
+                source_name=self._structures.source_name(structure),
+                internal_id=self._structures.internal_id(structure),
+                error=error,
+            )
+        )
+
+    async def _notify(self, job: FeedJob, error: DrimboxError) -> None:
+        await self._doors.notices.post(
+            key=f"{error.code}-{job.study_uid}", code=error.code, text=f"Examen {job.study_uid} : {error}"
+        )
+
+    async def _ended(self, job: FeedJob) -> None:
+        """The job waits for nothing any more: close what was said about its waiting."""
+        for code, outages in (("E003", self._pacses), ("E007", self._certificates)):
+            failures = [outage.forget(job.id) for outage in outages.values()]
+            if any(count >= STUCK_AFTER for count in failures):
+                await self._doors.notices.resolve(f"{code}-{job.study_uid}")

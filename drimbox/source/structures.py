@@ -1,0 +1,38 @@
+"""The configured structures as a report names them, a FINESS with or without its prefix."""
+
+from __future__ import annotations
+
+from drimbox.config import Config, Structure
+
+
+class Structures:
+    """Finds a structure, and what the audit calls it (requirements.md 2.5, 3.8.1)."""
+
+    def __init__(self, config: Config) -> None:
+        self._sites = config.sites
+        self._known = {structure.id: structure for structure in config.structures}
+
+    def find(self, identifier: str) -> Structure | None:
+        """Return the structure whose certificates speak for `identifier`, None when none is configured.
+
+        A FINESS is also given bare, without its prefix 1 (interfaces.md 0.1): a last resort.
+        """
+        found = self._known.get(identifier)
+        if found is None and len(identifier) == 9:
+            found = self._known.get("1" + identifier)
+        if found is None and len(identifier) == 10 and identifier.startswith("1"):
+            found = self._known.get(identifier[1:])
+        return found
+
+    def internal_id(self, identifier: str) -> str:
+        """Return what this gateway calls the structure, empty when it has no name of its own."""
+        structure = self.find(identifier)
+        return structure.internal_id if structure is not None else ""
+
+    def source_name(self, identifier: str) -> str:
+        """Return the DNS name of the gateway for the audit: the first site where the structure works."""
+        structure = self.find(identifier)
+        for site in self._sites:
+            if not site.structures or (structure is not None and structure.id in site.structures):
+                return site.wado_fqdn
+        return self._sites[0].wado_fqdn
