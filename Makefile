@@ -39,9 +39,9 @@ demo: setup
 
 lock:
 	$(BIN)/python -m piptools compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header --extra sim -o requirements/runtime.txt pyproject.toml
+	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header -o requirements/runtime.txt pyproject.toml
 	$(BIN)/python -m piptools compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header --extra sim --extra dev -o requirements/dev.txt pyproject.toml
+	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header --extra dev -o requirements/dev.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) reports .demo bench/results bench/data
