@@ -14,6 +14,7 @@ import attrs
 from drimbox.dicom.dimse import Command, Status
 from drimbox.dicom.elements import DatasetRefused
 from drimbox.dicom.explicit import ImplicitToExplicit
+from drimbox.dicom.moving import Channel
 from drimbox.dicom.part10 import file_preamble
 from drimbox.dicom.pdu import Buffer
 from drimbox.dicom.scan import Header, HeaderScanner
@@ -33,17 +34,31 @@ class PartRefused(Exception):
 
 @attrs.define(eq=False)
 class Spooled:
-    """Bytes of a part that wait on disk; `data` is there until they are written."""
+    """A block of a part in the spool; `data` is there until it is written, and once it is read back."""
 
     offset: int
     size: int
     data: bytes | None
+    #: True until the disk has it.
+    writing: bool = False
+    #: True once it was sent or given up.
+    taken: bool = False
 
 
 class Part:
     """The bytes of one instance, verified and rewritten as they come, and those waiting to be sent."""
 
-    def __init__(self, command: Command, transfer_syntax: str, *, study_uid: str, series_uid: str) -> None:
+    def __init__(
+        self,
+        command: Command,
+        transfer_syntax: str,
+        *,
+        study_uid: str,
+        series_uid: str,
+        channel: Channel | None = None,
+    ) -> None:
+        #: The association it comes on.
+        self.channel = channel
         self.instance_uid = command.affected_instance or ""
         self._command = command
         self._study_uid = study_uid
@@ -53,8 +68,12 @@ class Part:
         self._converter = ImplicitToExplicit() if transfer_syntax == IMPLICIT_LE else None
         #: Transfer syntax in which it leaves.
         self.syntax = EXPLICIT_LE if transfer_syntax == IMPLICIT_LE else transfer_syntax
-        #: Verified bytes that could not be sent yet.
+        #: Verified bytes that could not be sent yet: those on disk first, those in memory behind.
         self.queue: deque[Buffer | Spooled] = deque()
+        #: Bytes of `queue` in memory that were never on disk.
+        self.in_memory = 0
+        #: True once it has its place among the parts of the answer.
+        self.queued = False
         #: True once its part header has been sent.
         self.opened = False
         #: True once its last byte has been received.

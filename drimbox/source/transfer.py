@@ -77,7 +77,7 @@ class Transfer:
         self._receiving: dict[Channel, tuple[Command, Part | None, int]] = {}
         self._seen: set[str] = set()
         self._discarding = False
-        outflow.attach(self._part_sent)
+        outflow.attach(self._part_sent, self._let_go)
 
     # -- MoveReceiver ------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class Transfer:
     @property
     def held_back(self) -> bool:
         """True while the PACS waits for us because the client is slow."""
-        return self._outflow.holding
+        return self._outflow.held_back
 
     @property
     def satisfied(self) -> bool:
@@ -117,6 +117,7 @@ class Transfer:
         if self._discarding:
             self._receiving[channel] = (command, None, Status.OUT_OF_RESOURCES)
         elif not is_uid(instance):
+            self.tally.refused[""] = Status.CANNOT_UNDERSTAND
             self._receiving[channel] = (command, None, Status.CANNOT_UNDERSTAND)
         elif instance in self._seen or any(
             part is not None and part.instance_uid == instance for _, part, _ in self._receiving.values()
@@ -125,7 +126,13 @@ class Transfer:
             # at the first failure status, and dropped.
             self._receiving[channel] = (command, None, Status.SUCCESS)
         else:
-            part = Part(command, transfer_syntax, study_uid=self._study_uid, series_uid=self._series_uid)
+            part = Part(
+                command,
+                transfer_syntax,
+                study_uid=self._study_uid,
+                series_uid=self._series_uid,
+                channel=channel,
+            )
             self._receiving[channel] = (command, part, Status.SUCCESS)
 
     def data(self, channel: Channel, piece: Buffer, last: bool) -> None:
@@ -192,6 +199,10 @@ class Transfer:
         metrics.STORE_REFUSED.labels("dataset").inc()
         self.log.warn("instance refused: {problem}", problem=str(refusal))
         self._outflow.drop(part, str(refusal))
+
+    def _let_go(self) -> None:
+        """The associations are read again: the silence so far was ours, not the PACS's."""
+        self.last_activity = max(self.last_activity, self._clock.seconds())
 
     def _part_sent(self, part: Part) -> None:
         self.tally.delivered.add(part.instance_uid)

@@ -1,7 +1,8 @@
 """Disk space for deliveries whose client is slower than the PACS's patience (architecture.md, rule 5).
 
 Files are nameless (they vanish with the process), written and read in pool threads, one operation at a
-time per file so that order is kept; the sum of all files is bounded.
+time per file so that order is kept. The sum of all files is bounded; space counts as used until the disk
+has it back.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from drimbox import metrics
 from drimbox.ports import SpoolFull
@@ -34,6 +38,11 @@ class Spool:
         """False when switched off."""
         return self.per_file > 0 and self._total > 0
 
+    @property
+    def used(self) -> int:
+        """Bytes reserved now."""
+        return self._used
+
     def open(self) -> SpoolFile:
         """Make an empty file of one delivery."""
         return SpoolFile(self, self._folder, self._in_thread)
@@ -54,18 +63,20 @@ class Spool:
 class SpoolFile:
     """One nameless file, appended to and read anywhere."""
 
+    log = Logger()
+
     def __init__(self, spool: Spool, folder: Path, in_thread: Callable[..., Deferred[object]]) -> None:
         self._spool = spool
         self._folder = folder
         self._in_thread = in_thread
         self._lock = DeferredLock()
-        self._descriptor: int | None = None
+        self._file: IO[bytes] | None = None
         self._size = 0
         self._closed = False
 
     def reserve(self, size: int) -> int:
         """Return the offset where the next `size` bytes go. Raises `SpoolFull`."""
-        if self._size + size > self._spool.per_file:
+        if self._closed or self._size + size > self._spool.per_file:
             raise SpoolFull
         self._spool.take(size)
         offset = self._size
@@ -76,7 +87,11 @@ class SpoolFile:
         """Write reserved bytes. Raises `OSError`."""
 
         def work() -> None:
-            os.pwrite(self._open(), data, offset)
+            descriptor = self._open()
+            written = 0
+            while written < len(data):
+                # A disk that fills up writes a part before it says so.
+                written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
 
         await self._lock.run(self._in_thread, work)
 
@@ -95,27 +110,42 @@ class SpoolFile:
 
     def empty(self) -> None:
         """Start again at the beginning: everything written has been read."""
-        self._spool.give(self._size)
-        self._size = 0
+        size, self._size = self._size, 0
+        if not size:
+            return
+
+        def work() -> None:
+            if self._file is not None:
+                os.ftruncate(self._file.fileno(), 0)
+
+        # Before whatever is written next: operations keep their order.
+        emptied = self._lock.run(self._in_thread, work)
+        emptied.addErrback(self._unexpected)
+        emptied.addCallback(lambda _: self._spool.give(size))
 
     async def close(self) -> None:
         """Give the space back."""
         if self._closed:
             return
         self._closed = True
-        self.empty()
 
         def work() -> None:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
-        await self._lock.run(self._in_thread, work)
+        try:
+            await self._lock.run(self._in_thread, work)
+        finally:
+            size, self._size = self._size, 0
+            self._spool.give(size)
+
+    def _unexpected(self, failure: Failure) -> None:
+        self.log.failure("spool file not emptied", failure=failure)
 
     def _open(self) -> int:
-        if self._descriptor is None:
+        if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, name = tempfile.mkstemp(dir=self._folder)
-            os.unlink(name)
-            self._descriptor = descriptor
-        return self._descriptor
+            # Lives as long as the delivery, not as long as this call.
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+        return self._file.fileno()

@@ -1,0 +1,249 @@
+"""One C-MOVE for one request: from the PACS through `transfer` and `outflow` to the client.
+
+Whatever ends it, the associations are told, the memory is given back, and the answer is either complete
+or cut. An attempt that sent nothing because of the transfer syntaxes it chose asks for another one
+(`AnotherSyntax`); every other failure is a coded error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from drimbox.config import Site, WadoSettings
+from drimbox.dicom.dimse import Status
+from drimbox.dicom.moving import Abandoned, MoveResult
+from drimbox.dicom.syntaxes import offered_text
+from drimbox.errors import DrimboxError, ImageError, KosDepublished, NotAcceptable, PacsUnavailable
+from drimbox.ports import ArchivedKos, Introspection, Pacses, PacsMover, SpoolArea
+from drimbox.source.budget import Budget
+from drimbox.source.outflow import Outflow, Sink
+from drimbox.source.transfer import Transfer
+from drimbox.wado.request import SeriesRequest
+
+
+class Answer(Sink, Protocol):
+    """The answer: a sink that also tells when the client's connection pauses, resumes or is gone."""
+
+    def listen(
+        self, *, pause: Callable[[], None], resume: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
+        """Name who is told; at once, when the connection is paused or gone already."""
+
+
+@attrs.define
+class Delivered:
+    """What became of one request, for audit, statistics and metrics."""
+
+    study_uid: str
+    site: str
+    introspection: Introspection | None = None
+    #: KOS the request was judged against.
+    kos: ArchivedKos | None = None
+    #: Instances written whole, and bytes written.
+    instances: int = 0
+    bytes: int = 0
+    #: Seconds from request to first instance written, and to the end.
+    first_image: float | None = None
+    seconds: float = 0.0
+    #: None when the answer was complete.
+    error: DrimboxError | None = None
+    #: True when the answer had begun before it failed.
+    cut: bool = False
+    #: Instances by transfer syntax (STF09).
+    syntaxes: dict[str, int] = attrs.field(factory=dict)
+    #: True when KOS and PACS disagree: a comparison is due (DB.SO.190).
+    differs: bool = False
+
+
+class ClientGone(ImageError):
+    """The client closed its connection before the answer was complete."""
+
+    title = "Connexion fermée par la DRIMbox consommatrice avant la fin"
+
+
+class Incomplete(ImageError):
+    """The PACS did not deliver every instance due; the answer was cut."""
+
+    code = "E1004"
+    title = "Livraison incomplète par le PACS source"
+    http_status = 502
+
+
+class AnotherSyntax(Exception):
+    """The PACS could send nothing in the syntaxes we chose; it proposed others (decisions.md)."""
+
+    def __init__(self, syntaxes: set[str]) -> None:
+        super().__init__()
+        self.syntaxes = syntaxes
+
+
+@attrs.frozen
+class Means:
+    """What every attempt of the gateway shares."""
+
+    settings: WadoSettings
+    clock: IReactorTime
+    pacses: Pacses
+    mover: PacsMover
+    spool: SpoolArea
+    budget: Budget
+
+
+class Attempt:
+    """One C-MOVE of the series asked for.
+
+    `due` is what the KOS lists of it, None for the reference study; `avoid` are transfer syntaxes that
+    failed in an earlier attempt.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        means: Means,
+        site: Site,
+        request: SeriesRequest,
+        answer: Answer,
+        due: frozenset[str] | None,
+        avoid: frozenset[str],
+    ) -> None:
+        self._means = means
+        self._site = site
+        self._request = request
+        self._failure: DrimboxError | None = None
+        self._checked = due is not None
+        self._outflow = Outflow(
+            answer,
+            host=site.wado_fqdn,
+            clock=means.clock,
+            budget=means.budget,
+            spool=means.spool,
+            window=means.settings.window,
+            patience=site.pacs.patience,
+            stall=means.settings.stall_timeout,
+            on_fail=self._output_failed,
+        )
+        self._transfer = Transfer(
+            study_uid=request.study_uid,
+            series_uid=request.series_uid,
+            due=due,
+            acceptable=request.acceptable,
+            outflow=self._outflow,
+            clock=means.clock,
+            avoid=avoid,
+        )
+        self._retrieval = means.mover.retrieval(site.pacs, self._transfer)
+        self._gone = False
+        #: True while the C-MOVE runs: only then is there something to abandon.
+        self._moving = False
+        answer.listen(pause=self._outflow.pause, resume=self._outflow.resume, lost=self._lost)
+
+    async def run(self, result: Delivered, start: float) -> None:
+        """Move the series and end the answer.
+
+        `start` is the reactor time of the request. Raises `AnotherSyntax`, or the coded error that
+        ended the attempt; the answer is cut by then if it had begun.
+        """
+        try:
+            if self._failure is not None:
+                raise self._failure
+            await self._move(result)
+            await self._outflow.drain()
+            if self._failure is not None:
+                raise self._failure
+            self._outflow.complete()
+        except DrimboxError as error:
+            # The first reason is the true one: what follows from cutting the answer is not.
+            failure = self._failure = self._failure or error
+            self._outflow.fail(str(failure))
+            raise failure from None
+        except AnotherSyntax:
+            raise
+        except BaseException:
+            # A bug of ours: what was sent must not look complete.
+            self._outflow.fail("interrupted")
+            raise
+        finally:
+            self._transfer.discard()
+            self._outflow.close()
+            self._account(result, start)
+
+    async def _move(self, result: Delivered) -> None:
+        request = self._request
+        self._moving = True
+        try:
+            move = await self._retrieval.run(
+                request.study_uid, request.series_uid, wait=self._means.settings.queue_timeout
+            )
+        except Abandoned:
+            raise self._failure or ClientGone() from None
+        finally:
+            self._moving = False
+        if self._failure is not None:
+            raise self._failure
+        transfer = self._transfer
+        # What did not come in a move that failed says nothing about what the PACS holds.
+        result.differs = bool(transfer.unexpected or (transfer.missing and move.success))
+        if transfer.received == 0:
+            await self._nothing_came(move, result)
+        if not self._complete(move):
+            self.log.warn(
+                "incomplete move from {pacs}: status 0x{status:04X}, {missing} of the KOS missing",
+                pacs=self._site.pacs.name,
+                status=move.status,
+                missing=len(transfer.missing),
+            )
+            raise Incomplete(f"état 0x{move.status:04X}, {len(transfer.missing)} instances manquantes")
+
+    def _complete(self, move: MoveResult) -> bool:
+        """Say whether everything due was received (retrieval-engine.md, rule 2).
+
+        With a KOS, its list decides; what the UID-root filter or a repetition took away was answered with
+        success. Without one (the reference study), the PACS's own counts decide.
+        """
+        if self._checked:
+            return not self._transfer.missing and move.success
+        counted = self._transfer.received if move.completed is None else move.completed
+        return move.status == Status.SUCCESS and counted == self._transfer.received
+
+    async def _nothing_came(self, move: MoveResult, result: Delivered) -> None:
+        """Find the right words for a move that sent nothing."""
+        tally = self._transfer.tally
+        result.differs = False
+        if tally.chosen_among:
+            raise AnotherSyntax(tally.chosen_among)
+        if tally.unacceptable:
+            raise NotAcceptable(offered_text(tally.unacceptable))
+        if move.success and not tally.refused:
+            study = await self._means.pacses.find_study(self._site.pacs, self._request.study_uid)
+            if study is None:
+                result.differs = True
+                raise KosDepublished("examen absent du PACS")
+        raise PacsUnavailable("le PACS n'a envoyé aucune image")
+
+    def _lost(self) -> None:
+        self._gone = True
+        self._outflow.fail("client gone")
+
+    def _output_failed(self, problem: str) -> None:
+        """The answer is cut: stop the PACS as well."""
+        if self._failure is None:
+            self._failure = ClientGone() if self._gone else ImageError(problem)
+        self.log.info("delivery ends early: {problem}", problem=problem)
+        self._transfer.discard()
+        if self._moving:
+            self._retrieval.abandon()
+
+    def _account(self, result: Delivered, start: float) -> None:
+        outflow, tally = self._outflow, self._transfer.tally
+        result.cut = outflow.started and outflow.failed
+        result.instances += len(tally.delivered)
+        result.bytes += outflow.bytes_sent
+        result.syntaxes = tally.syntaxes
+        if outflow.first_part_at:
+            result.first_image = outflow.first_part_at - start

@@ -1,0 +1,78 @@
+"""What a KOS promises of each of its series, read once a KOS.
+
+Reading the manifest of a large study takes 25 ms, and a Consumer asks for its series one after the
+other: the bytes are read in a thread, and the lists of the last studies asked for are kept. A KOS never
+changes under its number: another content is another KOS.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+
+from drimbox.errors import ImageError, KosUnknown
+from drimbox.kos.reading import ManifestRefused, read_manifest
+from drimbox.ports import ArchivedKos
+
+#: Instances remembered, some 100 bytes each.
+_MAX_INSTANCES = 200_000
+
+Lists = Mapping[str, frozenset[str]]
+
+
+def lists_of(data: bytes) -> Lists:
+    """Return the instances of each series of a manifest. Raises `ManifestRefused`."""
+    return {
+        series.series_uid: frozenset(instance.sop_instance_uid for instance in series.instances)
+        for series in read_manifest(data).series
+    }
+
+
+class Dues:
+    """The lists of the KOS asked for last.
+
+    `load` returns a KOS of the archive with its bytes, `in_thread` runs a function off the reactor.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], Awaitable[ArchivedKos]],
+        in_thread: Callable[[Callable[[], Lists]], Awaitable[Lists]],
+    ) -> None:
+        self._load = load
+        self._in_thread = in_thread
+        self._kept: OrderedDict[int, Lists] = OrderedDict()
+        self._count = 0
+
+    async def of(self, kos_id: int, series_uid: str) -> frozenset[str]:
+        """Return what the KOS lists of a series; a series it does not list is not served.
+
+        Raises `KosUnknown` (E1001), `ImageError` when the archived KOS cannot be read.
+        """
+        lists = self._kept.get(kos_id)
+        if lists is None:
+            kos = await self._load(kos_id)
+            try:
+                lists = await self._in_thread(lambda: lists_of(kos.data))
+            except ManifestRefused as error:
+                raise ImageError("KOS archivé illisible") from error
+            self._keep(kos_id, lists)
+        else:
+            self._kept.move_to_end(kos_id)
+        due = lists.get(series_uid)
+        if due is None:
+            raise KosUnknown("série absente du KOS")
+        return due
+
+    def _keep(self, kos_id: int, lists: Lists) -> None:
+        if kos_id in self._kept:
+            return
+        self._kept[kos_id] = lists
+        self._count += _size(lists)
+        while self._count > _MAX_INSTANCES:
+            _, oldest = self._kept.popitem(last=False)
+            self._count -= _size(oldest)
+
+
+def _size(lists: Lists) -> int:
+    return sum(len(instances) for instances in lists.values())
