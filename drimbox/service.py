@@ -50,8 +50,9 @@ from drimbox.store.spool import Spool
 from drimbox.trust.contexts import client_policy, server_context_factory
 from drimbox.trust.transport import BulkTLSFactory
 from drimbox.trust.whitelist import WhitelistHolder
+from drimbox.wado.channel import WadoFactory
 from drimbox.wado.gate import WadoGate
-from drimbox.wado.server import WadoFactory, WadoResource
+from drimbox.wado.server import WadoResource
 from drimbox.web.admin import admin_factory, core_api
 from drimbox.worker import Worker
 
@@ -208,6 +209,7 @@ class Gateway(Service):
             pacses=pacses,
             mover=mover,
             spool=spool,
+            in_thread=self._defer,
         )
         self._pools = pools
         self._acceptor = AcceptorFactory(config.dicom, pools, reactor)
@@ -273,7 +275,8 @@ class Gateway(Service):
     def _listen(self) -> None:
         config, reactor = self.config, self._reactor
         names = [name for site in config.sites for name in (site.wado_fqdn, site.viewer_fqdn)]
-        self._wado = WadoFactory(WadoResource(self._gate, config.wado, names), config.wado, reactor)
+        self._images = WadoResource(self._gate, config.wado, names)
+        self._wado = WadoFactory(self._images, config.wado, reactor)
         tls = BulkTLSFactory(server_context_factory(config), False, self._wado)
         api = core_api(
             status=self.status,
@@ -297,10 +300,14 @@ class Gateway(Service):
         admin, dicom, wado, hl7 = self._ports
         # The DICOM door stays open until the deliveries are drained: their images come through it.
         await gatherResults([_stop(port) for port in (wado, hl7)])
+        closed = Deferred.fromCoroutine(self._wado.closed())
         await self._mllp.drain(timeout)
-        await self._at_most(Deferred.fromCoroutine(self.deliveries.drained()), timeout)
-        await gatherResults([_stop(port) for port in (dicom, admin)])
+        # Not when the last byte was written, but when the client has it.
+        await self._at_most(closed, timeout)
         self._wado.abort_all()
+        # Every answer is noted in the audit trail, those just cut too.
+        await self._at_most(Deferred.fromCoroutine(self._images.drained()), timeout)
+        await gatherResults([_stop(port) for port in (dicom, admin)])
         self._acceptor.abort_all()
 
     async def _stop_workers(self) -> None:

@@ -17,7 +17,8 @@ from drimbox.audit import messages
 from drimbox.config import Config, Site
 from drimbox.errors import DrimboxError, PeerNotTrusted
 from drimbox.ports import AuditTrail, Notices
-from drimbox.source.delivery import Delivered, Deliveries
+from drimbox.source.attempt import Delivered
+from drimbox.source.delivery import Deliveries
 from drimbox.trust.contexts import verified_peer
 from drimbox.wado.request import SeriesRequest
 from drimbox.wado.server import Peer, RequestAnswer

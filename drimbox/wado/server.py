@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, resource, server
 from zope.interface import implementer
 
-from drimbox import metrics
 from drimbox.config import Site, WadoSettings
 from drimbox.dicom.pdu import Buffer
 from drimbox.errors import (
@@ -31,6 +30,9 @@ from drimbox.errors import (
 )
 from drimbox.wado.problem import problem
 from drimbox.wado.request import SeriesRequest, check_authority, read_request
+
+#: No version: it would only help who looks for a hole.
+SERVER = b"DRIMbox"
 
 
 class Peer(Protocol):
@@ -78,7 +80,10 @@ class RequestAnswer:
         self._resume: Callable[[], None] = lambda: None
         self._lost: Callable[[], None] = lambda: None
         self._paused = False
-        self._over = False
+        #: True once the body has ended, one way or the other.
+        self.over = False
+        #: True once the first byte of a complete or incomplete body may have left.
+        self.begun = False
         request.notifyFinish().addErrback(self._connection_lost)
 
     def listen(
@@ -86,7 +91,7 @@ class RequestAnswer:
     ) -> None:
         """Name who is told that the connection pauses, resumes or is gone."""
         self._pause, self._resume, self._lost = pause, resume, lost
-        if self._over:
+        if self.over:
             lost()
         elif self._paused:
             pause()
@@ -95,34 +100,36 @@ class RequestAnswer:
 
     def start(self, content_type: str) -> None:
         """Send status 200 and the headers."""
+        if self.over:
+            return
+        self.begun = True
         request = self._request
         request.setResponseCode(http.OK)
         headers = request.responseHeaders
         headers.setRawHeaders(b"Content-Type", [content_type.encode("ascii")])
         headers.setRawHeaders(b"Cache-Control", [b"no-store"])
+        headers.setRawHeaders(b"Server", [SERVER])
         headers.setRawHeaders(b"X-Content-Type-Options", [b"nosniff"])
         # A push producer: a pull producer stalls under chunked answers (architecture.md, "Measured").
         request.registerProducer(self, True)
 
     def write(self, data: Buffer) -> None:
         """Send bytes of the body."""
-        if not self._over:
+        if not self.over:
             self._request.write(data)
 
     def finish(self) -> None:
         """End the body in order."""
-        if not self._over:
-            self._over = True
+        if not self.over:
+            self.over = True
             self._request.unregisterProducer()
             self._request.finish()
 
     def abort(self) -> None:
         """Cut the connection: what was sent must not look complete."""
-        if not self._over:
-            self._over = True
-            channel: Any = self._request.channel
-            if channel is not None:
-                channel.transport.abortConnection()
+        if not self.over:
+            self.over = True
+            cut(self._request)
 
     # -- IPushProducer -----------------------------------------------------------------------------
 
@@ -140,9 +147,16 @@ class RequestAnswer:
         """The connection is gone; `notifyFinish` says so too."""
 
     def _connection_lost(self, failure: Failure) -> None:
-        if not self._over:
-            self._over = True
+        if not self.over:
+            self.over = True
             self._lost()
+
+
+def cut(request: http.Request) -> None:
+    """Cut the connection of a request."""
+    channel: Any = request.channel
+    if channel is not None and channel.transport is not None:
+        channel.transport.abortConnection()
 
 
 class WadoResource(resource.Resource):
@@ -156,29 +170,41 @@ class WadoResource(resource.Resource):
         self._gate = gate
         self._settings = settings
         self._names = tuple(names)
+        self._running = 0
+        self._idle: list[Deferred[None]] = []
 
     def render(self, request: server.Request) -> int:
         """Start the work on a request; it ends when it ends."""
-        Deferred.fromCoroutine(self._render(request)).addErrback(self._broken, request)
+        answer = RequestAnswer(request)
+        self._running += 1
+        work = Deferred.fromCoroutine(self._render(request, answer))
+        work.addErrback(self._broken, request, answer)
+        work.addBoth(self._over)
         return server.NOT_DONE_YET
 
-    async def _render(self, request: server.Request) -> None:
+    async def drained(self) -> None:
+        """Wait until every request has been answered and noted down."""
+        if self._running:
+            waiting: Deferred[None] = Deferred()
+            self._idle.append(waiting)
+            await waiting
+
+    async def _render(self, request: server.Request, answer: RequestAnswer) -> None:
         channel: Any = request.channel
         transport = channel.transport
         site = self._gate.site_of(transport)
         peer = self._gate.peer_of(transport)
-        answer = RequestAnswer(request)
         try:
             if site is None or peer is None:
                 raise PeerNotTrusted("certificat client vérifié exigé")
             wanted = self._read(request, site, peer)
         except DrimboxError as error:
             await self._gate.refused(site, peer, request.uri, error)
-            self._problem(request, error)
+            self._problem(request, answer, error)
             return
         failure = await self._gate.serve(site, peer, wanted, answer)
         if failure is not None:
-            self._problem(request, failure)
+            self._problem(request, answer, failure)
 
     def _read(self, request: server.Request, site: Site, peer: Peer) -> SeriesRequest:
         if not self._gate.enabled(site):
@@ -193,11 +219,13 @@ class WadoResource(resource.Resource):
             raise NotServed("méthode non proposée", status=405)
         return read_request(request.uri, headers, self._settings)
 
-    def _problem(self, request: server.Request, error: DrimboxError) -> None:
-        if request._disconnected or request.finished:
+    def _problem(self, request: server.Request, answer: RequestAnswer, error: DrimboxError) -> None:
+        if answer.over:
             return
+        answer.over = True
         status, headers, body = problem(error)
         request.setResponseCode(status)
+        request.responseHeaders.setRawHeaders(b"Server", [SERVER])
         for name, value in headers:
             request.responseHeaders.setRawHeaders(name, [value])
         if status == 405:
@@ -205,49 +233,17 @@ class WadoResource(resource.Resource):
         request.write(body)
         request.finish()
 
-    def _broken(self, failure: Failure, request: server.Request) -> None:
+    def _broken(self, failure: Failure, request: server.Request, answer: RequestAnswer) -> None:
         """A bug of ours: the client gets E1104, or loses its connection when the answer had begun."""
         self.log.failure("request failed", failure=failure)
-        if request.startedWriting:
-            channel: Any = request.channel
-            if channel is not None:
-                channel.transport.abortConnection()
+        if answer.begun:
+            answer.abort()
         else:
-            self._problem(request, ImageError())
+            self._problem(request, answer, ImageError())
 
-
-class WadoFactory(server.Site):
-    """HTTP/1.1 on the WADO listener, with bounded connections and times."""
-
-    noisy = False
-    displayTracebacks = False
-
-    def __init__(self, root: WadoResource, settings: WadoSettings, clock: Any) -> None:
-        super().__init__(root, reactor=clock, timeout=settings.idle_timeout)
-        self._settings = settings
-        self._open: set[Any] = set()
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make the channel of one connection, or refuse it when too many are open."""
-        if len(self._open) >= self._settings.max_connections:
-            metrics.DELIVERIES.labels("", "connections").inc()
-            return None
-        channel: Any = super().buildProtocol(addr)
-        self._open.add(channel)
-        lost = channel.connectionLost
-
-        def connection_lost(reason: Failure) -> None:
-            self._open.discard(channel)
-            lost(reason)
-
-        channel.connectionLost = connection_lost
-        return channel
-
-    def abort_all(self) -> None:
-        """Cut every connection, at shutdown."""
-        for channel in list(self._open):
-            if channel.transport is not None:
-                channel.transport.abortConnection()
-
-    def log(self, request: http.Request) -> None:
-        """Write no access log of Twisted's own: the gateway logs and audits deliveries itself."""
+    def _over(self, result: object) -> None:
+        self._running -= 1
+        if not self._running:
+            idle, self._idle = self._idle, []
+            for waiting in idle:
+                waiting.callback(None)

@@ -1,0 +1,242 @@
+"""The HTTP/1.1 connections of the WADO-RS face: how many, how long, how much.
+
+A connection goes through phases, each with a clock of its own that no drip of bytes can wind back:
+
+    handshake --done--> request head and body --read--> answer --ended--> idle --first byte--> request ...
+                                                           `--Connection: close--> flushing --> gone
+
+`handshake_timeout` bounds the first, `header_timeout` the second, from the end of the handshake for the
+first request and from its first byte for the others. An answer has the time-outs of the delivery behind
+it. `idle_timeout` is for a connection between two requests. While flushing, a client must take what is
+left: one that has taken nothing for `stall_timeout` is cut.
+
+One request at a time: what a client pipelines waits for the end of the answer before it is parsed, in
+bounded memory (Twisted's). A request body has no meaning here; it is counted, dropped, and refused when
+it is long.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import termios
+from io import BytesIO
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http, resource, server
+from zope.interface import implementer
+
+from drimbox import metrics
+from drimbox.config import WadoSettings
+
+#: Bytes of a request body that are read and dropped.
+MAX_BODY = 64 * 1024
+_TOO_LONG = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class WadoRequest(server.Request):
+    """A request whose body is not kept."""
+
+    channel: Any
+    _dropped = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that is announced too long; None is a chunked one."""
+        self.content = BytesIO()
+        if length is not None and length > MAX_BODY:
+            self.channel.refuse(_TOO_LONG)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Count and drop."""
+        self._dropped += len(data)
+        if self._dropped > MAX_BODY:
+            self.channel.refuse(_TOO_LONG)
+
+
+@implementer(IHandshakeListener)
+class WadoChannel(http.HTTPChannel):
+    """One connection."""
+
+    log = Logger()
+    factory: WadoFactory
+    #: A TLS transport; the reactor's `callLater`, put here by the factory.
+    transport: Any
+    callLater: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit_call: IDelayedCall | None = None
+        self._answering = False
+        self._left: int | None = None
+
+    # -- Twisted -----------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Expect the TLS handshake."""
+        super().connectionMade()
+        self._limit(self.factory.settings.handshake_timeout, "handshake")
+
+    def handshakeCompleted(self) -> None:
+        """Expect a request."""
+        self._limit(self.factory.settings.header_timeout, "request")
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes of requests."""
+        if self.transport.disconnecting:
+            # Refused already: what still comes is not looked at.
+            return
+        if self._limit_call is None and not self._answering:
+            self._limit(self.factory.settings.header_timeout, "request")
+        super().dataReceived(data)
+
+    def allContentReceived(self) -> None:
+        """Answer a request that has come whole."""
+        self._unlimit()
+        self._answering = True
+        super().allContentReceived()
+
+    def requestDone(self, request: http.Request) -> None:
+        """Go on with the next request, unless the gateway stops."""
+        self._answering = False
+        if self.factory.draining:
+            self.persistent = False
+        super().requestDone(request)
+
+    def loseConnection(self) -> None:
+        """Close once everything is sent, and not later than the client's stall."""
+        super().loseConnection()
+        self._unlimit()
+        self._left = None
+        self._limit_call = self.callLater(self.factory.settings.stall_timeout, self._flushing)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget the connection."""
+        self._unlimit()
+        self.factory.gone(self)
+        super().connectionLost(reason)
+
+    # -- ours --------------------------------------------------------------------------------------
+
+    def refuse(self, answer: bytes) -> None:
+        """Answer a request that is not worth a resource, and close."""
+        self.transport.write(answer)
+        self.loseConnection()
+
+    def hang_up(self) -> None:
+        """Close if no request is being answered; else after its answer."""
+        if not self._answering:
+            self.loseConnection()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+    # -- own ---------------------------------------------------------------------------------------
+
+    def _limit(self, seconds: float, phase: str) -> None:
+        self._unlimit()
+        self._limit_call = self.callLater(seconds, self._late, phase)
+
+    def _unlimit(self) -> None:
+        call, self._limit_call = self._limit_call, None
+        if call is not None and call.active():
+            call.cancel()
+
+    def _late(self, phase: str) -> None:
+        self._limit_call = None
+        metrics.DELIVERIES.labels("", phase).inc()
+        self.log.info("connection cut: {phase} takes too long", phase=phase)
+        self.abort()
+
+    def _flushing(self) -> None:
+        """Look whether the client has taken something since the last look."""
+        left = _unsent(self.transport)
+        if left and (self._left is None or left < self._left):
+            self._left = left
+            self._limit_call = self.callLater(self.factory.settings.stall_timeout, self._flushing)
+        else:
+            # All acknowledged and no farewell from the peer, or nothing taken for too long.
+            self._limit_call = None
+            self.abort()
+
+
+def _unsent(transport: Any) -> int:
+    """Return the bytes that the peer's machine has not acknowledged, as far as can be known."""
+    below = getattr(transport, "transport", None)
+    if below is None:
+        return 0
+    left = len(getattr(below, "dataBuffer", b"")) + int(getattr(below, "_tempDataLen", 0))
+    count = array.array("i", [0])
+    try:
+        # SIOCOUTQ: what the kernel still holds for the peer.
+        fcntl.ioctl(below.getHandle().fileno(), termios.TIOCOUTQ, count)
+    except (OSError, AttributeError, ValueError):
+        return left
+    return left + count[0]
+
+
+class _Refused(Protocol):
+    """A connection over the limit."""
+
+    def connectionMade(self) -> None:
+        """Close at once, before any handshake."""
+        transport: Any = self.transport
+        transport.abortConnection()
+
+
+class WadoFactory(server.Site):
+    """HTTP/1.1 on the WADO listener, with bounded connections and times."""
+
+    noisy = False
+    displayTracebacks = False
+    #: Not Twisted's own choice, which may speak HTTP/2.
+    protocol: Any = WadoChannel
+
+    def __init__(self, root: resource.Resource, settings: WadoSettings, clock: Any) -> None:
+        super().__init__(root, requestFactory=WadoRequest, reactor=clock, timeout=settings.idle_timeout)
+        self.settings = settings
+        #: True while the gateway stops: no connection outlives its answer.
+        self.draining = False
+        self._open: set[WadoChannel] = set()
+        self._empty: list[Deferred[None]] = []
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make the channel of one connection, or what refuses it when too many are open."""
+        if len(self._open) >= self.settings.max_connections:
+            metrics.DELIVERIES.labels("", "connections").inc()
+            return _Refused()
+        channel: Any = super().buildProtocol(addr)
+        self._open.add(channel)
+        return channel
+
+    def gone(self, channel: WadoChannel) -> None:
+        """Forget a connection that is over."""
+        self._open.discard(channel)
+        if not self._open:
+            empty, self._empty = self._empty, []
+            for waiting in empty:
+                waiting.callback(None)
+
+    async def closed(self) -> None:
+        """Hang up: idle connections now, the others after their answer; wait until all are gone."""
+        self.draining = True
+        for channel in list(self._open):
+            channel.hang_up()
+        if self._open:
+            waiting: Deferred[None] = Deferred()
+            self._empty.append(waiting)
+            await waiting
+
+    def abort_all(self) -> None:
+        """Cut every connection, at shutdown."""
+        for channel in list(self._open):
+            channel.abort()
+
+    def log(self, request: http.Request) -> None:
+        """Write no access log of Twisted's own: the gateway logs and audits deliveries itself."""
