@@ -32,13 +32,20 @@ def measure_floor(site: Site) -> None:
 def measure_others(site: Site, *, dcmtk: bool, everything: bool) -> None:
     """Measure the same into pynetdicom and, when wanted, DCMTK's receivers."""
     whole, _ = _into_receiver(site, "pynetdicom", site.repeat)
-    site.results.add(f"{site.name}.pynetdicom_receiver.study", whole, "s")
+    _add(site, "pynetdicom_receiver.study", whole)
     if dcmtk:
         taken = bare_move(site.pacs, site.study, RECEIVERS["movescu"], receive_on=site.ports["movescu"])
-        site.results.add(f"{site.name}.dcmtk_receiver.study", taken.seconds, "s")
+        _add(site, "dcmtk_receiver.study", taken.seconds)
     if everything:
         whole, _ = _into_receiver(site, "storescp", 1)
         site.results.add(f"{site.name}.storescp_receiver.study", whole, "s")
+
+
+def _add(site: Site, name: str, value: float) -> None:
+    """Keep a figure under its PACS, and under its bare name for the first PACS measured."""
+    site.results.add(f"{site.name}.{name}", value, "s")
+    if site.results.get(name) is None:
+        site.results.add(name, value, "s")
 
 
 def _into_receiver(site: Site, kind: Kind, repeat: int) -> tuple[float, float]:
