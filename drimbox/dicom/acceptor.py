@@ -4,25 +4,28 @@ What is verified, in this order (retrieval-engine.md, rule 1): the called AE tit
 it is leased; calling AE title and address are among those configured for that PACS; the Move Originator
 of each C-STORE, when the PACS names one, is our C-MOVE. Study and series of the data set are the
 receiver's to verify. C-ECHO is answered on every title of ours, at any time.
+
+What a caller may take is bounded before it has said a word: callers that are no PACS of ours share a small
+part of the connections, so that they cannot keep the images out. Several PDUs may come in one piece, so the
+association may be over when its earlier events are carried out: then they are dropped.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Mapping
-
 from twisted.internet import protocol
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from drimbox import metrics
 from drimbox.config import DicomSettings, Pacs
+from drimbox.dicom.addresses import REFRESH, Addresses, resolve
 from drimbox.dicom.aetitles import Pools, Title
 from drimbox.dicom.association import Aborted, Event, Released, ReleaseRequested, UpperLayer
 from drimbox.dicom.dimse import Command, CommandField, CommandReceived, DataReceived, Status
 from drimbox.dicom.moving import Receiver
 from drimbox.dicom.negotiation import AssociationRequest, ProposedContext
 from drimbox.dicom.pdu import Buffer
+from drimbox.dicom.states import State
 from drimbox.dicom.transport import AssociationProtocol
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -35,26 +38,10 @@ _CALLING_UNKNOWN = (1, 1, 3)
 _LIMIT = (2, 3, 2)
 
 
-class Addresses:
-    """The addresses a PACS may store from; host names of the configuration count as they resolve."""
-
-    def __init__(self, pacs: Pacs, resolved: Mapping[str, tuple[str, ...]]) -> None:
-        self._networks = []
-        for entry in pacs.addresses or (pacs.host,):
-            for value in resolved.get(entry, (entry,)):
-                try:
-                    self._networks.append(ipaddress.ip_network(value, strict=False))
-                except ValueError:
-                    # A name that did not resolve matches nothing; `drimbox doctor` says so.
-                    continue
-
-    def allow(self, address: str) -> bool:
-        """Say whether `address` belongs to the PACS."""
-        try:
-            value = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(value in network for network in self._networks)
+#: Connections above `max_associations` that may be open for as long as a rejection or an end takes.
+_MARGIN = 16
+#: Connections that callers from addresses of no PACS may hold at least, and as a part of all.
+_STRANGERS, _STRANGERS_PART = 8, 4
 
 
 class InboundAssociation(AssociationProtocol):
@@ -62,14 +49,20 @@ class InboundAssociation(AssociationProtocol):
 
     log = Logger()
 
-    def __init__(self, owner: AcceptorFactory, clock: IReactorTime) -> None:
+    def __init__(self, owner: AcceptorFactory, clock: IReactorTime, *, stranger: bool = False) -> None:
         settings = owner.settings
         super().__init__(
             UpperLayer(settings.max_pdu), clock, artim=settings.artim_timeout, idle=settings.idle_timeout
         )
+        #: True when it comes from an address of no PACS.
+        self.stranger = stranger
+        #: True once accepted: it counts among the associations that are limited.
+        self.accepted = False
         self._owner = owner
         self._title: Title | None = None
+        #: Whom the instances are for, None once the lease is over; and who was told of this association.
         self._receiver: Receiver | None = None
+        self._opened: Receiver | None = None
         self._storing: Command | None = None
         self._storing_context = 0
         self._refused_status: int | None = None
@@ -88,24 +81,24 @@ class InboundAssociation(AssociationProtocol):
         elif type(event) is AssociationRequest:
             self._requested(event)
         elif type(event) is ReleaseRequested:
-            self._clean = True
-            self.layer.release_reply()
+            if not self.layer.close_wanted:
+                self._clean = True
+                self.layer.release_reply()
         elif type(event) is Released:
             self._clean = True
-        elif type(event) is Aborted and event.problem:
-            metrics.ASSOCIATIONS.labels("acceptor", "aborted").inc()
-            self.log.warn(
-                "association from {peer} aborted: {problem}", peer=self.peer_address, problem=event.problem
-            )
+        elif type(event) is Aborted:
+            self._aborted(event)
 
     def gone(self) -> None:
         """Tell the move, then the pool: in this order, so that the move ends before its title is free."""
         self._owner.lost(self)
-        receiver, self._receiver = self._receiver, None
-        if receiver is not None:
-            receiver.closed(self, self._clean and self._storing is None)
-        if self._title is not None:
-            self._title.detached(self)
+        opened, self._opened, self._receiver = self._opened, None, None
+        try:
+            if opened is not None:
+                opened.closed(self, self._clean and self._storing is None)
+        finally:
+            if self._title is not None:
+                self._title.detached(self)
 
     # -- Channel -----------------------------------------------------------------------------------
 
@@ -129,7 +122,17 @@ class InboundAssociation(AssociationProtocol):
 
     # -- own ---------------------------------------------------------------------------------------
 
+    def _aborted(self, event: Aborted) -> None:
+        self._clean = False
+        if event.problem:
+            metrics.ASSOCIATIONS.labels("acceptor", "aborted").inc()
+            self.log.warn(
+                "association from {peer} aborted: {problem}", peer=self.peer_address, problem=event.problem
+            )
+
     def _requested(self, request: AssociationRequest) -> None:
+        if self.layer.state is not State.AWAITING_LOCAL_ANSWER:
+            return
         if self._owner.full():
             metrics.ASSOCIATIONS.labels("acceptor", "limit").inc()
             self.layer.reject(*_LIMIT)
@@ -153,15 +156,15 @@ class InboundAssociation(AssociationProtocol):
             if syntax is not None:
                 accepted[context.id] = syntax
         self.layer.accept(accepted)
+        self.accepted = True
         metrics.ASSOCIATIONS.labels("acceptor", "accepted").inc()
         if title is not None and receiver is not None:
             self._title = title
-            self._receiver = receiver
+            self._receiver = self._opened = receiver
             title.attached(self)
             receiver.opened(self)
-        elif title is not None and any(
-            context.abstract_syntax != VERIFICATION for context in request.contexts
-        ):
+        elif title is not None and not request.only(VERIFICATION) and self._trusted(title.pacs, request):
+            # What is left of an earlier move. A stranger's attempts must not keep the title busy for ever.
             title.disturbed()
 
     def _trusted(self, pacs: Pacs, request: AssociationRequest) -> bool:
@@ -189,15 +192,16 @@ class InboundAssociation(AssociationProtocol):
         self._storing_context = context_id
         verification = self.layer.abstract_syntaxes[context_id] == VERIFICATION
         if command.field == CommandField.C_ECHO_RQ and verification:
-            self.layer.send(
-                context_id,
-                Command(
-                    CommandField.C_ECHO_RSP,
-                    responded_id=command.message_id,
-                    affected_class=command.affected_class,
-                    status=Status.SUCCESS,
-                ),
-            )
+            if self.layer.established:
+                self.layer.send(
+                    context_id,
+                    Command(
+                        CommandField.C_ECHO_RSP,
+                        responded_id=command.message_id,
+                        affected_class=VERIFICATION,
+                        status=Status.SUCCESS,
+                    ),
+                )
         elif command.field == CommandField.C_STORE_RQ and command.has_dataset and not verification:
             self._store(context_id, command)
         elif command.field == CommandField.C_CANCEL_RQ:
@@ -222,16 +226,10 @@ class InboundAssociation(AssociationProtocol):
             return Status.NOT_AUTHORISED
         if command.affected_class != self.layer.abstract_syntaxes[context_id]:
             return Status.SOP_CLASS_NOT_SUPPORTED
-        originator = command.originator_ae_title
+        originator, number = command.originator_ae_title, command.originator_message_id
         if originator and originator != self._owner.settings.ae_title:
             return Status.NOT_AUTHORISED
-        number = command.originator_message_id
-        if (
-            originator
-            and number is not None
-            and title.message_id is not None
-            and number != title.message_id
-        ):
+        if number is not None and number != title.message_id:
             return Status.NOT_AUTHORISED
         return None
 
@@ -252,31 +250,44 @@ class AcceptorFactory(protocol.Factory):
     """Listens for the PACS and for whoever checks that we are there."""
 
     noisy = False
+    log = Logger()
 
-    def __init__(
-        self,
-        settings: DicomSettings,
-        pools: Pools,
-        clock: IReactorTime,
-        resolved: Mapping[str, tuple[str, ...]] | None = None,
-    ) -> None:
+    def __init__(self, settings: DicomSettings, pools: Pools, clock: IReactorTime) -> None:
         self.settings = settings
         self.pools = pools
-        self.addresses = {
-            name: Addresses(pool.pacs, resolved or {}) for name, pool in pools.by_pacs.items()
-        }
+        self.addresses = {name: Addresses(pool.pacs) for name, pool in pools.by_pacs.items()}
         self._clock = clock
         self._open: set[InboundAssociation] = set()
+        self._refresh: IDelayedCall | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> InboundAssociation:
-        """Make the protocol of one connection."""
-        association = InboundAssociation(self, self._clock)
+    def startFactory(self) -> None:
+        """The door opens: resolve the host names of the configuration, now and from time to time."""
+        if any(each.names for each in self.addresses.values()):
+            self._refresh = self._clock.callLater(REFRESH, self.startFactory)
+            resolve(self._clock, self.addresses)
+
+    def stopFactory(self) -> None:
+        """The door closes."""
+        if self._refresh is not None and self._refresh.active():
+            self._refresh.cancel()
+
+    def buildProtocol(self, addr: IAddress | None) -> InboundAssociation | None:
+        """Make the protocol of one connection; None, which closes it, when there are too many."""
+        host = str(getattr(addr, "host", ""))
+        stranger = not any(addresses.allow(host) for addresses in self.addresses.values())
+        limit = self.settings.max_associations
+        allowed = max(_STRANGERS, limit // _STRANGERS_PART) if stranger else limit + _MARGIN
+        if sum(each.stranger is stranger for each in self._open) >= allowed:
+            metrics.ASSOCIATIONS.labels("acceptor", "limit").inc()
+            self.log.warn("connection from {host} closed: {allowed} are open", host=host, allowed=allowed)
+            return None
+        association = InboundAssociation(self, self._clock, stranger=stranger)
         self._open.add(association)
         return association
 
     def full(self) -> bool:
-        """Say whether more associations are open than configured."""
-        return len(self._open) > self.settings.max_associations
+        """Say whether as many associations are accepted as configured."""
+        return sum(each.accepted for each in self._open) >= self.settings.max_associations
 
     def lost(self, association: InboundAssociation) -> None:
         """Forget a connection that is over."""

@@ -142,7 +142,8 @@ def encode_command(command: Command) -> bytes:
         if kind == "US":
             raw = int(value).to_bytes(2, "little")
         else:
-            raw = value.encode("ascii")
+            # What we echo came from the peer, and may not be the ASCII it must be.
+            raw = value.encode("ascii", "replace")
             if len(raw) % 2:
                 raw += b"\0" if kind == "UI" else b" "
         parts.append(_ELEMENT.pack(0, element, len(raw)) + raw)

@@ -3,6 +3,10 @@
 Two things here decide the speed of a C-MOVE. A PACS writes one C-STORE, waits for our answer, writes
 the next; with Nagle on its side and delayed acknowledgement on ours, every image costs 40 ms. So we set
 TCP_NODELAY for our answers, and TCP_QUICKACK again after every read (Linux forgets it) for its images.
+
+Two things decide what a bad peer can cost. A peer that asks and never reads the answers is not read any
+further until it does (`_Choke`), so that they do not pile up here. And a connection that ought to close is
+cut when the peer has not let it close within the ARTIM time, whatever state the association was in.
 """
 
 from __future__ import annotations
@@ -12,16 +16,37 @@ import socket
 from typing import Any
 
 from twisted.internet import protocol
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from drimbox.dicom.association import Event, UpperLayer
+from drimbox.dicom.states import State
 
 #: Absent outside Linux; the images then flow at the PACS's own pace.
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 #: Bytes asked of the socket at once: a compressed image in one or two reads.
 _READ_SIZE = 256 * 1024
+
+
+@implementer(IPushProducer)
+class _Choke:
+    """Stops reading from a peer while it does not read what we wrote (the transport calls it)."""
+
+    def __init__(self, association: AssociationProtocol) -> None:
+        self._association = association
+
+    def pauseProducing(self) -> None:
+        """The write buffer is full."""
+        self._association.choke(True)
+
+    def resumeProducing(self) -> None:
+        """The write buffer is empty again."""
+        self._association.choke(False)
+
+    def stopProducing(self) -> None:
+        """The connection is over."""
 
 
 class AssociationProtocol(protocol.Protocol):
@@ -38,8 +63,12 @@ class AssociationProtocol(protocol.Protocol):
         self._idle_call: IDelayedCall | None = None
         self._last_read = 0.0
         self._paused = False
+        self._choked = False
         self._socket: Any = None
         self._closing = False
+        self._lost = False
+        #: State of the association when the timer started: another one starts it anew.
+        self._artim_state: State | None = None
 
     # -- to be said by subclasses ------------------------------------------------------------------
 
@@ -66,6 +95,7 @@ class AssociationProtocol(protocol.Protocol):
         handle = getattr(transport, "getHandle", None)
         self._socket = handle() if handle is not None else None
         self._quick()
+        transport.registerProducer(_Choke(self), True)
         self._last_read = self.clock.seconds()
         self._idle_call = self.clock.callLater(self._idle_seconds, self._check_idle)
         self.started()
@@ -85,30 +115,43 @@ class AssociationProtocol(protocol.Protocol):
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         """Tell the association that its connection is gone."""
+        self._lost = True
         for call in (self._artim_call, self._idle_call):
             if call is not None and call.active():
                 call.cancel()
-        for event in self.layer.transport_closed():
-            self.handle(event)
-        self.gone()
+        try:
+            for event in self.layer.transport_closed():
+                self.handle(event)
+        finally:
+            # Whatever happens, whoever counts on the end of this association hears of it.
+            self.gone()
 
     # -- for subclasses ----------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> bool:
+        """True when the connection is gone."""
+        return self._lost
 
     def flush(self) -> None:
         """Send what the association has to say, and follow its wishes about timer and connection."""
         outgoing = self.layer.take_outgoing()
-        if outgoing and self.transport is not None:
+        if self._lost or self.transport is None:
+            return
+        if outgoing:
             self._send(b"".join(outgoing))
-        if self.layer.artim and self._artim_call is None:
-            self._artim_call = self.clock.callLater(self._artim_seconds, self._artim_expired)
-        elif not self.layer.artim and self._artim_call is not None:
-            if self._artim_call.active():
-                self._artim_call.cancel()
-            self._artim_call = None
-        if self.layer.close_wanted and not self._closing and self.transport is not None:
+        closing = self.layer.close_wanted
+        if self.layer.artim or closing:
+            if self._artim_call is None or self._artim_state is not self.layer.state:
+                self._restart_artim()
+        elif self._artim_call is not None:
+            self._stop_artim()
+        if closing and not self._closing:
             self._closing = True
             self.resume()
-            self.transport.loseConnection()
+            transport: Any = self.transport
+            transport.unregisterProducer()
+            transport.loseConnection()
 
     def abort(self) -> None:
         """End the association at once, telling the peer."""
@@ -119,16 +162,19 @@ class AssociationProtocol(protocol.Protocol):
         """Stop reading: TCP then slows the peer down."""
         if not self._paused and not self._closing:
             self._paused = True
-            transport: Any = self.transport
-            transport.pauseProducing()
+            self._read_or_not()
 
     def resume(self) -> None:
         """Read again."""
         if self._paused:
             self._paused = False
             self._last_read = self.clock.seconds()
-            transport: Any = self.transport
-            transport.resumeProducing()
+            self._read_or_not()
+
+    def choke(self, full: bool) -> None:
+        """Stop or start reading as the write buffer says; unlike `pause`, this is the peer's fault."""
+        self._choked = full
+        self._read_or_not()
 
     @property
     def peer_address(self) -> str:
@@ -159,6 +205,25 @@ class AssociationProtocol(protocol.Protocol):
             except OSError:
                 # Not TCP, or gone already: nothing depends on it.
                 self._socket = None
+
+    def _read_or_not(self) -> None:
+        transport: Any = self.transport
+        if self._lost or self._closing:
+            return
+        if self._paused or self._choked:
+            transport.pauseProducing()
+        else:
+            transport.resumeProducing()
+
+    def _restart_artim(self) -> None:
+        self._stop_artim()
+        self._artim_state = self.layer.state
+        self._artim_call = self.clock.callLater(self._artim_seconds, self._artim_expired)
+
+    def _stop_artim(self) -> None:
+        call, self._artim_call = self._artim_call, None
+        if call is not None and call.active():
+            call.cancel()
 
     def _artim_expired(self) -> None:
         self._artim_call = None
