@@ -7,6 +7,7 @@ second way is the common one.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -54,57 +55,80 @@ async def find_study(links: Links, pacs: Pacs, study_uid: str) -> Study | None:
 async def _find_relational(requestor: Requestor, study_uid: str) -> Study | None:
     keys = (*_STUDY_KEYS, *_SERIES_KEYS, *_IMAGE_KEYS)
     query = _query("IMAGE", keys, StudyInstanceUID=study_uid, SeriesInstanceUID="", SOPInstanceUID="")
-    matches = [
-        match for match in await _find(requestor, query) if match.get("StudyInstanceUID") == study_uid
-    ]
-    if not matches:
+    first: Dataset | None = None
+    by_series: dict[str, tuple[Dataset, dict[str, Instance]]] = {}
+    async for match in _find(requestor, query):
+        if _uid(match, "StudyInstanceUID") != study_uid:
+            continue
+        if first is None:
+            first = match
+        _, images = by_series.setdefault(_uid(match, "SeriesInstanceUID"), (match, {}))
+        _add(images, match)
+    if first is None:
         return None
-    by_series: dict[str, list[Dataset]] = {}
-    for match in matches:
-        by_series.setdefault(_uid(match, "SeriesInstanceUID"), []).append(match)
-    series = [_series(images[0], uid, images) for uid, images in by_series.items()]
-    return _study(matches[0], study_uid, series)
+    series = [_series(match, uid, images) for uid, (match, images) in by_series.items()]
+    return _study(first, study_uid, series)
 
 
 async def _find_by_level(requestor: Requestor, study_uid: str) -> Study | None:
-    query = _query("STUDY", _STUDY_KEYS, StudyInstanceUID=study_uid)
-    studies = [
-        match for match in await _find(requestor, query) if match.get("StudyInstanceUID") == study_uid
-    ]
-    if not studies:
+    study: Dataset | None = None
+    async for match in _find(requestor, _query("STUDY", _STUDY_KEYS, StudyInstanceUID=study_uid)):
+        if _uid(match, "StudyInstanceUID") == study_uid and study is None:
+            study = match
+    if study is None:
         return None
+    found: dict[str, Dataset] = {}
     query = _query("SERIES", _SERIES_KEYS, StudyInstanceUID=study_uid, SeriesInstanceUID="")
+    async for match in _find(requestor, query):
+        if _within(match, StudyInstanceUID=study_uid):
+            found.setdefault(_uid(match, "SeriesInstanceUID"), match)
     series = []
-    for match in await _find(requestor, query):
-        uid = _uid(match, "SeriesInstanceUID")
-        keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": uid, "SOPInstanceUID": ""}
-        images = await _find(requestor, _query("IMAGE", _IMAGE_KEYS, **keys))
+    for uid, match in found.items():
+        above = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": uid}
+        images: dict[str, Instance] = {}
+        async for image in _find(requestor, _query("IMAGE", _IMAGE_KEYS, **above, SOPInstanceUID="")):
+            if _within(image, **above):
+                _add(images, image)
         if images:
             series.append(_series(match, uid, images))
-    return _study(studies[0], study_uid, series) if series else None
+    return _study(study, study_uid, series) if series else None
 
 
-async def _find(requestor: Requestor, query: Dataset) -> list[Dataset]:
+async def _find(requestor: Requestor, query: Dataset) -> AsyncIterator[Dataset]:
+    """Yield the matches of one query as they come. Raises `PacsCommunicationError`.
+
+    Bounded three ways: time between two answers, number of answers, time in all.
+    """
+    pacs = requestor.pacs
+    deadline = requestor.clock.seconds() + pacs.move_ceiling
     requestor.begin(STUDY_ROOT_FIND, Command(CommandField.C_FIND_RQ, priority=0), query)
-    matches: list[Dataset] = []
-    while True:
-        response = await requestor.response(requestor.pacs.query_timeout)
+    for _ in range(MAX_MATCHES):
+        response = await requestor.response(pacs.query_timeout)
         status = response.command.status
         if status == Status.SUCCESS:
-            return matches
-        if status not in (Status.PENDING, Status.PENDING_WARNING) or response.dataset is None:
-            comment = response.command.error_comment or ""
-            raise PacsCommunicationError(
-                f"C-FIND : état 0x{status or 0:04X} {comment}".rstrip() + f" ({requestor.pacs.name})"
-            )
-        matches.append(response.dataset)
-        if len(matches) > MAX_MATCHES:
-            raise PacsCommunicationError(f"C-FIND : plus de {MAX_MATCHES} réponses ({requestor.pacs.name})")
+            return
+        if response.final or response.dataset is None:
+            # Its comment is the PACS's own text and may name the patient: only the status is told.
+            raise PacsCommunicationError(f"C-FIND : état 0x{status or 0:04X} ({pacs.name})")
+        if requestor.clock.seconds() > deadline:
+            raise PacsCommunicationError(f"C-FIND : plus de {pacs.move_ceiling:.0f} s ({pacs.name})")
+        yield response.dataset
+    raise PacsCommunicationError(f"C-FIND : plus de {MAX_MATCHES} réponses ({pacs.name})")
 
 
-def _of(study_uid: str, matches: list[Dataset]) -> list[Dataset]:
-    """Keep the matches of that very study: a PACS that ignores a key must not add another patient's."""
-    return [match for match in matches if match.get("StudyInstanceUID") == study_uid]
+def _within(match: Dataset, **above: str) -> bool:
+    """Say whether a match belongs where we asked.
+
+    A PACS that ignores a key must not add another patient's images. One that does not repeat the keys
+    above the level it was asked about is believed.
+    """
+    return all(_text(match, keyword) in ("", uid) for keyword, uid in above.items())
+
+
+def _add(images: dict[str, Instance], match: Dataset) -> None:
+    instance, sop_class = _uid(match, "SOPInstanceUID"), _text(match, "SOPClassUID")
+    number = _number(match, "InstanceNumber")
+    images[instance] = Instance(instance, sop_class if is_uid(sop_class) else "", number)
 
 
 def _query(level: str, returned: tuple[str, ...], **keys: str) -> Dataset:
@@ -139,18 +163,11 @@ def _uid(match: Dataset, keyword: str) -> str:
     return uid
 
 
-def _series(match: Dataset, uid: str, images: list[Dataset]) -> Series:
-    instances: dict[str, Instance] = {}
-    for image in images:
-        instance = _uid(image, "SOPInstanceUID")
-        sop_class = _text(image, "SOPClassUID")
-        instances[instance] = Instance(
-            instance, sop_class if is_uid(sop_class) else "", _number(image, "InstanceNumber")
-        )
+def _series(match: Dataset, uid: str, images: dict[str, Instance]) -> Series:
     return Series(
         uid,
         _text(match, "Modality"),
-        tuple(instances.values()),
+        tuple(images.values()),
         _number(match, "SeriesNumber"),
         _text(match, "SeriesDescription"),
     )

@@ -1,23 +1,24 @@
 """Query/retrieve and verification SCU: C-ECHO, C-FIND, C-MOVE to a PACS (PS3.4 C.4, PS3.7 9.1).
 
 `Requestor` is one outgoing association with awaitable operations, one at a time. Everything that goes
-wrong on the way is `PacsCommunicationError` (E003) with what was seen, never a bare socket error.
+wrong on the way is `PacsCommunicationError` (E003) with what was seen, never a bare socket error. A
+response must answer the operation that runs: anything else ends the association, so that a PACS can
+neither fill our memory with what nobody asked for nor have one answer taken for another.
 """
 
 from __future__ import annotations
 
+import itertools
+import secrets
+from collections import deque
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any, cast
 
 import attrs
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -33,25 +34,46 @@ from drimbox.dicom.association import (
     UpperLayer,
 )
 from drimbox.dicom.dimse import Command, CommandField, CommandReceived, DataReceived, Status
+from drimbox.dicom.identifiers import (
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    MAX_IDENTIFIER,
+    decode_dataset,
+    encode_dataset,
+)
 from drimbox.dicom.negotiation import AssociationAccepted, AssociationRequest, ProposedContext
+from drimbox.dicom.states import State
 from drimbox.dicom.transport import AssociationProtocol
 from drimbox.errors import PacsCommunicationError
 
 VERIFICATION = "1.2.840.10008.1.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
-IMPLICIT_LE = "1.2.840.10008.1.2"
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
-#: Largest identifier accepted in one answer, bytes.
-MAX_IDENTIFIER = 4 * 1024 * 1024
+#: Seconds the PACS gets to grant a release.
+_RELEASE = 5.0
+#: Message ids of this process, each used once in 65,535. Not counted per association: a PACS puts the id
+#: of the C-MOVE into each C-STORE, and one that comes late must not look like one of the next move.
+_NUMBERS = itertools.islice(itertools.cycle(range(1, 65536)), secrets.randbelow(65535), None)
+#: What a response's command field adds to its request's (PS3.7 E.1).
+_RESPONSE = 0x8000
+_PENDING = (Status.PENDING, Status.PENDING_WARNING)
+
+
+class PacsBusy(PacsCommunicationError):
+    """As many associations to the PACS as configured stayed in use for as long as we could wait."""
 
 
 @attrs.define
 class Response:
-    """One response of an operation: its command set, and its data set when it has one."""
+    """One response of an operation: its command set, and for C-FIND its data set when it has one."""
 
     command: Command
     dataset: Dataset | None
+
+    @property
+    def final(self) -> bool:
+        """True when no other response of the operation follows."""
+        return self.command.status not in _PENDING
 
 
 class Requestor(AssociationProtocol):
@@ -68,12 +90,14 @@ class Requestor(AssociationProtocol):
         self.pacs = pacs
         self.extended: Mapping[str, bytes] = {}
         self._request = request
-        self._message_id = 0
         self._opened: Deferred[None] | None = Deferred()
-        self._released: Deferred[None] | None = None
+        self._ended: Deferred[None] = Deferred()
         self._waiting: Deferred[Response] | None = None
-        self._ready: list[Response] = []
+        self._ready: deque[Response] = deque()
+        #: The request that runs, None between two.
+        self._running: Command | None = None
         self._current: Command | None = None
+        self._context_id = 0
         self._dataset = bytearray()
         self._failure: PacsCommunicationError | None = None
 
@@ -86,18 +110,9 @@ class Requestor(AssociationProtocol):
     def handle(self, event: Event) -> None:
         """Carry out one event."""
         if type(event) is DataReceived:
-            self._dataset += event.data
-            if len(self._dataset) > MAX_IDENTIFIER:
-                self._fail("réponse trop longue")
-                self.abort()
-            elif event.last:
-                self._answer()
+            self._data(event)
         elif type(event) is CommandReceived:
-            self._current = event.command
-            self._dataset.clear()
-            self._context_id = event.context_id
-            if not event.command.has_dataset:
-                self._answer()
+            self._command(event)
         elif type(event) is AssociationAccepted:
             self.extended = event.extended
             opened, self._opened = self._opened, None
@@ -107,7 +122,9 @@ class Requestor(AssociationProtocol):
             codes = f"résultat {event.result}, source {event.source}, motif {event.reason}"
             self._fail(f"association rejetée par le PACS ({codes})")
         elif type(event) is ReleaseRequested:
-            self.layer.release_reply()
+            if not self.layer.close_wanted:
+                self.layer.release_reply()
+            self._fail("association terminée par le PACS")
         elif type(event) is Aborted:
             self._fail(event.problem or "association interrompue par le PACS")
         elif type(event) is Released:
@@ -116,15 +133,21 @@ class Requestor(AssociationProtocol):
     def gone(self) -> None:
         """Wake whoever waits."""
         self._fail("connexion fermée par le PACS")
-        released, self._released = self._released, None
-        if released is not None:
-            released.callback(None)
+        self._ended.callback(None)
+
+    def abort(self) -> None:
+        """End the association at once, and wake whoever waits."""
+        super().abort()
+        self._fail("association interrompue")
 
     # -- operations --------------------------------------------------------------------------------
 
     async def opened(self, seconds: float) -> None:
         """Wait for the acceptance of the association, at most `seconds`."""
-        assert self._opened is not None
+        if self._failure is not None:
+            raise self._failure
+        if self._opened is None:
+            return
         await self._bounded(self._opened, seconds, "pas de réponse à la demande d'association")
 
     def context(self, abstract_syntax: str) -> int:
@@ -135,24 +158,29 @@ class Requestor(AssociationProtocol):
         raise PacsCommunicationError(f"le PACS {self.pacs.name} refuse la classe SOP {abstract_syntax}")
 
     def begin(self, abstract_syntax: str, command: Command, identifier: Dataset | None = None) -> int:
-        """Send a request; its responses are taken with `response`. Returns the message id."""
-        context_id = self.context(abstract_syntax)
+        """Send a request; its responses are taken with `response`. Returns the message id.
+
+        Raises `PacsCommunicationError` when the association is over or does not carry that SOP class.
+        """
         if self._failure is not None:
             raise self._failure
-        self._message_id = self._message_id % 65535 + 1
-        command.message_id = self._message_id
+        if not self.layer.established:
+            raise PacsCommunicationError(f"association terminée ({self.pacs.name})")
+        context_id = self.context(abstract_syntax)
+        number = command.message_id = next(_NUMBERS)
         command.affected_class = abstract_syntax
         data = None
         if identifier is not None:
             data = encode_dataset(identifier, self.layer.contexts[context_id])
         self.layer.send(context_id, command, data)
+        self._running = command
         self.flush()
-        return self._message_id
+        return number
 
     async def response(self, seconds: float) -> Response:
         """Wait for the next response, at most `seconds`. Raises `PacsCommunicationError`."""
         if self._ready:
-            return self._ready.pop(0)
+            return self._ready.popleft()
         if self._failure is not None:
             raise self._failure
         self._waiting = Deferred()
@@ -167,17 +195,18 @@ class Requestor(AssociationProtocol):
             self.flush()
 
     async def close(self) -> None:
-        """Release the association, or abort it when the PACS does not answer."""
-        if not self.layer.established:
+        """Release the association, or abort it when something still runs or the PACS does not grant it.
+
+        Returns when the connection is gone, so that its place at the PACS is free.
+        """
+        if self.layer.established and self._running is None:
+            self.layer.release()
+            self.flush()
+        else:
             self.abort()
-            return
-        self._released = Deferred()
-        released = self._released
-        self.layer.release()
-        self.flush()
-        timer = self.clock.callLater(5.0, self.abort)
+        timer = self.clock.callLater(_RELEASE, self.abort)
         try:
-            await released
+            await self._ended
         finally:
             if timer.active():
                 timer.cancel()
@@ -190,24 +219,62 @@ class Requestor(AssociationProtocol):
             return await waiting
         except CancelledError:
             self._waiting = self._opened = None
+            self._fail(f"{problem} en {seconds:.0f} s")
             self.abort()
-            raise PacsCommunicationError(f"{problem} ({self.pacs.name}, {seconds:.0f} s)") from None
+            assert self._failure is not None
+            raise self._failure from None
         finally:
             if timer.active():
                 timer.cancel()
 
-    def _answer(self) -> None:
-        command, self._current = self._current, None
-        assert command is not None
+    def _command(self, event: CommandReceived) -> None:
+        command, running = event.command, self._running
+        if self.layer.state is State.AWAITING_RELEASE_REPLY:
+            # On its way while we asked for the end: nobody waits for it.
+            return
+        if (
+            running is None
+            or command.field != running.field | _RESPONSE
+            or command.responded_id != running.message_id
+            or command.status is None
+        ):
+            self._refuse("réponse à une autre demande que la nôtre")
+            return
+        self._current = command
+        self._dataset.clear()
+        self._context_id = event.context_id
+        if not command.has_dataset:
+            self._answer(command)
+
+    def _data(self, event: DataReceived) -> None:
+        command = self._current
+        if command is None:
+            return
+        if command.field == CommandField.C_FIND_RSP:
+            # A C-MOVE response may list thousands of failed instances: nobody asks for it, it is dropped.
+            self._dataset += event.data
+        if len(self._dataset) > MAX_IDENTIFIER:
+            self._refuse("réponse trop longue")
+        elif event.last:
+            self._answer(command)
+
+    def _refuse(self, problem: str) -> None:
+        self._current = None
+        self._fail(problem)
+        self.abort()
+
+    def _answer(self, command: Command) -> None:
+        self._current = None
         dataset = None
-        if command.has_dataset:
+        if command.has_dataset and command.field == CommandField.C_FIND_RSP:
             try:
                 dataset = decode_dataset(bytes(self._dataset), self.layer.contexts[self._context_id])
             except PacsCommunicationError as error:
-                self._fail(error.detail)
-                self.abort()
+                self._refuse(error.detail)
                 return
         response = Response(command, dataset)
+        if response.final:
+            self._running = None
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(response)
@@ -217,32 +284,11 @@ class Requestor(AssociationProtocol):
     def _fail(self, problem: str) -> None:
         if self._failure is None:
             self._failure = PacsCommunicationError(f"{problem} ({self.pacs.name})")
-        for waiting in (self._opened, self._waiting):
-            if waiting is not None and not waiting.called:
-                waiting.errback(self._failure)
-        self._opened = self._waiting = None
-
-
-def encode_dataset(dataset: Dataset, transfer_syntax: str) -> bytes:
-    """Write an identifier in the negotiated syntax (Implicit or Explicit VR Little Endian)."""
-    buffer = DicomBytesIO()
-    buffer.is_little_endian = True
-    buffer.is_implicit_VR = transfer_syntax == IMPLICIT_LE
-    write_dataset(buffer, dataset)
-    return bytes(buffer.getvalue())
-
-
-def decode_dataset(data: bytes, transfer_syntax: str) -> Dataset:
-    """Read an identifier. Raises `PacsCommunicationError` on garbage."""
-    try:
-        dataset = read_dataset(BytesIO(data), transfer_syntax == IMPLICIT_LE, True, bytelength=len(data))
-        # Elements are decoded lazily: meet the garbage here, not in whoever reads them.
-        for _ in dataset.iterall():
-            pass
-    except Exception as error:
-        # pydicom raises whatever its decoding meets.
-        raise PacsCommunicationError(f"identifiant illisible : {type(error).__name__}") from error
-    return dataset
+        opened, self._opened = self._opened, None
+        waiting, self._waiting = self._waiting, None
+        for each in (opened, waiting):
+            if each is not None and not each.called:
+                each.errback(self._failure)
 
 
 class Links:
@@ -254,14 +300,20 @@ class Links:
         self._limits: dict[str, DeferredSemaphore] = {}
 
     async def open(
-        self, pacs: Pacs, sop_classes: Sequence[str], extended: Mapping[str, bytes] | None = None
+        self,
+        pacs: Pacs,
+        sop_classes: Sequence[str],
+        extended: Mapping[str, bytes] | None = None,
+        *,
+        wait: float | None = None,
     ) -> Requestor:
-        """Open an association that proposes these SOP classes. Raises `PacsCommunicationError`.
+        """Open an association that proposes these SOP classes. The caller must end it with `done`.
 
-        The caller must end it with `done`.
+        `wait` bounds the time spent until another association of ours ends, in seconds; the time-out of a
+        query when not given. Raises `PacsBusy` or `PacsCommunicationError`.
         """
         limit = self._limits.setdefault(pacs.name, DeferredSemaphore(pacs.max_associations))
-        await limit.acquire()
+        await self._acquire(limit, pacs, pacs.query_timeout if wait is None else wait)
         try:
             requestor = await connect(pacs, self.settings, self.reactor, sop_classes, extended or {})
         except BaseException:
@@ -277,6 +329,17 @@ class Links:
         finally:
             self._limits[requestor.pacs.name].release()
 
+    async def _acquire(self, limit: DeferredSemaphore, pacs: Pacs, wait: float) -> None:
+        waiting = limit.acquire()
+        timer = self.reactor.callLater(wait, waiting.cancel)
+        try:
+            await waiting
+        except CancelledError:
+            raise PacsBusy(f"{pacs.max_associations} associations déjà ouvertes vers {pacs.name}") from None
+        finally:
+            if timer.active():
+                timer.cancel()
+
 
 async def connect(
     pacs: Pacs,
@@ -285,7 +348,10 @@ async def connect(
     sop_classes: Sequence[str],
     extended: Mapping[str, bytes],
 ) -> Requestor:
-    """Open one association to `pacs`. Raises `PacsCommunicationError`."""
+    """Open one association to `pacs`, at whose end the caller must `close` it.
+
+    Raises `PacsCommunicationError`; nothing is left open then.
+    """
     request = AssociationRequest(
         calling_ae_title=settings.ae_title,
         called_ae_title=pacs.ae_title,
@@ -300,13 +366,14 @@ async def connect(
     endpoint = HostnameEndpoint(reactor, pacs.host, pacs.port, timeout=settings.connect_timeout)
     try:
         requestor = cast(Requestor, await endpoint.connect(factory))
-    except (ConnectError, DNSLookupError, OSError, CancelledError) as error:
+    except (ConnectError, ConnectingCancelledError, CancelledError, OSError) as error:
         metrics.ASSOCIATIONS.labels("requestor", "unreachable").inc()
         raise PacsCommunicationError(f"PACS {pacs.name} injoignable : {error}") from error
     try:
         await requestor.opened(pacs.query_timeout)
     except PacsCommunicationError:
         metrics.ASSOCIATIONS.labels("requestor", "refused").inc()
+        await requestor.close()
         raise
     return requestor
 
