@@ -3,7 +3,8 @@
 A title is leased to one move at a time and named as its destination; the called AE title of the
 association that the PACS then opens says whose images these are. A title that is not leased takes C-ECHO
 and refuses storage. After a move it comes back only when nothing of that move can arrive any more: at
-once when the final C-MOVE response came and no association is open on it, else after a quarantine.
+once when the final C-MOVE response came and no association is open on it, else after a quarantine. An
+association that outlives the final response carries nothing we want: it is ended after a short while.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from drimbox import metrics
 from drimbox.config import Pacs
 from drimbox.dicom.moving import Channel, Receiver
 from drimbox.errors import TooManyRequests
+
+#: Seconds an association may stay open after the final response of its move before we end it.
+_LEFTOVER = 10.0
 
 
 class TitleState(enum.Enum):
@@ -85,7 +89,10 @@ class Title:
         if self.state is not TitleState.QUARANTINED:
             return
         self.stop()
-        self._quarantine = self._pool.clock.callLater(self.pacs.quarantine, self._quiet)
+        if self._pool.stopped:
+            return
+        quiet = min(_LEFTOVER, self.pacs.quarantine) if self._final else self.pacs.quarantine
+        self._quarantine = self._pool.clock.callLater(quiet, self._quiet)
 
     def _quiet(self) -> None:
         self._quarantine = None
@@ -93,6 +100,7 @@ class Title:
         self._final = True
         if not self.channels:
             self._pool.freed(self)
+            return
         for channel in list(self.channels):
             channel.abort()
 
@@ -106,7 +114,8 @@ class Pool:
         self.titles = {title: Title(title, pacs, self) for title in pacs.pool}
         self._free = deque(self.titles.values())
         self._waiting: deque[Deferred[Title]] = deque()
-        self._stopped = False
+        #: True once no title is leased any more.
+        self.stopped = False
         metrics.POOL_SIZE.labels(pacs.name).set(len(self.titles))
         self.count()
 
@@ -115,7 +124,7 @@ class Pool:
 
         Raises `TooManyRequests` (E1003) when none came free in time (DB.SO.85).
         """
-        if self._free and not self._stopped:
+        if self._free and not self.stopped:
             title = self._free.popleft()
         else:
             title = await self._wait(timeout)
@@ -126,7 +135,7 @@ class Pool:
 
     async def _wait(self, timeout: float) -> Title:
         waiting: Deferred[Title] = Deferred()
-        if self._stopped or timeout <= 0:
+        if self.stopped or timeout <= 0:
             raise TooManyRequests("aucun titre AE libre", retry_after=max(1, int(timeout)))
         self._waiting.append(waiting)
         self.count()
@@ -148,7 +157,7 @@ class Pool:
         """Give a title that nothing can arrive on any more to the next in line."""
         title.stop()
         title.state = TitleState.FREE
-        if self._waiting and not self._stopped:
+        if self._waiting and not self.stopped:
             self._waiting.popleft().callback(title)
         else:
             self._free.append(title)
@@ -156,7 +165,7 @@ class Pool:
 
     def stop(self) -> None:
         """Lease no more."""
-        self._stopped = True
+        self.stopped = True
         for title in self.titles.values():
             title.stop()
         for waiting in list(self._waiting):

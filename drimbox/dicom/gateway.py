@@ -45,7 +45,8 @@ class PacsGateway:
     async def _complete(self, pacs: Pacs, study_uid: str, series: Series) -> Series:
         if all(instance.sop_class_uid for instance in series.instances):
             return series
-        learner = ClassLearner(self._clock)
+        wanted = {each.sop_instance_uid for each in series.instances if not each.sop_class_uid}
+        learner = ClassLearner(self._clock, wanted)
         retrieval = self._mover.retrieval(pacs, learner)
         try:
             await retrieval.run(study_uid, series.series_uid, wait=self._learn_wait)
