@@ -43,13 +43,16 @@ class FakeSink:
         self.content_type = content_type
 
     def write(self, data: Buffer) -> None:
-        assert self.content_type and not self.finished and not self.aborted
+        assert self.content_type
+        assert not self.finished
+        assert not self.aborted
         self.output += data
         if self.full:
             self.pause()
 
     def finish(self) -> None:
-        assert not self.finished and not self.aborted
+        assert not self.finished
+        assert not self.aborted
         self.finished = True
 
     def abort(self) -> None:

@@ -177,14 +177,20 @@ def test_a_series_is_delivered_whole(world: World) -> None:
     move = world.moves[0]
     world.clock.advance(0.5)
     move.send(ONE)
-    assert not asked.called and sink.output
+    assert not asked.called
+    assert sink.output
     move.send(TWO)
     move.over(completed=2)
     result = result_of(asked)
-    assert result.error is None and not result.cut and result.instances == 2
-    assert result.first_image == 0.5 and result.bytes == len(sink.output) - 56
-    assert result.syntaxes == {EXPLICIT: 2} and not result.differs
-    assert sink.finished and len(sink.read()[0]) == 2
+    assert result.error is None
+    assert not result.cut
+    assert result.instances == 2
+    assert result.first_image == 0.5
+    assert result.bytes == len(sink.output) - 56
+    assert result.syntaxes == {EXPLICIT: 2}
+    assert not result.differs
+    assert sink.finished
+    assert len(sink.read()[0]) == 2
 
 
 @pytest.mark.requirement("DB.SO.38")
@@ -205,20 +211,25 @@ def test_the_kos_of_the_request_is_the_archive_s(
     world.archived = archived
     sink, asked = world.ask()
     error = result_of(asked).error
-    assert error is not None and (error.code, error.status) == (code, status)
-    assert not world.moves and not sink.content_type
+    assert error is not None
+    assert (error.code, error.status) == (code, status)
+    assert not world.moves
+    assert not sink.content_type
 
 
 def test_a_kos_whose_publication_has_begun_is_served(world: World) -> None:
     world.archived = [kos(KosState.PENDING)]
     _, asked = world.ask()
-    assert world.moves and not asked.called
+    assert world.moves
+    assert not asked.called
 
 
 def test_a_series_the_kos_does_not_list_is_not_served(world: World) -> None:
     _, asked = world.ask(request=attrs.evolve(REQUEST, series_uid="2.25.999"))
     error = result_of(asked).error
-    assert error is not None and error.code == "E1001" and not world.moves
+    assert error is not None
+    assert error.code == "E1001"
+    assert not world.moves
 
 
 def test_the_manifest_is_read_once(world: World) -> None:
@@ -231,7 +242,8 @@ def test_an_unreadable_manifest_is_our_fault(world: World, monkeypatch: pytest.M
     monkeypatch.undo()
     _, asked = world.ask()
     error = result_of(asked).error
-    assert error is not None and (error.code, error.status) == ("E1104", 500)
+    assert error is not None
+    assert (error.code, error.status) == ("E1104", 500)
 
 
 @pytest.mark.requirement("DB.SO.32")
@@ -239,7 +251,8 @@ def test_without_a_good_token_nothing_is_looked_up(world: World) -> None:
     world.token = TokenInvalid()
     _, asked = world.ask()
     assert result_of(asked).error is world.token
-    assert result_of(asked).kos is None and not world.moves
+    assert result_of(asked).kos is None
+    assert not world.moves
 
 
 @pytest.mark.requirement("DB.SO.38")
@@ -249,7 +262,8 @@ def test_the_reference_study_is_served_without_a_kos(monkeypatch: pytest.MonkeyP
     sink, asked = world.ask(request=attrs.evolve(REQUEST, kos_uid=None))
     world.moves[0].send("2.25.1")
     world.moves[0].over(completed=1)
-    assert result_of(asked).error is None and sink.finished
+    assert result_of(asked).error is None
+    assert sink.finished
 
 
 @pytest.mark.parametrize(("status", "completed"), [(0, 2), (0xB000, 1), (0xFE00, 1)])
@@ -260,7 +274,8 @@ def test_without_a_kos_the_pacs_s_own_count_decides(
     sink, asked = world.ask()
     world.moves[0].send("2.25.1")
     world.moves[0].over(status, completed)
-    assert result_of(asked).cut and sink.aborted
+    assert result_of(asked).cut
+    assert sink.aborted
 
 
 @pytest.mark.requirement("DB.SO.35")
@@ -269,7 +284,9 @@ def test_over_the_limit_is_e1003_with_a_delay(monkeypatch: pytest.MonkeyPatch) -
     running = [world.ask() for _ in range(3)]
     _, asked = world.ask()
     error = result_of(asked).error
-    assert isinstance(error, TooManyRequests) and error.status == 503 and error.retry_after
+    assert isinstance(error, TooManyRequests)
+    assert error.status == 503
+    assert error.retry_after
     assert not any(each.called for _, each in running)
     world.moves[0].over(0xC000)
     assert not world.ask()[1].called
@@ -282,8 +299,11 @@ def test_a_failure_before_the_first_byte_is_left_for_a_status(world: World, fail
     sink, asked = world.ask()
     world.moves[0].end.errback(failure)
     result = result_of(asked)
-    assert result.error is failure and not result.cut
-    assert not sink.content_type and not sink.aborted and world.abandoned == 0
+    assert result.error is failure
+    assert not result.cut
+    assert not sink.content_type
+    assert not sink.aborted
+    assert world.abandoned == 0
 
 
 def test_a_failure_after_the_first_byte_cuts(world: World) -> None:
@@ -291,8 +311,11 @@ def test_a_failure_after_the_first_byte_cuts(world: World) -> None:
     world.moves[0].send(ONE)
     world.moves[0].end.errback(RetrieveTimeout("plus d'image"))
     result = result_of(asked)
-    assert result.cut and result.error is not None and result.error.code == "E1005"
-    assert sink.aborted and not sink.read()[1]
+    assert result.cut
+    assert result.error is not None
+    assert result.error.code == "E1005"
+    assert sink.aborted
+    assert not sink.read()[1]
     assert not result.differs
 
 
@@ -302,8 +325,11 @@ def test_an_instance_the_pacs_no_longer_has_cuts_and_asks_for_a_comparison(world
     world.moves[0].send(ONE)
     world.moves[0].over(completed=2)  # the PACS lies
     result = result_of(asked)
-    assert result.cut and result.differs and sink.aborted
-    assert result.error is not None and result.error.code == "E1004"
+    assert result.cut
+    assert result.differs
+    assert sink.aborted
+    assert result.error is not None
+    assert result.error.code == "E1004"
 
 
 def test_an_instance_the_kos_does_not_list_is_delivered_and_asks_for_a_comparison(world: World) -> None:
@@ -312,14 +338,17 @@ def test_an_instance_the_kos_does_not_list_is_delivered_and_asks_for_a_compariso
         world.moves[0].send(instance)
     world.moves[0].over(completed=3)
     result = result_of(asked)
-    assert result.error is None and result.differs and len(sink.read()[0]) == 3
+    assert result.error is None
+    assert result.differs
+    assert len(sink.read()[0]) == 3
 
 
 def test_a_failed_move_says_nothing_about_what_the_pacs_holds(world: World) -> None:
     _, asked = world.ask()
     world.moves[0].send(ONE)
     world.moves[0].over(0xA702)
-    assert result_of(asked).cut and not result_of(asked).differs
+    assert result_of(asked).cut
+    assert not result_of(asked).differs
 
 
 @pytest.mark.requirement("DB.SO.190")
@@ -331,7 +360,8 @@ def test_success_with_nothing_sent_is_asked_about(
     _, asked = world.ask()
     world.moves[0].over(completed=0)
     result = result_of(asked)
-    assert result.error is not None and result.error.code == code
+    assert result.error is not None
+    assert result.error.code == code
     assert result.differs is differs
 
 
@@ -341,13 +371,16 @@ def test_a_pacs_that_fails_in_the_syntax_chosen_is_asked_in_the_next(world: Worl
     proposed = ProposedContext(1, CT, (JPEG_LS_LOSSLESS, EXPLICIT_LE))
     assert world.moves[0].receiver.choose(proposed) == JPEG_LS_LOSSLESS
     world.moves[0].over(0xA702)
-    assert len(world.moves) == 2 and not asked.called
+    assert len(world.moves) == 2
+    assert not asked.called
     assert world.moves[1].receiver.choose(proposed) == EXPLICIT_LE
     world.moves[1].send(ONE)
     world.moves[1].send(TWO)
     world.moves[1].over(completed=2)
     result = result_of(asked)
-    assert result.error is None and result.instances == 2 and sink.finished
+    assert result.error is None
+    assert result.instances == 2
+    assert sink.finished
     assert world.abandoned == 0
 
 
@@ -358,7 +391,9 @@ def test_a_pacs_that_fails_in_every_syntax_is_unavailable(world: World) -> None:
         world.moves[number].receiver.choose(proposed)
         world.moves[number].over(0xA702)
     error = result_of(asked).error
-    assert error is not None and error.code == "E1004" and len(world.moves) == 2
+    assert error is not None
+    assert error.code == "E1004"
+    assert len(world.moves) == 2
 
 
 def test_a_pacs_without_an_acceptable_syntax_is_406_with_what_there_is(world: World) -> None:
@@ -366,7 +401,9 @@ def test_a_pacs_without_an_acceptable_syntax_is_406_with_what_there_is(world: Wo
     world.moves[0].receiver.choose(ProposedContext(1, CT, (RLE_LOSSLESS, "1.2.840.10008.1.2.4.91")))
     world.moves[0].over(0xA702)
     error = result_of(asked).error
-    assert error is not None and error.status == 406 and "JPEG 2000" in error.detail
+    assert error is not None
+    assert error.status == 406
+    assert "JPEG 2000" in error.detail
 
 
 def test_a_client_that_leaves_stops_the_pacs(world: World) -> None:
@@ -374,8 +411,10 @@ def test_a_client_that_leaves_stops_the_pacs(world: World) -> None:
     world.moves[0].send(ONE)
     sink.lost()
     result = result_of(asked)
-    assert world.abandoned == 1 and result.cut
-    assert result.error is not None and "consommatrice" in result.error.title
+    assert world.abandoned == 1
+    assert result.cut
+    assert result.error is not None
+    assert "consommatrice" in result.error.title
     world.moves[0].send(TWO)
     assert world.moves[0].channel.answers[-1] == (TWO, 0xA700)
 
@@ -387,8 +426,10 @@ def test_a_client_that_left_during_the_checks_costs_the_pacs_nothing(world: Worl
             told["lost"]()
 
     _, asked = world.ask(Gone())
-    assert result_of(asked).error is not None and not result_of(asked).cut
-    assert not world.moves[0].end.called and world.abandoned == 0
+    assert result_of(asked).error is not None
+    assert not result_of(asked).cut
+    assert not world.moves[0].end.called
+    assert world.abandoned == 0
 
 
 def test_a_slow_client_is_waited_for_after_the_pacs_is_done(world: World) -> None:
@@ -397,10 +438,12 @@ def test_a_slow_client_is_waited_for_after_the_pacs_is_done(world: World) -> Non
     world.moves[0].send(ONE)
     world.moves[0].send(TWO)
     world.moves[0].over(completed=2)
-    assert not asked.called and not sink.read()[1]
+    assert not asked.called
+    assert not sink.read()[1]
     sink.full = False
     sink.resume()
-    assert result_of(asked).error is None and sink.finished
+    assert result_of(asked).error is None
+    assert sink.finished
 
 
 @pytest.mark.threat("stalled reader")
@@ -412,7 +455,10 @@ def test_a_client_that_stalls_after_the_pacs_is_done_is_cut_not_complete(world: 
     world.moves[0].over(completed=2)
     world.clock.advance(60.1)
     result = result_of(asked)
-    assert result.cut and result.error is not None and sink.aborted and not sink.finished
+    assert result.cut
+    assert result.error is not None
+    assert sink.aborted
+    assert not sink.finished
 
 
 def test_a_bug_on_the_way_never_looks_complete(world: World) -> None:
@@ -421,5 +467,6 @@ def test_a_bug_on_the_way_never_looks_complete(world: World) -> None:
     world.moves[0].send(ONE)
     world.moves[0].end.errback(ZeroDivisionError())
     assert isinstance(asked.result, ZeroDivisionError)  # type: ignore[attr-defined]
-    assert sink.aborted and not sink.finished
+    assert sink.aborted
+    assert not sink.finished
     assert not world.ask()[1].called

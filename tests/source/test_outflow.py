@@ -58,7 +58,8 @@ def test_an_association_waiting_for_its_turn_is_paused_while_the_head_reads_on()
     one, two = bare_part(head), bare_part(other)
     scene.outflow.push(one, [b"1"])
     scene.outflow.push(two, [b"2" * 101])
-    assert other.paused and not head.paused
+    assert other.paused
+    assert not head.paused
     assert not scene.outflow.held_back
     # Its end lets the other on: had it been paused too, nothing would ever move.
     end(scene, one)
@@ -77,14 +78,18 @@ def test_over_the_window_every_association_is_paused_and_let_go_at_half_of_it() 
     scene.outflow.push(one, [b"x" * 60])
     assert not channel.paused
     scene.outflow.push(one, [b"x" * 60])
-    assert channel.paused and scene.outflow.held_back
+    assert channel.paused
+    assert scene.outflow.held_back
     late = scene.channel()
     assert late.paused
     scene.sink.full = True
     scene.sink.resume()  # one piece leaves, then the connection is full again
-    assert scene.outflow.held == 60 and channel.paused
+    assert scene.outflow.held == 60
+    assert channel.paused
     scene.sink.resume()
-    assert scene.outflow.held == 0 and not channel.paused and not late.paused
+    assert scene.outflow.held == 0
+    assert not channel.paused
+    assert not late.paused
     assert scene.budget.used == 0
 
 
@@ -95,13 +100,15 @@ def test_after_the_pacs_s_patience_the_rest_goes_to_disk() -> None:
     scene.sink.pause()
     scene.outflow.push(one, [b"a" * 150])
     scene.clock.advance(4.9)
-    assert channel.paused and not scene.area.files
+    assert channel.paused
+    assert not scene.area.files
     scene.clock.advance(0.2)
     assert scene.area.pending
     # The disk is not the PACS's business either: it reads again once the block is written.
     assert channel.paused
     scene.area.step()
-    assert not channel.paused and scene.outflow.held == 0
+    assert not channel.paused
+    assert scene.outflow.held == 0
     scene.outflow.push(one, [b"b" * 50])
     end(scene, one)
     scene.area.settle()
@@ -149,7 +156,8 @@ def test_memory_serves_again_once_the_disk_is_read() -> None:
     assert scene.sink.output.endswith(b"direct")
     scene.sink.pause()
     scene.outflow.push(one, [b"y" * 50])
-    assert not scene.area.pending and scene.outflow.held == 50
+    assert not scene.area.pending
+    assert scene.outflow.held == 50
 
 
 def test_without_a_spool_a_client_that_outlasts_the_patience_is_cut() -> None:
@@ -160,7 +168,8 @@ def test_without_a_spool_a_client_that_outlasts_the_patience_is_cut() -> None:
     scene.sink.pause()
     scene.outflow.push(one, [b"x" * 200])
     scene.clock.advance(5.1)
-    assert scene.sink.aborted and not scene.sink.finished
+    assert scene.sink.aborted
+    assert not scene.sink.finished
     assert "trop lent" in scene.failures[0]
     assert not channel.paused
     scene.outflow.complete()
@@ -303,7 +312,8 @@ def test_a_part_given_up_on_disk_gives_everything_back(when: str) -> None:
     scene.sink.full = False
     scene.sink.resume()
     scene.area.settle()
-    assert scene.outflow.held == 0 and scene.budget.used == 0
+    assert scene.outflow.held == 0
+    assert scene.budget.used == 0
     scene.outflow.complete()
     assert scene.sink.read() == ([b"2" * 20], True)
     scene.quiet()
@@ -314,7 +324,8 @@ def test_a_part_given_up_after_its_first_byte_cuts_the_answer() -> None:
     one = bare_part(scene.channel())
     scene.outflow.push(one, [b"half"])
     scene.outflow.drop(one, "association ended inside an instance")
-    assert scene.sink.aborted and scene.failures == ["association ended inside an instance"]
+    assert scene.sink.aborted
+    assert scene.failures == ["association ended inside an instance"]
     scene.outflow.push(one, [b"more"])
     scene.outflow.complete()
     assert scene.sink.read() == ([], False)
@@ -324,7 +335,8 @@ def test_a_part_given_up_after_its_first_byte_cuts_the_answer() -> None:
 def test_a_failure_before_the_first_byte_leaves_the_connection_for_a_status() -> None:
     scene = Scene()
     scene.outflow.fail("nothing came")
-    assert not scene.sink.aborted and not scene.sink.content_type
+    assert not scene.sink.aborted
+    assert not scene.sink.content_type
     scene.outflow.fail("again")
     assert scene.failures == ["nothing came"]
 
@@ -354,13 +366,15 @@ def test_the_budget_of_all_pauses_who_holds_and_tells_when_there_is_room() -> No
     assert slow_channel.paused
     # Who holds nothing is not made to wait: its bytes pass through.
     quick.push(quick_part, [b"y" * 50])
-    assert not quick_channel.paused and quick_sink.output.endswith(b"y" * 50)
+    assert not quick_channel.paused
+    assert quick_sink.output.endswith(b"y" * 50)
     quick_sink.pause()
     quick.push(quick_part, [b"y" * 50])
     assert quick_channel.paused
     # Nothing happens on the quick answer itself: only the other one makes room.
     scene.sink.resume()
-    assert not quick_channel.paused and not slow_channel.paused
+    assert not quick_channel.paused
+    assert not slow_channel.paused
     assert scene.budget.used == 50
     quick.close()
     assert scene.budget.used == 0

@@ -101,7 +101,8 @@ class Answering(RuleBasedStateMachine):
         parts, closed = self.scene.sink.read()
         sent = [part.content for part in self.scene.sent]  # type: ignore[attr-defined]
         # A part is known whole when the next delimiter comes: at most one more was sent than read.
-        assert parts == sent[: len(parts)] and len(sent) - len(parts) <= 1
+        assert parts == sent[: len(parts)]
+        assert len(sent) - len(parts) <= 1
         assert closed == self.complete
         if closed:
             assert parts == sent

@@ -26,6 +26,12 @@ def run(part: Part, data: bytes, cuts: list[int]) -> bytes:
     return out
 
 
+def feed_held(part: Part, cut: list[bytes]) -> None:
+    """Feed a part of which nothing may leave."""
+    for number, piece in enumerate(cut):
+        assert part.feed(piece, number == len(cut) - 1) == []
+
+
 @pytest.mark.requirement("DB.SO.32")
 @given(st.lists(st.integers(0, 4000), max_size=8))
 def test_the_data_set_leaves_as_it_came_at_any_cut(cuts: list[int]) -> None:
@@ -77,10 +83,8 @@ def test_what_the_data_set_denies_is_refused_before_its_first_byte(
     changes, status = lie
     one = part()
     data = dataset(**changes)
-    cut = pieces(data, cuts)
     with pytest.raises(PartRefused) as refusal:
-        for number, piece in enumerate(cut):
-            assert one.feed(piece, number == len(cut) - 1) == []
+        feed_held(one, pieces(data, cuts))
     assert refusal.value.status == status
     assert not one.verified
 
@@ -100,4 +104,5 @@ def test_an_implicit_data_set_cut_short_is_refused() -> None:
 def test_nothing_is_verified_before_the_header_is_whole() -> None:
     one = part()
     assert one.feed(dataset()[:300], False) == []
-    assert not one.verified and not one.ended
+    assert not one.verified
+    assert not one.ended

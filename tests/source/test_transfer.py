@@ -54,7 +54,8 @@ def test_an_instance_is_answered_when_its_last_byte_is_ours_not_when_the_client_
     play.store(channel)
     assert channel.answers == [(ONE, 0)]
     assert not play.scene.sink.output
-    assert play.transfer.satisfied and play.transfer.tally.delivered == set()
+    assert play.transfer.satisfied
+    assert play.transfer.tally.delivered == set()
     play.scene.sink.full = False
     play.scene.outflow.resume()
     assert play.transfer.tally.delivered == {ONE}
@@ -92,10 +93,12 @@ def test_an_instance_of_another_study_is_refused_and_never_delivered() -> None:
     play.store(channel, data=dataset(StudyInstanceUID="2.25.901"))
     assert channel.answers == [(ONE, 0x0124)]
     assert play.transfer.tally.refused == {ONE: 0x0124}
-    assert not play.scene.outflow.started and play.transfer.missing == {ONE}
+    assert not play.scene.outflow.started
+    assert play.transfer.missing == {ONE}
     # Its true namesake may still come.
     play.store(channel)
-    assert channel.answers[-1] == (ONE, 0) and not play.transfer.missing
+    assert channel.answers[-1] == (ONE, 0)
+    assert not play.transfer.missing
 
 
 def test_an_instance_without_a_uid_is_refused() -> None:
@@ -135,10 +138,12 @@ def test_an_association_that_ends_before_an_instance_is_known_harms_nobody() -> 
     lost, good = play.opened(), play.opened()
     play.transfer.store(lost, command(), EXPLICIT)
     play.transfer.data(lost, dataset()[:200], False)
-    assert play.transfer.busy and not play.transfer.satisfied
+    assert play.transfer.busy
+    assert not play.transfer.satisfied
     play.transfer.closed(lost, False)
     play.store(good, TWO)
-    assert play.transfer.satisfied and not play.scene.sink.aborted
+    assert play.transfer.satisfied
+    assert not play.scene.sink.aborted
 
 
 def test_what_the_kos_lists_and_what_came_are_compared() -> None:
@@ -148,13 +153,16 @@ def test_what_the_kos_lists_and_what_came_are_compared() -> None:
     play.store(channel, TWO)
     assert play.transfer.missing == {"2.25.200"}
     assert play.transfer.unexpected == {TWO}
-    assert play.transfer.received == 2 and not play.transfer.satisfied
+    assert play.transfer.received == 2
+    assert not play.transfer.satisfied
 
 
 def test_without_a_kos_nothing_is_missing_nor_ever_known_to_be_all() -> None:
     play = Playing(None)
     play.store(play.opened())
-    assert not play.transfer.missing and not play.transfer.unexpected and not play.transfer.satisfied
+    assert not play.transfer.missing
+    assert not play.transfer.unexpected
+    assert not play.transfer.satisfied
 
 
 @pytest.mark.requirement("DB.SO.85")
@@ -185,7 +193,9 @@ def test_silence_that_is_ours_is_not_held_against_the_pacs() -> None:
     data = dataset()
     play.transfer.store(channel, command(), EXPLICIT)
     play.transfer.data(channel, data + bytes(2 << 20), False)
-    assert channel.paused and play.transfer.held_back
+    assert channel.paused
+    assert play.transfer.held_back
     play.scene.clock.advance(3)
     play.scene.sink.resume()
-    assert not play.transfer.held_back and play.transfer.last_activity == 4
+    assert not play.transfer.held_back
+    assert play.transfer.last_activity == 4
