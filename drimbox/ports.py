@@ -271,6 +271,10 @@ class MoveRun(Protocol):
         `PacsUnavailable`, `RetrieveTimeout` or `Abandoned`.
         """
 
+    @property
+    def sent_at(self) -> float | None:
+        """Reactor time at which the C-MOVE request was sent, None before."""
+
     def abandon(self) -> None:
         """Stop: whoever asked is gone."""
 
@@ -314,3 +318,30 @@ class SpoolArea(Protocol):
 
     def open(self) -> SpoolFile:
         """Make an empty file."""
+
+
+@attrs.frozen
+class SpeedMeasure:
+    """One run of the PACS test (DB.SO.102): what it measured, or why it did not."""
+
+    site: str
+    started_at: datetime
+    #: STF21: seconds from the C-MOVE to the confirmation of the first image; None when it failed.
+    latency: float | None
+    #: STF20: seconds from the confirmation of the first image to that of the last; None when it failed.
+    duration: float | None
+    #: What arrived, also of a run that failed on the way.
+    images: int = 0
+    bytes: int = 0
+    #: `E1004 - ...`; empty on success.
+    error: str = ""
+
+
+class SpeedMeasures(Protocol):
+    """Where the measures of the PACS test are kept."""
+
+    async def add(self, measure: SpeedMeasure) -> None:
+        """Keep one run."""
+
+    async def last(self, site: str) -> datetime | None:
+        """Return when the last run of a site began, None when none is kept."""

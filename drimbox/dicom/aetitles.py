@@ -119,6 +119,16 @@ class Pool:
         metrics.POOL_SIZE.labels(pacs.name).set(len(self.titles))
         self.count()
 
+    @property
+    def free(self) -> int:
+        """Titles that a move could lease at once."""
+        return 0 if self.stopped else len(self._free)
+
+    @property
+    def waiting(self) -> int:
+        """Moves that wait for a title."""
+        return len(self._waiting)
+
     async def lease(self, receiver: Receiver, timeout: float) -> Title:
         """Lease a title for one move, waiting at most `timeout` seconds.
 

@@ -100,6 +100,11 @@ class Retrieval:
             raise
         return await self._see_through(requestor, title)
 
+    @property
+    def sent_at(self) -> float | None:
+        """Reactor time at which the C-MOVE request was sent, None before."""
+        return self._started if self._running else None
+
     def abandon(self) -> None:
         """Stop: whoever asked is gone."""
         self._abandoned = True
