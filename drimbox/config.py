@@ -146,6 +146,17 @@ class Pacs:
 
 
 @attrs.frozen
+class SpeedTestSettings:
+    """`[site.speedtest]`: the throughput and latency test of a PACS (DB.SO.102, DB.SO.155)."""
+
+    #: StudyInstanceUID of the reference study that this PACS holds; None: the test cannot run.
+    study: str | None = None
+    #: Run by itself every `period` seconds; on demand it runs in any case.
+    enabled: bool = False
+    period: float = 3600.0
+
+
+@attrs.frozen
 class Certificate:
     """A PEM certificate (with its chain) and its private key."""
 
@@ -186,6 +197,7 @@ class Site:
     structures: tuple[str, ...] = ()
     #: (0040,E011) of the manifests; None leaves it out.
     retrieve_location_uid: str | None = None
+    speedtest: SpeedTestSettings = SpeedTestSettings()
 
 
 @attrs.frozen
@@ -220,6 +232,24 @@ class WadoSettings:
     reference_study: str | None = None
     #: Status of E1105 (decisions.md).
     instance_level_status: int = 415
+
+
+@attrs.frozen
+class CacheSettings:
+    """`[cache]`: series kept on disk as the PACS sent them (DB.SO.40)."""
+
+    #: Off, nothing is kept and what an earlier run kept is removed at start.
+    enabled: bool = False
+    #: Folder of the cache; None is `<state_dir>/cache`.
+    folder: Path | None = None
+    #: Bytes all series may take.
+    max_bytes: int = 50 * 1024 * 1024 * 1024
+    #: Seconds a series is kept after it came from the PACS, however often it is asked for.
+    max_age: float = 7 * 86400.0
+    #: Series kept at once; the one asked for longest ago goes first.
+    max_series: int = 20000
+    #: Bytes of its disk the cache leaves free.
+    min_free: int = 5 * 1024 * 1024 * 1024
 
 
 @attrs.frozen
@@ -318,4 +348,5 @@ class Config:
     hl7: Hl7Settings = Hl7Settings()
     dicom: DicomSettings = DicomSettings()
     wado: WadoSettings = WadoSettings()
+    cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()

@@ -68,6 +68,7 @@ def check(tree: Tree, report: Report) -> None:
     _structures(tree, report)
     _limits(tree, report)
     _listeners(tree, report)
+    _speed_tests(tree, report)
     _identity(tree, report)
     _store(tree, report)
 
@@ -224,6 +225,18 @@ def _fqdn(tree: Tree, report: Report) -> None:
                 f"{path}.viewer_fqdn",
                 f"porte le numéro {index['viewer_fqdn']}, wado_fqdn le numéro {index['wado_fqdn']}",
                 "un même PACS porte le même numéro dans ses deux noms",
+            )
+
+
+def _speed_tests(tree: Tree, report: Report) -> None:
+    """A test that runs by itself needs a study to retrieve (DB.SO.155)."""
+    for path, site in sites(tree):
+        settings = site.get("speedtest", {})
+        if settings.get("enabled") and settings.get("study", "") is None:
+            report.error(
+                f"{path}.speedtest.enabled",
+                "le test est activé sans examen de référence",
+                "écrire dans study le StudyInstanceUID d'un examen d'essai que ce PACS détient",
             )
 
 

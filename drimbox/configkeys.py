@@ -107,6 +107,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "patience": duration(0.1, HOUR),
         "quarantine": duration(0, HOUR),
     },
+    config.SpeedTestSettings: {"study": uid(), "enabled": boolean(), "period": duration(MINUTE, 7 * DAY)},
     config.Certificate: {"certificate": path(), "key": path()},
     config.Structure: {
         "id": pattern(r"[0-9A-Za-z]{9,15}", "un identifiant national de structure", "1470003641"),
@@ -142,6 +143,14 @@ RULES: dict[type, dict[str, Rule]] = {
         "idle_timeout": duration(1, HOUR),
         "reference_study": uid(),
         "instance_level_status": integer(400, 599),
+    },
+    config.CacheSettings: {
+        "enabled": boolean(),
+        "folder": path(),
+        "max_bytes": size(16 * MIB, 64 * 1024 * GIB),
+        "max_age": duration(MINUTE, 366 * DAY),
+        "max_series": integer(1, 1000000),
+        "min_free": size(0, 1024 * GIB),
     },
     config.TrustSettings: {
         "consumer_roots": path(),
