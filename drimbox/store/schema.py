@@ -23,6 +23,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -250,5 +251,25 @@ notice = Table(
         sqlite_where=text("acknowledged_at IS NULL"),
         postgresql_where=text("acknowledged_at IS NULL"),
     ),
+    sqlite_autoincrement=True,
+)
+
+#: Raw measures of the PACS test (STF20, STF21), kept for the current and the previous month.
+speedtest = Table(
+    "speedtest",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("site", Text, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    #: Seconds; NULL when the run failed.
+    Column("latency", Float),
+    Column("duration", Float),
+    Column("images", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    #: `E1004 - ...`; empty on success.
+    Column("error", Text, nullable=False, server_default=""),
+    CheckConstraint("error <> '' OR (latency IS NOT NULL AND duration IS NOT NULL)", name="measured"),
+    Index(None, "started_at"),
+    Index(None, "site", "started_at"),
     sqlite_autoincrement=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import stat
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
@@ -27,7 +30,11 @@ from drimbox.store.database import Database
 from drimbox.store.engine import migration_engine
 from drimbox.store.errors import StoreDamaged, StoreTooNew
 from drimbox.store.schema import metadata
-from drimbox.store.upgrade import upgrade
+from drimbox.store.upgrade import configuration, upgrade
+
+#: The newest revision of the package, and the one a test adds behind it.
+HEAD = str(ScriptDirectory.from_config(configuration()).get_current_head())
+NEXT = f"{int(HEAD) + 1:04}"
 
 
 def test_an_empty_store_is_created_and_opening_again_changes_nothing(url: str) -> None:
@@ -72,14 +79,14 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _revision(folder: Path, body: str) -> None:
-    header = """
+    header = f"""
         import sqlalchemy as sa
         from alembic import op
-        revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+        revision, down_revision, branch_labels, depends_on = "{NEXT}", "{HEAD}", None, None
         def upgrade():
     """
     text_ = textwrap.dedent(header) + textwrap.indent(textwrap.dedent(body).strip("\n"), "    ")
-    (folder / "r0002_test.py").write_text(text_, encoding="utf-8")
+    (folder / f"r{NEXT}_test.py").write_text(text_, encoding="utf-8")
 
 
 def _fill(path: Path) -> None:
@@ -117,7 +124,7 @@ def test_an_upgrade_copies_the_store_first_and_keeps_the_rows(tmp_path: Path, ne
     _fill(path)
     _revision(next_version, _BATCH)
     done = upgrade(target)
-    assert (done.before, done.after) == ("0001", "0002")
+    assert (done.before, done.after) == (HEAD, NEXT)
     assert done.backup is not None
     assert stat.S_IMODE(done.backup.stat().st_mode) == 0o600
     assert "note" in _columns(path, "inbox")
@@ -130,6 +137,36 @@ def test_an_upgrade_copies_the_store_first_and_keeps_the_rows(tmp_path: Path, ne
     assert list(tmp_path.glob("*.part*")) == []
 
 
+@pytest.mark.parametrize("revision", ["0001"])
+def test_a_store_of_every_released_revision_keeps_its_rows(tmp_path: Path, revision: str) -> None:
+    path = tmp_path / "drimbox.db"
+    target = make_url(f"sqlite:///{path}")
+    engine = migration_engine(target)
+    with engine.begin() as connection:
+        command.upgrade(configuration(connection), revision)
+    engine.dispose()
+    _fill(path)
+    before = _rows(path)
+    done = upgrade(target)
+    assert (done.before, done.after) == (revision, HEAD)
+    assert done.backup is not None
+    assert _rows(done.backup) == before
+    after = _rows(path)
+    assert {table: after[table] for table in before} == before | {"alembic_version": [(HEAD,)]}
+    assert set(after) == {table.name for table in metadata.tables.values()} | {"alembic_version"}
+
+
+def _rows(path: Path) -> dict[str, list[Any]]:
+    """Return every row of every table of ours."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {
+            name: connection.execute(f"SELECT * FROM {name}").fetchall()
+            for (name,) in tables
+            if not name.startswith("sqlite_")
+        }
+
+
 def test_a_failed_upgrade_leaves_the_old_schema_and_says_so(tmp_path: Path, next_version: Path) -> None:
     path = tmp_path / "drimbox.db"
     target = make_url(f"sqlite:///{path}")
@@ -139,9 +176,9 @@ def test_a_failed_upgrade_leaves_the_old_schema_and_says_so(tmp_path: Path, next
     with pytest.raises(OperationalError):
         upgrade(target)
     assert "note" not in _columns(path, "inbox")
-    assert list(tmp_path.glob("drimbox.db.0001-*.bak"))
+    assert list(tmp_path.glob(f"drimbox.db.{HEAD}-*.bak"))
     connection = sqlite3.connect(path)
-    assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+    assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (HEAD,)
     assert connection.execute("SELECT count(*) FROM feed_job").fetchone() == (1,)
     connection.close()
 
@@ -221,4 +258,4 @@ def test_the_revisions_travel_in_the_wheel(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.strip() == "0001"
+    assert ran.stdout.strip() == HEAD
