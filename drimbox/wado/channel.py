@@ -40,10 +40,19 @@ _TOO_LONG = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Len
 
 
 class WadoRequest(server.Request):
-    """A request whose body is not kept."""
+    """A request whose body is not kept, and whose target Twisted does not look at."""
 
     channel: Any
     _dropped = 0
+
+    def process(self) -> None:
+        """Hand the request to the one resource, whatever its target (`*` too) and method."""
+        self.site = self.channel.site
+        self.setHeader(b"Date", http.datetimeToString())
+        try:
+            self.site.resource.render(self)
+        except Exception:
+            self.processingFailed(Failure())
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that is announced too long; None is a chunked one."""
