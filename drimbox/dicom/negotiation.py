@@ -24,6 +24,9 @@ from drimbox.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSIO
 from drimbox.dicom.pdu import PduRefused
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+#: Most contexts (their identifiers are the odd bytes), and most items of all kinds, in one request.
+MAX_CONTEXTS, MAX_ITEMS = 128, 8192
+_CONTEXT_ITEM, _USER_ITEM = 0x20, 0x50
 #: Results of a presentation context (PS3.8 Table 9-18).
 ACCEPTANCE, ABSTRACT_SYNTAX_UNSUPPORTED, TRANSFER_SYNTAXES_UNSUPPORTED = 0, 3, 4
 
@@ -69,6 +72,7 @@ class AssociationAccepted:
 
 def read_request(data: bytes) -> AssociationRequest:
     """Read an A-ASSOCIATE-RQ. Raises `PduRefused`."""
+    _count_items(data)
     raw = _decode(peer_pdu.A_ASSOCIATE_RQ, data)
     try:
         request = AssociationRequest(
@@ -90,6 +94,8 @@ def read_request(data: bytes) -> AssociationRequest:
     numbers = [context.id for context in request.contexts]
     if not numbers or len(set(numbers)) != len(numbers) or any(number % 2 == 0 for number in numbers):
         raise PduRefused("presentation context identifiers must be odd and distinct (PS3.8 9.3.2.2)")
+    if not all(context.abstract_syntax and context.transfer_syntaxes for context in request.contexts):
+        raise PduRefused("presentation context without abstract or transfer syntax (PS3.8 9.3.2.2)")
     return request
 
 
@@ -109,6 +115,25 @@ def read_accept(data: bytes, request: AssociationRequest) -> AssociationAccepted
     if any(syntax not in proposed.get(number, ()) for number, syntax in contexts.items()):
         raise PduRefused("A-ASSOCIATE-AC accepts what was not proposed")
     return accepted
+
+
+def _count_items(data: bytes) -> None:
+    """Refuse a request of more items than any real one before each of them is made an object."""
+    items = contexts = 0
+    # The fixed fields end at byte 74; then items, those of contexts and user information with items inside.
+    position, end = 74, len(data)
+    while position + 4 <= end:
+        kind, length = data[position], int.from_bytes(data[position + 2 : position + 4], "big")
+        items += 1
+        contexts += kind == _CONTEXT_ITEM
+        if items > MAX_ITEMS or contexts > MAX_CONTEXTS:
+            raise PduRefused(f"{items} items, {contexts} of them contexts, in one A-ASSOCIATE-RQ")
+        if kind == _CONTEXT_ITEM:
+            position += 8
+        elif kind == _USER_ITEM:
+            position += 4
+        else:
+            position += 4 + length
 
 
 def _max_length(raw: Any) -> int:
