@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from io import BytesIO
 
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
+from drimbox.dicom.elements import SHORT_VRS, UNDEFINED
 from drimbox.errors import PacsCommunicationError
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -36,12 +38,32 @@ def decode_dataset(data: bytes, transfer_syntax: str) -> Dataset:
     bad optional value must not hide a whole study.
     """
     try:
-        dataset = read_dataset(BytesIO(data), transfer_syntax == IMPLICIT_LE, True, bytelength=len(data))
-        _settle(dataset)
+        _measure(data, transfer_syntax == IMPLICIT_LE)
+        # pydicom would log the values that are not what their VR says: these are a patient's.
+        with disable_value_validation():
+            dataset = read_dataset(BytesIO(data), transfer_syntax == IMPLICIT_LE, True)
+            _settle(dataset)
     except Exception as error:
         # pydicom raises whatever its decoding meets.
         raise PacsCommunicationError(f"identifiant illisible : {type(error).__name__}") from error
     return dataset
+
+
+def _measure(data: bytes, implicit: bool) -> None:
+    """Raise ValueError when an element promises more bytes than there are: pydicom takes what it finds."""
+    position, end = 0, len(data)
+    while position < end:
+        head, length = 8, int.from_bytes(data[position + 4 : position + 8], "little")
+        if not implicit and data[position + 4 : position + 6] in SHORT_VRS:
+            length >>= 16
+        elif not implicit:
+            head, length = 12, int.from_bytes(data[position + 8 : position + 12], "little")
+        if length == UNDEFINED:
+            # A sequence with delimiters: pydicom misses them by itself.
+            return
+        position += head + length
+    if position != end:
+        raise ValueError("element cut short")
 
 
 def _settle(dataset: Dataset) -> None:
