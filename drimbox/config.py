@@ -253,6 +253,29 @@ class CacheSettings:
 
 
 @attrs.frozen
+class TranscodingSettings:
+    """`[transcoding]`: images held in a syntax that the client did not list (DB.CS.83)."""
+
+    #: Worker processes; 0 is one for each core, four at most.
+    workers: int = 0
+    #: Seconds one instance may take, before its worker is killed; also of processor time.
+    timeout: float = 60.0
+    #: Bytes one worker may allocate beyond what it needs at rest.
+    memory: int = 2 * 1024 * 1024 * 1024
+    #: Longest data set transcoded, bytes; longer ones leave only as they are.
+    max_instance_bytes: int = 512 * 1024 * 1024
+    #: Longest decoded pixel data, bytes.
+    max_decoded_bytes: int = 1024 * 1024 * 1024
+    #: Instances that may wait for a worker, and their bytes in all.
+    max_queue: int = 256
+    max_queue_bytes: int = 512 * 1024 * 1024
+    #: Quality of JPEG baseline, 1 to 100.
+    jpeg_quality: int = 95
+    #: Compression ratio of lossy JPEG 2000, over the bits stored.
+    jpeg2000_ratio: int = 10
+
+
+@attrs.frozen
 class TrustSettings:
     """`[trust]`: IGC-Santé roots and the whitelist (DB.SO.111, 154; DB.CS.151)."""
 
@@ -348,5 +371,6 @@ class Config:
     hl7: Hl7Settings = Hl7Settings()
     dicom: DicomSettings = DicomSettings()
     wado: WadoSettings = WadoSettings()
+    transcoding: TranscodingSettings = TranscodingSettings()
     cache: CacheSettings = CacheSettings()
     feed: FeedSettings = FeedSettings()

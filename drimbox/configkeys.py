@@ -152,6 +152,17 @@ RULES: dict[type, dict[str, Rule]] = {
         "max_series": integer(1, 1000000),
         "min_free": size(0, 1024 * GIB),
     },
+    config.TranscodingSettings: {
+        "workers": integer(0, 64),
+        "timeout": duration(1, HOUR),
+        "memory": size(64 * MIB, 64 * GIB),
+        "max_instance_bytes": size(MIB, 4 * GIB),
+        "max_decoded_bytes": size(MIB, 4 * GIB),
+        "max_queue": integer(1, 100_000),
+        "max_queue_bytes": size(MIB, 64 * GIB),
+        "jpeg_quality": integer(1, 100),
+        "jpeg2000_ratio": integer(2, 100),
+    },
     config.TrustSettings: {
         "consumer_roots": path(),
         "whitelist": path(),

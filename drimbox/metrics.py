@@ -42,7 +42,24 @@ ASSOCIATIONS = _counter("drimbox_associations", "DICOM associations", "role", "r
 STORE_REFUSED = _counter("drimbox_store_refused", "C-STORE refused by a check", "reason")
 SPOOL_BYTES = _gauge("drimbox_spool_bytes", "Bytes in the spool")
 WINDOW_BYTES = _gauge("drimbox_window_bytes", "Bytes of instances held in memory")
+TRANSCODED = _counter("drimbox_transcodings", "Instances given to a codec worker", "target", "result")
+TRANSCODING_WAITING = _gauge("drimbox_transcoding_waiting", "Instances waiting for a codec worker")
+TRANSCODING_SECONDS = Histogram(
+    "drimbox_transcoding_seconds",
+    "Instance given to a codec worker to its answer",
+    ("target",),
+    registry=REGISTRY,
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+CODEC_WORKERS = _gauge("drimbox_codec_workers", "Codec worker processes alive")
 TLS_REFUSED = _counter("drimbox_tls_refused", "TLS handshakes refused")
+SPEEDTEST_LATENCY = _gauge(
+    "drimbox_speedtest_latency_seconds", "C-MOVE sent to first image confirmed, last good PACS test", "site"
+)
+SPEEDTEST_DURATION = _gauge(
+    "drimbox_speedtest_duration_seconds", "First to last image confirmed, last good PACS test", "site"
+)
+SPEEDTESTS = _counter("drimbox_speedtests", "PACS tests", "site", "result")
 
 
 def exposition() -> bytes:
