@@ -13,6 +13,7 @@ from drimbox.commands.french import speak_french
 from drimbox.commands.inspection import inspection
 from drimbox.commands.pacs import pacs
 from drimbox.commands.process import notices, status
+from drimbox.commands.speedtest import speedtest
 
 speak_french()
 
@@ -34,7 +35,7 @@ def version() -> None:
     click.echo(f"DRIMbox {importlib.metadata.version('drimbox')}")
 
 
-for command in (check_config, status, notices, pacs, inspection):
+for command in (check_config, status, notices, pacs, inspection, speedtest):
     cli.add_command(command)
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
@@ -27,10 +28,12 @@ from drimbox.audit import messages
 from drimbox.config import Config, Site
 from drimbox.dicom.acceptor import AcceptorFactory
 from drimbox.dicom.aetitles import Pools
+from drimbox.dicom.directory import find_study
 from drimbox.dicom.gateway import PacsGateway
 from drimbox.dicom.requestor import Links
 from drimbox.dicom.retrieval import Mover
 from drimbox.hl7.server import MllpFactory
+from drimbox.periodic import Periodic
 from drimbox.ports import FeedJob, InboxMessage
 from drimbox.psc.introspection import TokenIntrospector
 from drimbox.source.delivery import Deliveries
@@ -39,6 +42,8 @@ from drimbox.source.feed import Feed
 from drimbox.source.publication import Doors as PublicationDoors
 from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
+from drimbox.source.speedtest import Doors as SpeedTestDoors
+from drimbox.source.speedtest import SpeedTests
 from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
 from drimbox.store.database import Database
@@ -46,6 +51,7 @@ from drimbox.store.feed_jobs import FeedJobs
 from drimbox.store.inbox import Inbox
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox, OutboxItem
+from drimbox.store.speedtests import SpeedTestStore
 from drimbox.store.spool import Spool
 from drimbox.trust.contexts import client_policy, server_context_factory
 from drimbox.trust.transport import BulkTLSFactory
@@ -53,12 +59,16 @@ from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.gate import WadoGate
 from drimbox.wado.server import WadoResource
+from drimbox.web import speedtest
 from drimbox.web.admin import admin_factory, core_api
 from drimbox.worker import Worker
 
 T = TypeVar("T")
 #: Seconds after which a row whose work broke in an unforeseen way is tried again.
 _BROKEN_DELAY = timedelta(seconds=60)
+_DAY = 86400.0
+#: Seconds after the start within which periodic work begins.
+_SETTLED = 300.0
 #: Threads for CPU work and the spool.
 _THREADS = 4
 
@@ -84,6 +94,7 @@ class Gateway(Service):
         self._threads = ThreadPool(1, _THREADS, "drimbox")
         self._ports: list[IListeningPort] = []
         self._workers: list[Worker[Any]] = []
+        self._periodics: list[Periodic] = []
         self._started: Deferred[None] | None = None
         #: Ends of what was begun, run backwards.
         self._undo: list[Callable[[], Awaitable[object]]] = []
@@ -96,6 +107,7 @@ class Gateway(Service):
         self._inbox = Inbox(self._database, clock=self._clock)
         self._jobs = FeedJobs(self._database, clock=self._clock)
         self._outbox = Outbox(self._database, clock=self._clock)
+        self._measures = SpeedTestStore(self._database, clock=self._clock)
         self.whitelist = WhitelistHolder(config.trust, config.sites, self._clock.now)
 
     # -- Service -----------------------------------------------------------------------------------
@@ -139,7 +151,7 @@ class Gateway(Service):
         name = config.sites[0].wado_fqdn
         await self.audit.record(messages.application_start(name=config.drimbox.name, source_name=name))
         self._listen()
-        for worker in self._workers:
+        for worker in [*self._workers, *self._periodics]:
             worker.startService()
         self._ready = True
         self.log.info("gateway {version} started", version=__version__)
@@ -215,6 +227,7 @@ class Gateway(Service):
         self._acceptor = AcceptorFactory(config.dicom, pools, reactor)
         self._gate = WadoGate(config, self.deliveries, self.whitelist, self.audit, self.notices)
         self._make_workers(feed, publication)
+        self._make_speed_tests(links, mover, pools)
         reception = Reception(
             config, self._inbox, self.notices, self._clock, self._defer, stored=self._workers[0].wake
         )
@@ -267,6 +280,45 @@ class Gateway(Service):
         )
         self._workers = [reading, matching, publish]
 
+    def _make_speed_tests(self, links: Links, mover: Mover, pools: Pools) -> None:
+        self._speed_tests = SpeedTests(
+            SpeedTestDoors(
+                find=partial(find_study, links),
+                mover=mover,
+                pool=lambda pacs: pools.by_pacs[pacs.name],
+                measures=self._measures,
+                notices=self.notices,
+                clock=self._reactor,
+                wall=self._clock,
+            )
+        )
+        self._periodics.append(
+            Periodic("speedtest-purge", self._measures.purge, _DAY, self._reactor, first=_SETTLED)
+        )
+        for site in self.config.sites:
+            if site.speedtest.enabled:
+                run = partial(self._speed_tests.run_if_due, site)
+                period = site.speedtest.period
+                self._periodics.append(
+                    Periodic(
+                        f"speedtest-{site.name}",
+                        run,
+                        period,
+                        self._reactor,
+                        first=min(period, _SETTLED),
+                    )
+                )
+
+    async def _note_speed_test(self, site: str) -> None:
+        event = messages.administration(
+            name=self.config.drimbox.name,
+            source_name=self.config.sites[0].wado_fqdn,
+            user="admin",
+            action="Test de débit du PACS à la demande",
+            subject=site,
+        )
+        await self.audit.record(event)
+
     def _later(self) -> datetime:
         return self._clock.now() + _BROKEN_DELAY
 
@@ -284,6 +336,7 @@ class Gateway(Service):
             notices=self._notice_list,
             acknowledge=lambda number: self.notices.acknowledge(number, "admin"),
         )
+        speedtest.register(api, config.sites, self._speed_tests, self._measures, self._note_speed_test)
         for settings, factory in (
             (config.admin, admin_factory(api, config.admin, reactor)),
             (config.dicom, self._acceptor),
@@ -291,7 +344,7 @@ class Gateway(Service):
             (config.hl7, self._mllp),
         ):
             self._ports.append(reactor.listenTCP(settings.port, factory, interface=settings.host))
-        self._undo.append(self._close_doors)
+        self._undo += [self._close_doors, self._stop_periodics]
 
     async def _close_doors(self) -> None:
         """Refuse, drain, close."""
@@ -309,6 +362,13 @@ class Gateway(Service):
         await self._at_most(Deferred.fromCoroutine(self._images.drained()), timeout)
         await gatherResults([_stop(port) for port in (dicom, admin)])
         self._acceptor.abort_all()
+
+    async def _stop_periodics(self) -> None:
+        """Before the doors close: what runs gives its AE titles back to those who still are served."""
+        stopping = [each.stopService() for each in self._periodics if each.running]
+        ended = Deferred.fromCoroutine(self._speed_tests.stop())
+        waited = gatherResults([ended, *(each for each in stopping if each is not None)])
+        await self._at_most(waited, self.config.drimbox.drain_timeout)
 
     async def _stop_workers(self) -> None:
         stopping = [worker.stopService() for worker in self._workers if worker.running]

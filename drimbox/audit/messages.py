@@ -378,6 +378,31 @@ def security_alert(
     )
 
 
+def administration(
+    *, name: str, source_name: str, user: str, action: str, subject: str, error: DrimboxError | None = None
+) -> AuditEvent:
+    """An administrator made the gateway do something: `action` (French) on `subject` (a site, a list).
+
+    Of the messages of PS3.15 A.5.3, Application Activity knows only start and stop, and the others are
+    about patients' data or accounts. What remains is Security Alert (A.5.3.11) with its event type "Use of
+    Restricted Function", whose outcome 0 means "informative": nothing is wrong. `user` is what the gateway
+    knows of whoever asked; the listener on the loop knows no name.
+    """
+    indicator, description = outcome(error)
+    return AuditEvent(
+        event_id="110113",
+        action="E",
+        event_type=Alert.RESTRICTED_FUNCTION.value,
+        participants=(
+            _participant(APPLICATION, name, source_name),
+            AuditParticipant(user_id=user or UNKNOWN, role="", requestor=True),
+        ),
+        objects=(AuditObject(subject, "2", "13", "110182", details=(("Alert Description", action),)),),
+        outcome=indicator,
+        outcome_description=description,
+    )
+
+
 # --- parts ------------------------------------------------------------------------------------------
 
 
