@@ -43,23 +43,30 @@ class PacsGateway:
         return attrs.evolve(study, series=tuple(series))
 
     async def _complete(self, pacs: Pacs, study_uid: str, series: Series) -> Series:
-        if all(instance.sop_class_uid for instance in series.instances):
+        classes = {each.sop_instance_uid: each.sop_class_uid for each in series.instances}
+        missing = {uid for uid, sop_class in classes.items() if not sop_class}
+        if not missing:
             return series
-        wanted = {each.sop_instance_uid for each in series.instances if not each.sop_class_uid}
-        learner = ClassLearner(self._clock, wanted)
-        retrieval = self._mover.retrieval(pacs, learner)
-        try:
-            await retrieval.run(study_uid, series.series_uid, wait=self._learn_wait)
-        except (ImageError, Abandoned) as error:
-            raise PacsCommunicationError(f"classes SOP inconnues, C-MOVE impossible : {error}") from error
+        avoid: set[str] = set()
+        while missing:
+            learner = ClassLearner(self._clock, missing, avoid)
+            retrieval = self._mover.retrieval(pacs, learner)
+            try:
+                await retrieval.run(study_uid, series.series_uid, wait=self._learn_wait)
+            except (ImageError, Abandoned) as error:
+                raise PacsCommunicationError(
+                    f"classes SOP inconnues, C-MOVE impossible : {error}"
+                ) from error
+            classes |= learner.classes
+            missing -= learner.classes.keys()
+            if not learner.chosen_among:
+                break
+            # DCMTK proposes what it cannot convert to: what failed in one syntax is tried in the next.
+            avoid |= learner.chosen_among
+        if missing:
+            raise PacsCommunicationError(f"classe SOP inconnue de {len(missing)} instances ({pacs.name})")
         instances = tuple(
-            attrs.evolve(
-                instance,
-                sop_class_uid=instance.sop_class_uid or learner.classes.get(instance.sop_instance_uid, ""),
-            )
+            attrs.evolve(instance, sop_class_uid=classes[instance.sop_instance_uid])
             for instance in series.instances
         )
-        unknown = sum(not instance.sop_class_uid for instance in instances)
-        if unknown:
-            raise PacsCommunicationError(f"classe SOP inconnue de {unknown} instances ({pacs.name})")
         return attrs.evolve(series, instances=instances)

@@ -264,14 +264,18 @@ def _identifier(study_uid: str, series_uid: str, instance_uid: str | None) -> Da
 class ClassLearner:
     """Learns the SOP class of each instance from C-STORE commands; the data is dropped (decisions.md).
 
-    `due` are the instances whose class is wanted: nothing else is noted.
+    `due` are the instances whose class is wanted: nothing else is noted. `avoid` are transfer syntaxes in
+    which an earlier try of the same move brought nothing.
     """
 
-    def __init__(self, clock: IReactorTime, due: Collection[str]) -> None:
+    def __init__(self, clock: IReactorTime, due: Collection[str], avoid: Collection[str] = ()) -> None:
         self.classes: dict[str, str] = {}
+        #: Transfer syntaxes chosen although the PACS proposed others that are not avoided.
+        self.chosen_among: set[str] = set()
         self.last_activity = 0.0
         self._clock = clock
         self._due = frozenset(due)
+        self._avoid = frozenset(avoid)
         self._current: dict[Channel, Command] = {}
 
     held_back = False
@@ -287,8 +291,11 @@ class ClassLearner:
         return not self._current and len(self.classes) == len(self._due)
 
     def choose(self, context: ProposedContext) -> str | None:
-        """Accept whatever the PACS names first: what it holds needs no conversion."""
-        return context.transfer_syntaxes[0] if context.transfer_syntaxes else None
+        """Accept what the PACS names first of what has not failed yet."""
+        proposed = [each for each in context.transfer_syntaxes if each not in self._avoid]
+        if len(proposed) > 1:
+            self.chosen_among.add(proposed[0])
+        return proposed[0] if proposed else None
 
     def opened(self, channel: Channel) -> None:
         """Nothing to do."""

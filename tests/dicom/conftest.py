@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
+from drimbox.dicom import retrieval
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.studies import GeneratedStudy, SimPatient, make_study
 from tests.dicom.box import Box, apart
@@ -33,6 +34,12 @@ def other_study(tmp_path_factory: pytest.TempPathFactory) -> GeneratedStudy:
     return make_study(
         tmp_path_factory.mktemp("other"), instances=5, rows=16, columns=16, patient=patient, seed=7
     )
+
+
+@pytest.fixture(autouse=True)
+def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PACS gets less time to answer a C-CANCEL than in life."""
+    monkeypatch.setattr(retrieval, "_CANCEL_GRACE", 0.6)
 
 
 @pytest.fixture
