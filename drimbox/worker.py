@@ -11,6 +11,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from drimbox.store.errors import NotInHand
+
+#: Longest wait between two tries to put a row off, seconds.
+LONGEST_WAIT = 60.0
+
 Item = TypeVar("Item")
 
 
@@ -18,7 +23,9 @@ class Worker(Service, Generic[Item]):
     """Works on the rows of one queue, at most `parallel` at once.
 
     `take(limit)` returns due rows and holds them; `work(row)` ends or puts off a row; `broken(row)` puts
-    it off after a failure nobody foresaw. Without rows, looks again after `interval` seconds, or at
+    it off after a failure nobody foresaw, and is tried until it works: a full disk breaks both, and a row
+    left in hand would wait for the next start. Meanwhile it keeps its place among the `parallel`, so that
+    the others are not taken to the same fate. Without rows, looks again after `interval` seconds, or at
     `wake`.
     """
 
@@ -48,6 +55,7 @@ class Worker(Service, Generic[Item]):
         self._timer: IDelayedCall | None = None
         self._stopping: Deferred[None] | None = None
         self._stopped = False
+        self._sleepers: dict[Deferred[None], IDelayedCall] = {}
 
     def startService(self) -> None:
         """Look for the first rows."""
@@ -60,6 +68,8 @@ class Worker(Service, Generic[Item]):
         super().stopService()
         self._stopped = True
         self._cancel()
+        for sleeper in list(self._sleepers):
+            self._rouse(sleeper)
         if (self._busy or self._looking) and self._stopping is None:
             self._stopping = Deferred()
         return self._stopping
@@ -73,7 +83,15 @@ class Worker(Service, Generic[Item]):
             return
         self._cancel()
         self._looking = True
-        Deferred.fromCoroutine(self._look()).addErrback(self._look_failed).addBoth(self._looked)
+        Deferred.fromCoroutine(self._look_on()).addErrback(self._look_failed).addBoth(self._looked)
+
+    async def _look_on(self) -> None:
+        """Look until nobody asked for one more look meanwhile: a loop, because rows may end at once."""
+        while True:
+            self._again = False
+            await self._look()
+            if not self._again or self._stopped:
+                return
 
     async def _look(self) -> None:
         room = self._parallel - self._busy
@@ -88,11 +106,35 @@ class Worker(Service, Generic[Item]):
             await self._work(row)
         except Exception:
             self.log.failure("{name}: work failed, put off", failure=Failure(), name=self.name)
+            await self._put_off(row)
+
+    async def _put_off(self, row: Item) -> None:
+        wait = self._interval
+        while True:
             try:
                 await self._broken(row)
+                return
+            except NotInHand:
+                # It had ended before its work broke.
+                return
             except Exception:
-                # The row stays in hand: it comes back when its lease ends, or at the next start.
                 self.log.failure("{name}: could not be put off", failure=Failure(), name=self.name)
+            if self._stopped:
+                # The next start gives it back.
+                return
+            await self._sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    async def _sleep(self, seconds: float) -> None:
+        sleeper: Deferred[None] = Deferred()
+        self._sleepers[sleeper] = self._clock.callLater(seconds, self._rouse, sleeper)
+        await sleeper
+
+    def _rouse(self, sleeper: Deferred[None]) -> None:
+        timer = self._sleepers.pop(sleeper)
+        if timer.active():
+            timer.cancel()
+        sleeper.callback(None)
 
     def _done(self, result: object) -> None:
         self._busy -= 1
@@ -104,10 +146,7 @@ class Worker(Service, Generic[Item]):
 
     def _looked(self, result: object) -> None:
         self._looking = False
-        again, self._again = self._again, False
-        if again:
-            self.wake()
-        elif not self._stopped:
+        if not self._stopped:
             self._cancel()
             self._timer = self._clock.callLater(self._interval, self.wake)
         self._settle()
