@@ -66,3 +66,17 @@ async def test_the_same_trouble_reported_at_once_is_one_notice(stores: Stores) -
     )
     (notice,) = await stores.notices.open()
     assert notice.count == 20
+
+
+@pytest.mark.requirement("DB.SO.21")
+@pytest_twisted.ensureDeferred
+async def test_what_is_over_is_closed_and_its_next_occurrence_shown_anew(stores: Stores) -> None:
+    assert not await stores.notices.resolve("dmp")
+    await stores.notices.post(key="dmp", code="E007", text="DMP indisponible")
+    await stores.notices.post(key="pacs", code="E003", text="PACS muet")
+    assert await stores.notices.resolve("dmp")
+    assert not await stores.notices.resolve("dmp")
+    assert [notice.key for notice in await stores.notices.open()] == ["pacs"]
+    await stores.notices.post(key="dmp", code="E007", text="DMP de nouveau indisponible")
+    (again, _) = sorted(await stores.notices.open(), key=lambda notice: notice.key)
+    assert (again.key, again.count) == ("dmp", 1)

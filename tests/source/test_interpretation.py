@@ -1,0 +1,102 @@
+"""What a message wants: the wish of the RIS first, then table 3.1 (DB.SO.11, DB.SO.12)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from drimbox.model import MessageAction
+from drimbox.sim.ris import SimAct, SimReport
+from drimbox.source.interpretation import NOT_FOR_DMP, NOT_QUALIFIED, interpret
+from tests.source.fakes import hl7
+
+
+@pytest.mark.requirement("DB.SO.11")
+@pytest.mark.parametrize("kind", ["ORU", "MDM"])
+@pytest.mark.parametrize("level", [1, 3])
+@pytest.mark.parametrize("action", [MessageAction.NEW, MessageAction.REPLACE])
+def test_a_whole_report_feeds(kind: str, level: int, action: MessageAction) -> None:
+    replaces = "2.999.7.0" if action is MessageAction.REPLACE else ""
+    read = interpret(hl7(SimReport(level=level, replaces=replaces), kind=kind, action=action))
+    assert (read.reason, read.error) == ("", None)
+    assert read.report is not None
+    assert [act.study_uid for act in read.report.acts] == ["2.999.10.20.30"]
+
+
+@pytest.mark.requirement("DB.SO.11")
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"flags": {"DESTDMP": "N"}}, NOT_FOR_DMP),
+        ({"reliability": "PROV"}, NOT_QUALIFIED),
+        ({"flags": {"DESTDMP": "N"}, "reliability": "VIDE"}, NOT_FOR_DMP),
+    ],
+)
+@pytest.mark.parametrize("report", [SimReport(), SimReport(orders=(), acts=(), structure_id="")])
+def test_what_is_not_for_the_dmp_is_not_judged(
+    message: dict[str, Any], reason: str, report: SimReport
+) -> None:
+    read = interpret(hl7(report, **message))
+    assert (read.reason, read.error) == (reason, None)
+    # What is known of it is kept for the audit.
+    assert read.report is not None
+    assert read.report.patient.ins == "284070100499094"
+
+
+@pytest.mark.requirement("DB.SO.11")
+def test_the_destdmp_flag_is_required_unless_configured() -> None:
+    raw = hl7(flags={"DESTDMP": None})
+    error = interpret(raw).error
+    assert error is not None
+    assert (error.code, "DESTDMP" in error.detail) == ("E005", True)
+    assert interpret(raw, missing_destdmp="yes").error is None
+
+
+@pytest.mark.requirement("DB.SO.12")
+def test_every_missing_value_is_named_at_once() -> None:
+    act = SimAct(study_uid="", modalities=(), regions=())
+    report = SimReport(acts=(act,), orders=(), ins="", ipp="", structure_id="", document_id="")
+    read = interpret(hl7(report, with_ipp=False, prt_structure=""))
+    assert read.error is not None
+    assert read.error.code == "E005"
+    for value in (
+        "StudyInstanceUID",
+        "numéro d'accession",
+        "numéro de demande",
+        "INS du patient",
+        "IPP",
+        "situation d'exercice",
+        "identifiant du document",
+    ):
+        assert value in read.error.detail, value
+
+
+def test_a_deletion_is_not_taken_for_a_publication() -> None:
+    error = interpret(hl7(action=MessageAction.DELETE)).error
+    assert error is not None
+    assert "à la main" in error.detail
+
+
+@pytest.mark.threat("report of another patient than its message")
+def test_a_report_about_another_patient_than_its_message_is_e001() -> None:
+    raw = hl7().replace(b"|284070100499094^^^", b"|184070100499094^^^")
+    error = interpret(raw).error
+    assert error is not None
+    assert error.code == "E001"
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x00\xff", b"MSH|^~\\&|", hl7(message_type="ADT^A01")])
+def test_what_is_no_report_message_is_e005_and_never_raises(raw: bytes) -> None:
+    read = interpret(raw)
+    assert (read.message, read.report) == (None, None)
+    assert read.error is not None
+    assert read.error.code == "E005"
+
+
+def test_a_message_whose_document_is_no_cda_still_tells_its_sender() -> None:
+    read = interpret(hl7(document_field="^TEXT^XML^Base64^PGE+"))
+    assert read.message is not None
+    assert read.message.sending_application == "RIS-Y"
+    assert read.report is None
+    assert read.error is not None

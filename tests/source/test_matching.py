@@ -1,0 +1,332 @@
+"""Making the record match the PACS for one study: what is queued, what waits, what ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from drimbox.config import Site, Structure
+from drimbox.errors import PacsCommunicationError, PublicationError
+from drimbox.kos.compare import fingerprint
+from drimbox.kos.manifest import retrieve_base
+from drimbox.model import KosState
+from drimbox.ports import ArchivedKos, FeedJob, Submission
+from drimbox.sim.ris import SimAct, SimOrder, SimReport
+from drimbox.source.interpretation import interpret
+from drimbox.source.matching import Doors, Matching
+from tests.source.fakes import (
+    STUDY,
+    Archive,
+    Clock,
+    Dmp,
+    Jobs,
+    Messages,
+    Notices,
+    Pacses,
+    Trail,
+    archived,
+    at_once,
+    config,
+    hl7,
+    run,
+    site,
+    stored,
+    structure,
+    study,
+)
+
+SILENT = PacsCommunicationError("pas de réponse")
+
+
+class Stage:
+    def __init__(
+        self,
+        pacses: Pacses | None = None,
+        *kos: ArchivedKos,
+        sites: tuple[Site, ...] = (),
+        structures: list[Structure] | None = None,
+        raw: bytes | None = None,
+        record: Dmp | None = None,
+    ) -> None:
+        self.raw = raw or hl7()
+        self.settings = config(*sites, structures=structures)
+        self.pacses = pacses or Pacses(PACS1=study())
+        self.jobs, self.trail, self.notices, self.clock = Jobs(), Trail(), Notices(), Clock()
+        self.archive, self.record = Archive(*kos), record or Dmp()
+        doors = Doors(
+            messages=Messages(stored(self.raw)),
+            jobs=self.jobs,
+            archive=self.archive,
+            pacses=self.pacses,
+            record=self.record,
+            audit=self.trail,
+            notices=self.notices,
+            clock=self.clock,
+            in_thread=at_once,
+        )
+        self.matching = Matching(self.settings, doors)
+
+    def match(self, job: int = 5, *, study_uid: str = STUDY, ris: str = "RIS", attempts: int = 0) -> None:
+        run(self.matching.match(FeedJob(job, 1, study_uid, ris, attempts)))
+
+    def print_(self, **changes: Any) -> str:
+        """Fingerprint of what the stage would publish."""
+        read = interpret(self.raw)
+        assert read.message is not None
+        assert read.report is not None
+        here = self.settings.sites[0]
+        facts: dict[str, Any] = {
+            "report": read.report,
+            "study": study(),
+            "site": here,
+            "structure_id": "1999999999",
+            "visibility": read.message.visibility,
+            "retrieve_base": retrieve_base(here, self.settings.wado),
+        }
+        return fingerprint(**{**facts, **changes})
+
+
+@pytest.mark.requirement("DB.SO.12", "DB.SO.18", "DB.SO.105", "DB.SO.22")
+def test_a_new_study_is_queued_whole() -> None:
+    stage = Stage()
+    stage.match()
+    assert stage.jobs.ended == [(5, "queued")]
+    (queued,) = stage.jobs.queued
+    submission: Submission = queued["submission"]
+    assert submission.report.patient.ins == "284070100499094"
+    assert submission.study == study()
+    assert submission.structure_id == "1999999999"
+    assert len({submission.sop_instance_uid, submission.submission_uid, submission.signature_uid}) == 3
+    assert queued["site"] == "site1"
+    assert queued["metadata"] == b"<metadata/>"
+    assert queued["fingerprint"] == stage.print_()
+    assert stage.notices.posted == []
+
+
+@pytest.mark.requirement("DB.SO.12", "DB.SO.13")
+@pytest.mark.parametrize("state", [KosState.PENDING, KosState.PUBLISHED])
+def test_the_same_content_again_only_adds_the_report(state: KosState) -> None:
+    stage = Stage()
+    stage.archive.kos.append(archived(fingerprint=stage.print_(), state=state))
+    stage.match()
+    assert stage.jobs.ended == [(5, "unchanged", 7, "2.999.7.1")]
+    assert stage.jobs.queued == []
+
+
+@pytest.mark.requirement("DB.SO.12", "DB.SO.13", "DB.SO.105")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(hl7(SimReport(orders=(SimOrder("ACC-NEW"),))), id="accession number"),
+        pytest.param(hl7(SimReport(birth_place="75056")), id="patient trait"),
+        pytest.param(hl7(flags={"MASQUE_PS": "Y"}), id="visibility"),
+        pytest.param(hl7(SimReport(acts=(SimAct(modalities=("MR", "CT")),))), id="modality"),
+    ],
+)
+def test_a_changed_report_is_queued(raw: bytes) -> None:
+    stage = Stage(raw=raw)
+    stage.archive.kos.append(archived(fingerprint=Stage().print_()))
+    stage.match()
+    assert stage.jobs.ended == [(5, "queued")]
+
+
+@pytest.mark.requirement("DB.SO.13")
+@pytest.mark.parametrize("instances", [1, 3])
+def test_other_images_are_queued(instances: int) -> None:
+    stage = Stage(Pacses(PACS1=study(instances=instances)))
+    stage.archive.kos.append(archived(fingerprint=stage.print_()))
+    stage.match()
+    assert stage.jobs.ended == [(5, "queued")]
+
+
+@pytest.mark.requirement("DB.SO.14", "DB.SO.21", "DB.SO.45")
+def test_a_silent_pacs_keeps_the_request_for_ever_and_does_not_flood() -> None:
+    stage = Stage(Pacses(PACS1=SILENT))
+    for attempt in range(12):
+        stage.match(attempts=attempt)
+        (_, due, reason) = stage.jobs.retried[-1]
+        wait = (due - stage.clock.now()).total_seconds()
+        assert min(10 * 2**attempt, 160) / 2 <= wait <= min(10 * 2**attempt, 160)
+        assert "PACS" in reason
+        stage.clock.advance(wait)
+    assert stage.jobs.ended == []
+    assert len(stage.pacses.asked) == 12
+    # One notice, and the audit at the first, second, fourth and eighth failure.
+    assert list(stage.notices.open) == ["pacs-PACS1"]
+    assert stage.trail.shown() == [("ITI-41", "E003")] * 4
+    stage.pacses.answers["PACS1"] = study()
+    stage.match()
+    assert stage.jobs.ended == [(5, "queued")]
+    assert stage.notices.open == {}
+
+
+@pytest.mark.requirement("DB.SO.14")
+def test_while_the_pacs_is_known_silent_other_studies_wait_without_asking() -> None:
+    stage = Stage(Pacses(PACS1=SILENT))
+    stage.match(1)
+    for job in range(2, 50):
+        stage.match(job)
+    assert stage.pacses.asked == ["PACS1"]
+    assert {due for _, due, _ in stage.jobs.retried[1:]} == {stage.matching._pacses["PACS1"].shut()}
+    assert len(stage.trail.events) == 1
+
+
+@pytest.mark.requirement("DB.SO.21", "DB.SO.14")
+def test_a_study_on_which_the_pacs_chokes_is_told_while_others_pass() -> None:
+    stage = Stage(Pacses(PACS1=SILENT))
+    for _ in range(5):
+        stage.match(1)
+        stage.clock.advance(200)
+        stage.pacses.answers["PACS1"] = study()
+        stage.match(2)
+        stage.pacses.answers["PACS1"] = SILENT
+    assert stage.notices.open == {f"E003-{STUDY}": ("E003", f"Examen {STUDY} : {SILENT}")}
+    stage.pacses.answers["PACS1"] = study()
+    stage.match(1)
+    assert stage.notices.open == {}
+
+
+@pytest.mark.requirement("DB.SO.15", "DB.SO.21", "DB.SO.45")
+@pytest.mark.parametrize("answer", [None, attrs.evolve(study(), series=())])
+def test_a_study_nobody_holds_ends_with_e004(answer: Any) -> None:
+    stage = Stage(Pacses(PACS1=answer, PACS2=answer), sites=(site(1), site(2)))
+    stage.match()
+    assert stage.jobs.ended == [(5, "E004", "PACS interrogés : PACS1, PACS2")]
+    assert stage.trail.shown() == [("ITI-41", "E004")]
+    assert stage.trail.events[0].participants[0].user_id == "1999999999/interne"
+    assert stage.notices.open[f"E004-{STUDY}"][0] == "E004"
+
+
+@pytest.mark.requirement("DB.SO.140")
+def test_pacs_are_asked_in_configured_order_until_one_has_the_study() -> None:
+    pacses = Pacses(PACS1=None, PACS2=study(), PACS3=study())
+    stage = Stage(pacses, sites=(site(1), site(2), site(3)))
+    stage.match()
+    assert pacses.asked == ["PACS1", "PACS2"]
+    assert stage.jobs.queued[0]["site"] == "site2"
+
+
+@pytest.mark.requirement("DB.SO.140", "DB.SO.14", "DB.SO.21")
+def test_a_silent_pacs_does_not_hide_the_one_that_has_the_study() -> None:
+    stage = Stage(Pacses(PACS1=SILENT, PACS2=study()), sites=(site(1), site(2)))
+    stage.match()
+    assert stage.jobs.queued[0]["site"] == "site2"
+    assert list(stage.notices.open) == ["pacs-PACS1"]
+
+
+@pytest.mark.requirement("DB.SO.140", "DB.SO.14")
+def test_absent_here_and_silent_there_is_not_absent() -> None:
+    stage = Stage(Pacses(PACS1=None, PACS2=SILENT), sites=(site(1), site(2)))
+    stage.match()
+    assert stage.jobs.ended == []
+    assert len(stage.jobs.retried) == 1
+
+
+@pytest.mark.requirement("DB.SO.140")
+def test_only_the_pacs_of_the_ris_and_of_the_structure_are_asked() -> None:
+    sites = (site(1, ris=("AUTRE",)), site(2, structures=("1888888888",)), site(3, ris=("RIS",)))
+    pacses = Pacses(PACS1=study(), PACS2=study(), PACS3=None)
+    stage = Stage(pacses, sites=sites)
+    stage.match()
+    assert pacses.asked == ["PACS3"]
+    nowhere = Stage(sites=sites[:2])
+    nowhere.match()
+    assert nowhere.jobs.ended[0][1] == "E008"
+
+
+@pytest.mark.requirement("DB.SO.13", "DB.SO.140")
+def test_the_pacs_of_the_published_kos_is_asked_first_and_waited_for() -> None:
+    pacses = Pacses(PACS1=study(), PACS2=SILENT)
+    stage = Stage(pacses, archived(site="site2"), sites=(site(1), site(2)))
+    stage.match()
+    assert pacses.asked == ["PACS2"]
+    assert stage.jobs.ended == []
+    # Once it says that the study has gone, the other one is asked.
+    stage.clock.advance(60)
+    pacses.answers["PACS2"] = None
+    stage.match()
+    assert stage.jobs.queued[0]["site"] == "site1"
+
+
+@pytest.mark.requirement("DB.SO.21", "DB.SO.45")
+def test_an_unknown_structure_ends_with_e007() -> None:
+    stage = Stage(raw=hl7(SimReport(structure_id="1777777777")))
+    stage.match()
+    assert stage.jobs.ended[0][:2] == (5, "E007")
+    assert "1777777777" in stage.jobs.ended[0][2]
+    assert stage.pacses.asked == []
+    assert stage.trail.shown() == [("ITI-41", "E007")]
+
+
+@pytest.mark.parametrize(
+    ("named", "known"), [("999999999", "1999999999"), ("1999999999", "999999999")], ids=["bare", "prefixed"]
+)
+def test_a_finess_is_known_with_and_without_its_prefix(named: str, known: str) -> None:
+    stage = Stage(raw=hl7(SimReport(structure_id=named)), structures=[structure(known)])
+    stage.match()
+    assert stage.jobs.queued[0]["submission"].structure_id == known
+
+
+@pytest.mark.requirement("DB.SO.13")
+def test_the_structure_that_published_goes_on_publishing() -> None:
+    both = [structure(), structure("1888888888")]
+    stage = Stage(None, archived(structure_id="1888888888"), structures=both)
+    stage.match()
+    assert stage.jobs.queued[0]["submission"].structure_id == "1888888888"
+    gone = Stage(None, archived(structure_id="1888888888"))
+    gone.match()
+    assert gone.jobs.queued[0]["submission"].structure_id == "1999999999"
+
+
+@pytest.mark.requirement("DB.SO.21", "DB.SO.45")
+def test_a_certificate_out_of_order_keeps_the_study_waiting() -> None:
+    stage = Stage(record=Dmp(metadata=PublicationError("clé de signature inutilisable")))
+    for _ in range(3):
+        stage.match()
+        stage.clock.advance(200)
+    assert stage.jobs.ended == []
+    assert len(stage.jobs.retried) == 3
+    assert stage.notices.open["certificat-1999999999"][0] == "E007"
+    assert stage.trail.shown() == [("ITI-41", "E007")] * 2
+    stage.record.made = b"<metadata/>"
+    stage.match()
+    assert stage.jobs.ended == [(5, "queued")]
+    assert stage.notices.open == {}
+
+
+@pytest.mark.requirement("DB.SO.13")
+def test_a_kos_that_the_dmp_refused_meanwhile_is_not_taken_for_the_current_one() -> None:
+    """The archive is read again after the PACS has answered."""
+    stage = Stage()
+    known = archived(fingerprint=stage.print_(), state=KosState.PENDING)
+    stage.archive.kos.append(known)
+    answer = stage.pacses.find_study
+
+    async def slow(*arguments: Any) -> Any:
+        stage.archive.kos.clear()
+        return await answer(*arguments)
+
+    stage.pacses.find_study = slow  # type: ignore[method-assign]
+    stage.match()
+    assert stage.jobs.ended == [(5, "queued")]
+
+
+def test_a_message_that_no_longer_feeds_ends_its_job() -> None:
+    stage = Stage(raw=hl7(flags={"DESTDMP": "N"}))
+    stage.match()
+    assert stage.jobs.ended[0][:2] == (5, "E005")
+    broken = Stage(raw=b"MSH")
+    broken.match()
+    assert broken.jobs.ended[0][:2] == (5, "E005")
+
+
+@pytest.mark.threat("patient data in notices")
+def test_nothing_told_names_the_patient() -> None:
+    for answer in (None, SILENT):
+        stage = Stage(Pacses(PACS1=answer))
+        stage.match()
+        for _, text in stage.notices.open.values():
+            for secret in ("284070100499094", "P000123", "EXEMPLE", "CLAIRE"):
+                assert secret not in text
