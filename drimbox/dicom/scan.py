@@ -12,17 +12,13 @@ head, or one short wanted value, in `_rest`. The caller keeps the bytes.
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 import attrs
 
 from drimbox.dicom.elements import (
     FIRST_GROUP,
-    ITEM,
-    ITEM_END,
     MAX_DEPTH,
-    SEQUENCE_END,
     SHORT_VRS,
     UNDEFINED,
     Buffer,
@@ -31,42 +27,50 @@ from drimbox.dicom.elements import (
     encoding_of,
     tag_text,
 )
-from drimbox.model import is_uid
+from drimbox.dicom.nesting import BIG, IMPLICIT_LITTLE_HEAD, LITTLE, Nesting, is_vr, no_vr
+from drimbox.dicom.patientids import (
+    MAX_SEQUENCE,
+    OTHER_IDS,
+    PATIENT_ID,
+    QUALIFIERS,
+    read_authority,
+    read_items,
+)
+from drimbox.model import INS_OIDS, Identifier, is_uid
 
 __all__ = ["DatasetRefused", "Header", "HeaderScanner"]
 
 _SOP_CLASS: Final = 0x00080016
 _SOP_INSTANCE: Final = 0x00080018
-_PATIENT_ID: Final = 0x00100020
+_ISSUER: Final = 0x00100021
 _STUDY: Final = 0x0020000D
 _SERIES: Final = 0x0020000E
-_WANTED: Final = frozenset({_SOP_CLASS, _SOP_INSTANCE, _PATIENT_ID, _STUDY, _SERIES})
+_UIDS: Final = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
+#: Without these the search goes on until their place has passed.
+_NEEDED: Final = _UIDS | {PATIENT_ID}
+_SEQUENCES: Final = frozenset({QUALIFIERS, OTHER_IDS})
+_WANTED: Final = _NEEDED | {_ISSUER} | _SEQUENCES
 #: Longest wanted value, bytes: 64 characters, in the worst character set and with escapes.
 _MAX_VALUE: Final = 512
-
-_UPPER: Final = frozenset(range(0x41, 0x5B))
-_LITTLE = (struct.Struct("<HH2sH").unpack_from, struct.Struct("<I").unpack_from)
-_BIG = (struct.Struct(">HH2sH").unpack_from, struct.Struct(">I").unpack_from)
-_IMPLICIT = struct.Struct("<HHI").unpack_from
-_IMPLICIT_BIG = struct.Struct(">HHI").unpack_from
-
-
-def _no_vr(tag: int) -> DatasetRefused:
-    return DatasetRefused(f"{tag_text(tag)} has no value representation")
 
 
 @attrs.frozen
 class Header:
     """Whose data set this is; None for what it does not hold or leaves empty.
 
-    `patient_id` is (0010,0020) as ASCII, or as Latin-1 when it is not: good for comparing, not for show.
+    Texts are read as ASCII, or as Latin-1 when they are not: good for comparing, not for show.
     """
 
     sop_class_uid: str | None
     sop_instance_uid: str | None
     study_uid: str | None
     series_uid: str | None
+    #: (0010,0020), and who gave it: (0010,0021) in words, (0010,0024) > (0040,0032) as an OID.
     patient_id: str | None
+    patient_id_issuer: str | None = None
+    patient_id_authority: str | None = None
+    #: Every INS of (0010,1002): matricule and domain (interfaces.md 0.1).
+    ins: tuple[Identifier, ...] = ()
 
 
 class HeaderScanner:
@@ -82,14 +86,16 @@ class HeaderScanner:
         self._implicit = encoding is Encoding.IMPLICIT_LITTLE
         self._big = encoding is Encoding.EXPLICIT_BIG
         self._max_bytes = max_bytes
-        self._max_depth = max_depth
         self._seen = 0
         self._rest = b""
         #: Bytes still to jump over before the next head.
         self._skip = 0
-        #: One entry for each open sequence of undefined length: [inside an item, its items are implicit].
-        self._stack: list[list[bool]] = []
+        self._nesting = Nesting(big=self._big, max_depth=max_depth)
+        #: Value so far of a wanted sequence of undefined length, while inside it; its tag, its encoding.
+        self._captured: bytearray | None = None
+        self._capturing = (0, False)
         self._found: dict[int, str | None] = {}
+        self._ins: tuple[Identifier, ...] = ()
         self._header: Header | None = None
 
     def feed(self, data: Buffer) -> Header | None:
@@ -101,7 +107,7 @@ class HeaderScanner:
             return self._header
         size = len(data)
         self._seen += size
-        if self._skip >= size and not self._rest:
+        if self._skip >= size and not self._rest and self._captured is None:
             self._skip -= size
             self._check_size()
             return None
@@ -121,7 +127,7 @@ class HeaderScanner:
         Raises `DatasetRefused` when it ended inside an element or a sequence.
         """
         if self._header is None:
-            if self._rest or self._skip or self._stack:
+            if self._rest or self._skip or self._nesting.stack:
                 raise DatasetRefused("the data set ends inside an element")
             self._header = self._make_header()
         return self._header
@@ -133,39 +139,53 @@ class HeaderScanner:
     def _make_header(self) -> Header:
         found = self._found.get
         return Header(
-            found(_SOP_CLASS), found(_SOP_INSTANCE), found(_STUDY), found(_SERIES), found(_PATIENT_ID)
+            found(_SOP_CLASS),
+            found(_SOP_INSTANCE),
+            found(_STUDY),
+            found(_SERIES),
+            found(PATIENT_ID),
+            found(_ISSUER),
+            found(QUALIFIERS),
+            self._ins,
         )
 
     def _scan(self, data: Buffer, position: int) -> bool:
         """Walk `data` from `position`; return whether the search is over, else remember where it stands."""
         end = len(data)
-        stack = self._stack
+        nesting = self._nesting
+        stack = nesting.stack
         implicit = self._implicit
-        head, long_length = _BIG if self._big else _LITTLE
+        head, long_length = BIG if self._big else LITTLE
         # How far a value may reach: beyond the bytes we agree to look at, its length is a lie.
         reach = self._max_bytes - self._seen + end
+        # Where the bytes begin that a captured sequence has not got yet.
+        mark = 0
         while True:
             if position >= end:
+                self._capture(data, mark, end)
                 self._skip = position - end
                 return False
             start = position
             if position + 8 > end:
                 break
             if stack:
-                following = self._step_inside(data, position, end, reach)
+                following = nesting.step(data, position, end, reach)
                 if following is None:
                     break
                 position = following
+                if not stack:
+                    self._capture(data, mark, position)
+                    self._end_capture()
                 continue
             if implicit:
-                group, number, length = _IMPLICIT(data, position)
+                group, number, length = IMPLICIT_LITTLE_HEAD(data, position)
                 position += 8
             else:
                 group, number, vr, length = head(data, position)
                 position += 8
                 if vr not in SHORT_VRS:
-                    if not (vr[0] in _UPPER and vr[1] in _UPPER):
-                        raise _no_vr(group << 16 | number)
+                    if not is_vr(vr):
+                        raise no_vr(group << 16 | number)
                     if position + 4 > end:
                         position = start
                         break
@@ -179,78 +199,66 @@ class HeaderScanner:
             if group < FIRST_GROUP:
                 raise DatasetRefused(f"{tag_text(tag)} does not belong in a data set")
             if length == UNDEFINED:
+                inside = implicit or vr == b"UN"
+                nesting.push(inside)
                 if tag in _WANTED:
-                    raise DatasetRefused(f"{tag_text(tag)} has an undefined length")
-                self._push(implicit or vr == b"UN")
+                    if tag not in _SEQUENCES:
+                        raise DatasetRefused(f"{tag_text(tag)} has an undefined length")
+                    self._captured, self._capturing, mark = bytearray(), (tag, inside), position
                 continue
             if tag in _WANTED:
-                if length > _MAX_VALUE:
+                if length > (MAX_SEQUENCE if tag in _SEQUENCES else _MAX_VALUE):
                     raise DatasetRefused(f"{tag_text(tag)} holds {length} bytes")
                 if position + length > end:
                     position = start
                     break
-                self._keep(tag, bytes(data[position : position + length]))
-                if len(self._found) == len(_WANTED):
+                value = bytes(data[position : position + length])
+                if tag in _SEQUENCES:
+                    self._keep_sequence(tag, value, implicit or vr == b"UN")
+                elif self._keep(tag, value):
                     return True
             position += length
             if position > reach:
                 raise DatasetRefused(f"{tag_text(tag)} holds {length} bytes")
+        self._capture(data, mark, start)
         self._skip = 0
         self._rest = bytes(data[start:])
         return False
 
-    def _push(self, implicit: bool) -> None:
-        if len(self._stack) >= self._max_depth:
-            raise DatasetRefused(f"sequences nest deeper than {self._max_depth}")
-        self._stack.append([False, implicit])
+    def _capture(self, data: Buffer, start: int, end: int) -> None:
+        """Add to the value of the wanted sequence we are inside of, if we are."""
+        if self._captured is not None:
+            self._captured += data[start:end]
+            if len(self._captured) > MAX_SEQUENCE:
+                raise DatasetRefused(f"{tag_text(self._capturing[0])} holds too many bytes")
 
-    def _step_inside(self, data: Buffer, position: int, end: int, reach: int) -> int | None:
-        """Pass one head inside a sequence of undefined length; None when it is cut short."""
-        in_item, implicit = self._stack[-1]
-        # Items and delimiters have no VR under any encoding (PS3.5 7.5).
-        read = _IMPLICIT_BIG if self._big and not implicit else _IMPLICIT
-        group, number, length = read(data, position)
-        tag: int = group << 16 | number
-        position += 8
-        if not in_item:
-            if tag == SEQUENCE_END:
-                self._stack.pop()
-                return position
-            if tag != ITEM:
-                raise DatasetRefused(f"{tag_text(tag)} between the items of a sequence")
-            if length == UNDEFINED:
-                self._stack[-1][0] = True
-                return position
-        elif tag == ITEM_END:
-            self._stack[-1][0] = False
-            return position
-        else:
-            if group >= 0xFFFE:
-                raise DatasetRefused(f"{tag_text(tag)} inside an item")
-            vr = b""
-            if not implicit:
-                head, long_length = _BIG if self._big else _LITTLE
-                _, _, vr, length = head(data, position - 8)
-                if vr not in SHORT_VRS:
-                    if not (vr[0] in _UPPER and vr[1] in _UPPER):
-                        raise _no_vr(tag)
-                    if position + 4 > end:
-                        return None
-                    length = long_length(data, position)[0]
-                    position += 4
-            if length == UNDEFINED:
-                self._push(implicit or vr == b"UN")
-                return position
-        if position + length > reach:
-            raise DatasetRefused(f"{tag_text(tag)} holds {length} bytes")
-        following: int = position + length
-        return following
+    def _end_capture(self) -> None:
+        captured, self._captured = self._captured, None
+        if captured is not None:
+            self._keep_sequence(self._capturing[0], bytes(captured), self._capturing[1])
 
-    def _keep(self, tag: int, raw: bytes) -> None:
-        """Remember a wanted value; two different places for one identity are an attempt to deceive."""
+    def _keep(self, tag: int, raw: bytes) -> bool:
+        """Remember a wanted value; return whether everything needed is known.
+
+        Two different places for one identity are an attempt to deceive.
+        """
         if tag in self._found:
             raise DatasetRefused(f"{tag_text(tag)} stands twice")
         text = raw.decode("latin-1").strip("\0 ")
-        if tag != _PATIENT_ID and text and not is_uid(text):
+        if tag in _UIDS and text and not is_uid(text):
             raise DatasetRefused(f"{tag_text(tag)} is not a UID")
         self._found[tag] = text or None
+        return tag in _NEEDED and self._found.keys() >= _NEEDED
+
+    def _keep_sequence(self, tag: int, value: bytes, implicit: bool) -> None:
+        if tag in self._found:
+            raise DatasetRefused(f"{tag_text(tag)} stands twice")
+        if tag == QUALIFIERS:
+            self._found[tag] = read_authority(value, implicit=implicit, big=self._big) or None
+            return
+        self._found[tag] = None
+        self._ins = tuple(
+            Identifier(item.value, item.authority)
+            for item in read_items(value, implicit=implicit, big=self._big)
+            if item.authority in INS_OIDS and item.value
+        )

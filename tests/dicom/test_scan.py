@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from drimbox.dicom.scan import DatasetRefused, Header, HeaderScanner
+from drimbox.model import Identifier
 from tests.dicom.datasets import BIG, EXPLICIT, IMPLICIT, JPEG_LS, code, ct, encode, pieces
 
 WHOLE = Header("1.2.840.10008.5.1.4.1.1.2", "2.25.103", "2.25.101", "2.25.102", "IPP-42")
@@ -24,6 +25,12 @@ SYNTAXES = [IMPLICIT, EXPLICIT, BIG, JPEG_LS]
 
 def scan(data: bytes, syntax: str, **limits: int) -> Header | None:
     return HeaderScanner(syntax, **limits).feed(data)
+
+
+def elements(*parts: tuple[int, bytes, bytes]) -> bytes:
+    return b"".join(
+        struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value for tag, vr, value in parts
+    )
 
 
 @pytest.mark.requirement("DB.SO.38")
@@ -65,7 +72,12 @@ def test_real_objects_read_as_pydicom_reads_them(name: str) -> None:
     syntax = str(ds.file_meta.TransferSyntaxUID)
     header = scan(encode(ds, syntax), syntax)
     assert header == Header(
-        ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.get("PatientID")
+        ds.SOPClassUID,
+        ds.SOPInstanceUID,
+        ds.StudyInstanceUID,
+        ds.SeriesInstanceUID,
+        ds.get("PatientID"),
+        ds.get("IssuerOfPatientID") or None,
     )
 
 
@@ -75,6 +87,135 @@ def test_what_is_missing_is_none_once_its_place_has_passed() -> None:
     ds.StudyInstanceUID = ""
     header = scan(encode(ds, EXPLICIT), EXPLICIT)
     assert header == Header(WHOLE.sop_class_uid, WHOLE.sop_instance_uid, None, "2.25.102", None)
+
+
+# --- the other identifiers of the patient ---------------------------------------------------------
+
+NIR, NIA = "1.2.250.1.213.1.4.8", "1.2.250.1.213.1.4.9"
+
+
+def identified(*others: tuple[str, str], undefined: bool = False) -> Dataset:
+    """Make an image whose patient has an issuer, its domain, and other identifiers by domain."""
+
+    def authority(item: Dataset, oid: str) -> None:
+        qualifier = Dataset()
+        qualifier.UniversalEntityID, qualifier.UniversalEntityIDType = oid, "ISO"
+        qualifier.is_undefined_length_sequence_item = undefined
+        item.IssuerOfPatientIDQualifiersSequence = Sequence([qualifier])
+        item["IssuerOfPatientIDQualifiersSequence"].is_undefined_length = undefined
+        item.is_undefined_length_sequence_item = undefined
+
+    ds = ct(undefined=undefined)
+    ds.IssuerOfPatientID = "CH-EXEMPLE"
+    authority(ds, "1.2.250.1.71.4.2.7.1")
+    items = []
+    for value, oid in others:
+        item = Dataset()
+        item.PatientID = value
+        if oid:
+            authority(item, oid)
+        items.append(item)
+    ds.OtherPatientIDsSequence = Sequence(items)
+    ds["OtherPatientIDsSequence"].is_undefined_length = undefined
+    return ds
+
+
+IDENTIFIED = Header(
+    *("1.2.840.10008.5.1.4.1.1.2", "2.25.103", "2.25.101", "2.25.102", "IPP-42"),
+    "CH-EXEMPLE",
+    "1.2.250.1.71.4.2.7.1",
+    (Identifier("275061234567890", NIR), Identifier("275061234567891", NIA)),
+)
+OTHERS = (("X", "1.2.3"), ("275061234567890", NIR), ("Y", ""), ("275061234567891", NIA), ("", NIR))
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_ins_and_who_gave_the_local_identifier_are_found(syntax: str, undefined: bool) -> None:
+    data = encode(identified(*OTHERS, undefined=undefined), syntax)
+    assert scan(data, syntax) == IDENTIFIED
+    scanner = HeaderScanner(syntax)
+    found = [scanner.feed(data[place : place + 1]) for place in range(len(data))]
+    assert found[-1] == IDENTIFIED
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=12), st.sampled_from(SYNTAXES), st.booleans())
+def test_any_cutting_gives_the_same_ins(cuts: list[int], syntax: str, undefined: bool) -> None:
+    scanner = HeaderScanner(syntax)
+    data = encode(identified(*OTHERS, undefined=undefined), syntax)
+    assert [scanner.feed(piece) for piece in pieces(data, cuts)][-1] == IDENTIFIED
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+def test_identifiers_that_came_as_unknown_are_read(undefined: bool) -> None:
+    """PS3.5 6.2.2: what has VR UN is in Implicit VR."""
+    ds = identified(("275061234567890", NIR))
+    implicit = encode(ds, IMPLICIT)
+    start = implicit.index(b"\x10\x00\x02\x10") + 8
+    end = implicit.index(b"\x18\x00\x50\x00")
+    value, length = implicit[start:end], end - start
+    if undefined:
+        value, length = value + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0), 0xFFFFFFFF
+    del ds.OtherPatientIDsSequence
+    data = encode(ds, EXPLICIT)
+    place = data.index(b"\x18\x00\x50\x00")
+    unknown = struct.pack("<HH2sHI", 0x0010, 0x1002, b"UN", 0, length) + value
+    header = scan(data[:place] + unknown + data[place:], EXPLICIT)
+    assert header is not None
+    assert header.ins == (Identifier("275061234567890", NIR),)
+
+
+def other_ids(value: bytes, length: int | None = None) -> bytes:
+    head = struct.pack("<HH2sHI", 0x10, 0x1002, b"SQ", 0, len(value) if length is None else length)
+    return elements((0x00100020, b"LO", b"IPP ")) + head + value
+
+
+def bare(tag: int, length: int, value: bytes = b"") -> bytes:
+    return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, length) + value
+
+
+ITEM, ITEM_END, SEQUENCE_END, OPEN = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD, 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("why", "data"),
+    [
+        ("twice", other_ids(b"") + other_ids(b"")[12:]),
+        ("longer than identifiers are", other_ids(b"", 40_000)),
+        ("no item", other_ids(bare(0x00100020, 0))),
+        ("an item past its sequence", other_ids(bare(ITEM, 100, b"\0" * 8))),
+        ("half an item head", other_ids(b"\xfe\xff\x00\xe0")),
+        ("an element past its item", other_ids(bare(ITEM, 8, b"\x10\x00\x20\x00LO\x09\x00"))),
+        ("an element without VR", other_ids(bare(ITEM, 8, b"\x10\x00\x20\x00\0\0\0\0"))),
+        ("a long head cut short", other_ids(bare(ITEM, 8, b"\x10\x00\x24\x00SQ\0\0"))),
+        ("a delimiter in an item of known length", other_ids(bare(ITEM, 8, bare(ITEM_END, 0)))),
+        ("an item that never ends", other_ids(bare(ITEM, OPEN))),
+        ("an identifier twice", other_ids(bare(ITEM, 20, elements((0x00100020, b"LO", b"A "))[:10] * 2))),
+        ("a sequence as patient id", elements((0x00080060, b"CS", b"CT")) + bare(0x00100020, OPEN)),
+    ],
+)
+def test_garbage_among_the_identifiers_is_refused(why: str, data: bytes) -> None:
+    with pytest.raises(DatasetRefused):
+        scan(data + elements((0x00280002, b"US", b"\1\0")), EXPLICIT)
+
+
+def test_identifiers_without_length_and_without_end_are_refused_before_they_fill_the_memory() -> None:
+    scanner = HeaderScanner(EXPLICIT)
+    scanner.feed(other_ids(b"", OPEN))
+    item = bare(ITEM, 8, elements((0x00100020, b"LO", b"")))
+    for _ in range(2048):
+        assert scanner.feed(item) is None
+    with pytest.raises(DatasetRefused, match="too many"):
+        scanner.feed(item)
+
+
+@pytest.mark.threat("nested sequences")
+def test_identifiers_that_nest_too_deep_are_refused() -> None:
+    deep = (struct.pack("<HH2sHI", 0x10, 0x24, b"SQ", 0, OPEN) + bare(ITEM, OPEN)) * 1000
+    with pytest.raises(DatasetRefused, match="nest"):
+        scan(other_ids(bare(ITEM, len(deep), deep)), EXPLICIT)
+    with pytest.raises(DatasetRefused, match="nest"):
+        scan(other_ids(bare(ITEM, OPEN) + deep, OPEN), EXPLICIT)
 
 
 def test_a_data_set_that_ends_early_is_said_by_finish() -> None:
@@ -168,12 +309,6 @@ def test_a_header_that_never_ends_is_refused_at_the_limit() -> None:
         assert scanner.feed(element) is None
     with pytest.raises(DatasetRefused):
         scanner.feed(element)
-
-
-def elements(*parts: tuple[int, bytes, bytes]) -> bytes:
-    return b"".join(
-        struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value for tag, vr, value in parts
-    )
 
 
 @pytest.mark.parametrize(
