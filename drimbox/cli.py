@@ -14,6 +14,8 @@ from drimbox.commands.inspection import inspection
 from drimbox.commands.pacs import pacs
 from drimbox.commands.process import notices, status
 from drimbox.commands.speedtest import speedtest
+from drimbox.commands.validate import validate
+from drimbox.commands.wado import wado
 
 speak_french()
 
@@ -35,7 +37,7 @@ def version() -> None:
     click.echo(f"DRIMbox {importlib.metadata.version('drimbox')}")
 
 
-for command in (check_config, status, notices, pacs, inspection, speedtest):
+for command in (check_config, status, notices, pacs, inspection, speedtest, validate, wado):
     cli.add_command(command)
 
 

@@ -13,7 +13,7 @@ what it makes (`dicom.tree`), never inflated, and its addresses are data, judged
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -139,7 +139,7 @@ class _Reader:
 
     def __init__(self, root: Item) -> None:
         self._root = root
-        self._encodings = _encodings(root.text(_CHARACTER_SET))
+        self._decode = text_decoder(root)
 
     def manifest(self, transfer_syntax_uid: str, title: str) -> Manifest:
         root = self._root
@@ -166,13 +166,6 @@ class _Reader:
             creation_time=root.text(0x00080013),
             timezone=root.text(0x00080201),
         )
-
-    def _decode(self, raw: bytes) -> str:
-        try:
-            text = decode_bytes(raw, self._encodings, {0x0A, 0x0C, 0x0D, 0x5C, 0x5E, 0x3D})
-        except (LookupError, ValueError):
-            text = raw.decode("latin-1")
-        return text.rstrip("\0")
 
     def _string(self, item: Item, tag: int) -> str:
         """Return a text on one line, trimmed: one validator's manifest has line breaks around values."""
@@ -281,6 +274,20 @@ def _distinct(instances: Sequence[ManifestInstance]) -> tuple[ManifestInstance, 
     for instance in instances:
         found.setdefault(instance.sop_instance_uid, instance)
     return tuple(found.values())
+
+
+def text_decoder(root: Item) -> Callable[[bytes], str]:
+    """Return what turns the texts of a data set into `str`, by its SpecificCharacterSet; it never fails."""
+    encodings = _encodings(root.text(_CHARACTER_SET))
+
+    def decode(raw: bytes) -> str:
+        try:
+            text = decode_bytes(raw, encodings, {0x0A, 0x0C, 0x0D, 0x5C, 0x5E, 0x3D})
+        except (LookupError, ValueError):
+            text = raw.decode("latin-1")
+        return text.rstrip("\0")
+
+    return decode
 
 
 def _encodings(character_set: str) -> list[str]:

@@ -1,0 +1,148 @@
+"""`drimbox validate`: judge what was captured on the wire, or a manifest, whoever made it.
+
+Every finding is printed with its clause; the exit code is 1 when one of them is an error. `validate kos`
+also asks `dciodvfy` (Debian: dicom3tools) when it is installed: an independent reader of PS3.3. What it
+says about the attributes that the national format adds on purpose is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from drimbox.commands.common import Command, Failed, json_option, print_json
+from drimbox.commands.inspection import read_input
+from drimbox.configpaths import cannot_read
+from drimbox.conformance.report import Report
+from drimbox.redaction import escape_control
+
+_FILE: Callable[[Command], Command] = click.argument("file", metavar="FICHIER")
+#: A judge from outside gets this long, seconds, and this many of its lines are shown.
+JUDGE_TIMEOUT = 60.0
+_JUDGE_LINES = 50
+#: What dciodvfy says of every IMG-KOS (interfaces.md 3.8).
+_INHERENT = re.compile(
+    r"Warning - Attribute is not present in standard DICOM IOD - \((?:0x0008,0x1190|0x0020,0x0011"
+    r"|0x0020,0x0013|0x0008,0x1199|0x0008,0x1150|0x0008,0x1155|0x0020,0x000e|0x0040,0xa043|0x0008,0x0100"
+    r"|0x0008,0x0102|0x0008,0x0104|0x0040,0xa730|0x0040,0xa160)\) .*"
+    r"|Warning - Dicom dataset contains attributes not present in standard DICOM IOD .*"
+    r"|Warning - Missing attribute or value that would be needed to build DICOMDIR - Study (?:ID|Date|Time)"
+    r"|Warning - Value dubious for this VR - \(0x0010,0x1001\) .*Retired Person Name form",
+    re.IGNORECASE,
+)
+
+
+@click.group("validate", subcommand_metavar="COMMANDE ...")
+def validate() -> None:
+    """Vérifier la conformité d'un échange capturé ou d'un KOS.
+
+    Le code de sortie est 1 quand il y a une erreur.
+    """
+
+
+@validate.command("wado-request")
+@_FILE
+@json_option
+def wado_request(file: str, as_json: bool) -> None:
+    """Requête WADO-RS capturée ; « - » lit l'entrée standard."""
+    data = read_input(file)
+    from drimbox.conformance.wado_request import validate_request
+
+    conclude(validate_request(data), file, as_json)
+
+
+@validate.command("wado-response")
+@_FILE
+@click.option(
+    "--kos", "kos_file", metavar="FICHIER", help="KOS dont la réponse doit contenir les instances."
+)
+@json_option
+def wado_response(file: str, kos_file: str | None, as_json: bool) -> None:
+    """Réponse WADO-RS capturée, en-têtes compris ; « - » lit l'entrée standard.
+
+    Par exemple : curl -i --raw … > reponse.http
+    """
+    from drimbox.conformance.wado_response import validate_response
+    from drimbox.kos.reading import ManifestRefused, read_manifest
+
+    manifest = None
+    if kos_file is not None:
+        try:
+            manifest = read_manifest(read_input(kos_file))
+        except ManifestRefused as refusal:
+            raise Failed(f"{kos_file} : {refusal}") from None
+    try:
+        source = sys.stdin.buffer if file == "-" else Path(file)
+        report = validate_response(source, manifest=manifest)
+    except OSError as error:
+        raise Failed(f"{file} : {cannot_read(error)}") from None
+    conclude(report, file, as_json)
+
+
+@validate.command("kos")
+@_FILE
+@json_option
+def kos(file: str, as_json: bool) -> None:
+    """KOS : fichier DICOM ; « - » lit l'entrée standard.
+
+    Quand dciodvfy est installé, son avis est demandé aussi.
+    """
+    data = read_input(file)
+    from drimbox.conformance.kos_rules import validate_kos
+
+    report = validate_kos(data)
+    second_opinion(data, report)
+    conclude(report, file, as_json)
+
+
+def second_opinion(data: bytes, report: Report) -> None:
+    """Add what dciodvfy says of a file; nothing but a fact when it is not installed."""
+    program = shutil.which("dciodvfy")
+    report.facts["dciodvfy"] = program is not None
+    if program is None:
+        return
+    with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+        file.write(data)
+        file.flush()
+        try:
+            # No shell, and the only argument is the name of our own file.
+            done = subprocess.run(  # noqa: S603
+                [program, file.name], capture_output=True, timeout=JUDGE_TIMEOUT, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            report.inform("dciodvfy n'a pas répondu", "dciodvfy")
+            return
+    said = (done.stderr + done.stdout).decode("utf-8", "replace").splitlines()
+    kept = [line.strip() for line in said if not _INHERENT.fullmatch(line.strip())]
+    for line in kept[:_JUDGE_LINES]:
+        if line.startswith("Error"):
+            report.error(_without_values(line), "dciodvfy ; PS3.3")
+        elif line.startswith("Warning"):
+            report.warning(_without_values(line), "dciodvfy ; PS3.3")
+    if done.returncode < 0:
+        report.inform("dciodvfy s'est arrêté en cours de route", "dciodvfy")
+
+
+def _without_values(line: str) -> str:
+    """Return a line of dciodvfy without the values it quotes, which may be a patient's."""
+    return re.sub(r"=\s*<.*>", "= <…>", line)[:300]
+
+
+def conclude(report: Report, name: str, as_json: bool) -> None:
+    """Print a report; exit with 1 when it has an error."""
+    if as_json:
+        print_json({"file": name, **report.as_json()})
+    else:
+        for line in report.lines(name):
+            click.echo(line)
+        for key, value in report.facts.items():
+            click.echo(escape_control(f"  {key} : {value}"))
+    if not report.ok:
+        raise click.exceptions.Exit(1)
