@@ -36,6 +36,7 @@ from drimbox.config import WadoSettings
 
 #: Bytes of a request body that are read and dropped.
 MAX_BODY = 64 * 1024
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_LONG = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -55,9 +56,16 @@ class WadoRequest(server.Request):
             self.processingFailed(Failure())
 
     def gotLength(self, length: int | None) -> None:
-        """Refuse a body that is announced too long; None is a chunked one."""
+        """Refuse a body that is announced too long, or in a way others read otherwise.
+
+        `length` is None for a chunked one.
+        """
         self.content = BytesIO()
-        if length is not None and length > MAX_BODY:
+        codings = self.requestHeaders.getRawHeaders(b"Transfer-Encoding", ())
+        if any(coding.lower() != b"chunked" for coding in codings):
+            # `identity` is gone from RFC 9112: a proxy before us may not read it as Twisted does.
+            self.channel.refuse(_BAD_REQUEST)
+        elif length is not None and length > MAX_BODY:
             self.channel.refuse(_TOO_LONG)
 
     def handleContentChunk(self, data: bytes) -> None:
