@@ -189,7 +189,8 @@ class Matching:
             )
         )
         assert isinstance(print_, str)
-        if latest is not None and latest.fingerprint == print_ and latest.site == site.name:
+        # The digest holds the address of the site: a study that moved to another PACS has changed.
+        if latest is not None and latest.fingerprint == print_:
             await doors.jobs.unchanged(job.id, latest.id, report.document_id)
             return "unchanged"
         await self._queue(job, message, report, structure, site, study, print_)

@@ -224,6 +224,27 @@ def test_absent_here_and_silent_there_is_not_absent() -> None:
     assert len(stage.jobs.retried) == 1
 
 
+@pytest.mark.requirement("DB.SO.140", "DB.SO.14")
+def test_with_several_silent_pacs_the_first_that_may_be_asked_again_decides() -> None:
+    stage = Stage(Pacses(PACS1=SILENT, PACS2=SILENT), sites=(site(1), site(2)))
+    outages = stage.matching._pacses
+    for _ in range(6):
+        run(outages["PACS1"].failed(99, "muet"))
+        stage.clock.advance(160)
+    run(outages["PACS1"].failed(99, "muet"))
+    stage.match()
+    assert stage.pacses.asked == ["PACS2"]
+    assert (stage.jobs.retried[0][1] - stage.clock.now()).total_seconds() <= 10
+
+
+@pytest.mark.requirement("DB.SO.13", "DB.SO.140")
+def test_the_same_study_in_another_pacs_has_changed() -> None:
+    stage = Stage(Pacses(PACS1=None, PACS2=study()), sites=(site(1), site(2)))
+    stage.archive.kos.append(archived(fingerprint=stage.print_()))
+    stage.match()
+    assert stage.jobs.queued[0]["site"] == "site2"
+
+
 @pytest.mark.requirement("DB.SO.140")
 def test_only_the_pacs_of_the_ris_and_of_the_structure_are_asked() -> None:
     sites = (site(1, ris=("AUTRE",)), site(2, structures=("1888888888",)), site(3, ris=("RIS",)))
