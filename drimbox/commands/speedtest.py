@@ -165,8 +165,9 @@ def _print_csv(measures: Iterator[dict[str, Any]]) -> None:
     writer = csv.writer(buffer, delimiter=";", lineterminator="\n")
     writer.writerow(("site", "debut", "STF21_latence_s", "STF20_transfert_s", "images", "octets", "erreur"))
     for each in measures:
-        keys = ("site", "started_at", "latency", "duration", "images", "bytes", "error")
-        writer.writerow(["" if each[key] is None else each[key] for key in keys])
+        keys = ("site", "started_at", "latency", "duration", "images", "bytes")
+        values = ["" if each[key] is None else each[key] for key in keys]
+        writer.writerow([*values, escape_control(each["error"])])
         click.echo(buffer.getvalue(), nl=False)
         buffer.seek(0)
         buffer.truncate()
