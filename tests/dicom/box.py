@@ -14,13 +14,14 @@ from twisted.internet import task
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from drimbox.config import DicomSettings, Pacs
 from drimbox.dicom.acceptor import AcceptorFactory, InboundAssociation
-from drimbox.dicom.aetitles import Pools, TitleState
+from drimbox.dicom.aetitles import Pools, Title, TitleState
 from drimbox.dicom.dimse import Command, CommandField, Status, encode_command
 from drimbox.dicom.moving import Channel
 from drimbox.dicom.negotiation import AssociationRequest, ProposedContext, encode_request
@@ -321,6 +322,20 @@ def inbound(box: Box, host: str = HOST) -> tuple[InboundAssociation, Wire]:
     wire = Wire(host)
     protocol.makeConnection(wire)
     return protocol, wire
+
+
+def memory(**changes: Any) -> Box:
+    """A gateway's DICOM side in memory, under a clock."""
+    settings = attrs.evolve(SETTINGS, **changes)
+    return Box(settings=settings, clock=Clock())
+
+
+def now_leased(box: Box, receiver: Any) -> Title:
+    """Lease without waiting: there is a free title."""
+    lease = apart(box.pool.lease(receiver, 0))
+    assert lease.called
+    title: Title = lease.result
+    return title
 
 
 def lose(protocol: Any) -> None:

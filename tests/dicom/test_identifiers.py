@@ -1,0 +1,86 @@
+"""Identifiers: what is written is read, what is not one is refused, and nothing leaks on the way."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from pydicom import config
+from pydicom.dataset import Dataset
+
+from drimbox.dicom.identifiers import decode_dataset, encode_dataset
+from drimbox.errors import PacsCommunicationError
+from tests.dicom.box import (
+    EXPLICIT,
+    IMPLICIT,
+)
+
+
+def match(**values: object) -> Dataset:
+    data = Dataset()
+    data.QueryRetrieveLevel = "STUDY"
+    for keyword, value in values.items():
+        setattr(data, keyword, value)
+    return data
+
+
+# -- identifiers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_identifiers_survive_the_way(syntax: str) -> None:
+    data = match(
+        StudyDescription="Écho œil", SeriesNumber=3, OtherPatientIDsSequence=[match(PatientID="1")]
+    )
+    data.SpecificCharacterSet = "ISO_IR 192"
+    back = decode_dataset(encode_dataset(data, syntax), syntax)
+    assert back == data
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"), [(b"IS\x02\x007 ", b"IS\x02\x00x!"), (b"SH\x02\x00A ", b"US\x02\x00A ")]
+)
+def test_one_bad_value_does_not_hide_the_others(good: bytes, bad: bytes) -> None:
+    data = match(StudyInstanceUID="1.2.3", InstanceNumber=7, AccessionNumber="A")
+    encoded = encode_dataset(data, EXPLICIT)
+    assert good in encoded
+    assert decode_dataset(encoded.replace(good, bad), EXPLICIT).StudyInstanceUID == "1.2.3"
+
+
+def test_a_value_that_cannot_be_decoded_is_left_out() -> None:
+    data = match(StudyInstanceUID="1.2.3", SeriesNumber=7)
+    data.add_new(0x00280010, "US", 5)
+    encoded = encode_dataset(data, EXPLICIT).replace(b"US\x02\x00\x05\x00", b"US\x01\x00\x05")
+    back = decode_dataset(encoded, EXPLICIT)
+    assert back.StudyInstanceUID == "1.2.3"
+    assert "Rows" not in back
+
+
+def test_values_of_a_patient_do_not_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with config.disable_value_validation():
+        data = encode_dataset(match(PatientID="SECRET" * 20, StudyDate="SECRET!"), EXPLICIT)
+    assert "SECRET" in str(decode_dataset(data, EXPLICIT).PatientID)
+    assert "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_an_identifier_cut_anywhere_is_never_taken_for_another(syntax: str) -> None:
+    """Only a cut between two elements can go unseen, and the message's own end rules it out."""
+    data = match(StudyInstanceUID="1.2.3", StudyDescription="TDM", PatientID="42")
+    whole = encode_dataset(data, syntax)
+    survived = 0
+    for end in range(1, len(whole)):
+        with contextlib.suppress(PacsCommunicationError):
+            part = decode_dataset(whole[:end], syntax)
+            assert all(part[element.tag] == data[element.tag] for element in part)
+            survived += 1
+    assert survived == len(data) - 1
+
+
+@pytest.mark.threat("nested sequences / recursion")
+def test_an_identifier_nested_without_end_is_refused() -> None:
+    body = b""
+    for _ in range(5000):
+        body = b"\x10\0\x02\x10\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff" + body
+    with pytest.raises(PacsCommunicationError):
+        decode_dataset(body, IMPLICIT)
