@@ -1,0 +1,141 @@
+"""Every request leaves one audit record, its metrics, and the notices an administrator needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from twisted.internet.defer import Deferred
+
+from drimbox import metrics
+from drimbox.config import Appliance, Config, DmpSettings, PscSettings, TrustSettings
+from drimbox.errors import DrimboxError, KosMismatch, PacsUnavailable, PeerNotListed, TokenInvalid
+from drimbox.ports import AuditEvent, Introspection
+from drimbox.source.attempt import Delivered, Incomplete
+from drimbox.wado.accept import Acceptable
+from drimbox.wado.gate import ConsumerPeer, WadoGate
+from drimbox.wado.request import SeriesRequest
+from tests.wado.test_server import SITE
+
+PATH = Path("/nowhere")
+PEER = ConsumerPeer("192.0.2.7", True)
+REQUEST = SeriesRequest("2.25.1", "2.25.2", "2.25.3", "token", Acceptable(()), "1999999999")
+
+
+class Around:
+    """Deliveries, whitelist, audit trail and notices in one."""
+
+    def __init__(self) -> None:
+        self.result = Delivered("2.25.1", "site1", Introspection("899700000000", None, None))
+        self.events: list[AuditEvent] = []
+        self.notices: list[dict[str, str]] = []
+        self.in_list = True
+        config = Config(
+            Appliance(PATH, "349"),
+            (SITE,),
+            (),
+            (),
+            TrustSettings(PATH, PATH, PATH),
+            DmpSettings("https://dmp.example", PATH),
+            PscSettings("https://psc.example", "id", PATH),
+        )
+        parts: Any = self
+        self.gate = WadoGate(config, parts, parts, parts, parts)
+
+    async def deliver(self, site: Any, request: Any, answer: Any) -> Delivered:
+        return self.result
+
+    def lists(self, certificate: Any) -> bool:
+        return self.in_list
+
+    def serves(self, site: Any) -> bool:
+        return self.in_list
+
+    async def record(self, event: AuditEvent) -> None:
+        self.events.append(event)
+
+    async def post(self, *, key: str, code: str, text: str) -> None:
+        self.notices.append({"key": key, "code": code, "text": text})
+
+    def serve(self, **result: Any) -> DrimboxError | None:
+        self.result = attrs.evolve(self.result, **result)
+        answer: Any = None
+        done: Any = Deferred.fromCoroutine(self.gate.serve(SITE, PEER, REQUEST, answer))
+        assert done.called
+        outcome: DrimboxError | None = done.result
+        return outcome
+
+
+@pytest.fixture
+def around() -> Around:
+    return Around()
+
+
+@pytest.mark.requirement("DB.SO.46")
+def test_a_delivery_is_recorded(around: Around) -> None:
+    before = metrics.DELIVERIES.labels("site1", "ok")._value.get()
+    assert around.serve(instances=3, bytes=1000, first_image=0.1) is None
+    (event,) = around.events
+    assert event.outcome == 0
+    assert event.study_uid == "2.25.1"
+    assert any(one.network_id == "192.0.2.7" or one.user_id for one in event.participants)
+    assert metrics.DELIVERIES.labels("site1", "ok")._value.get() == before + 1
+    assert not around.notices
+
+
+@pytest.mark.requirement("DB.SO.47")
+@pytest.mark.parametrize(
+    ("error", "noticed"),
+    [(PacsUnavailable("injoignable"), True), (KosMismatch(), False), (TokenInvalid(), False)],
+)
+def test_a_refusal_is_recorded_and_returned(around: Around, error: DrimboxError, noticed: bool) -> None:
+    assert around.serve(error=error) is error
+    (event,) = around.events
+    assert event.outcome != 0
+    assert event.outcome_description.startswith(error.code)
+    assert bool(around.notices) is noticed
+
+
+@pytest.mark.requirement("DB.SO.47")
+def test_a_cut_answer_is_recorded_as_such_and_leaves_nothing_to_send(around: Around) -> None:
+    assert around.serve(error=Incomplete("2 instances manquantes"), cut=True) is None
+    assert "interrompue" in around.events[0].outcome_description
+
+
+@pytest.mark.requirement("DB.SO.190")
+def test_a_difference_between_kos_and_pacs_is_noticed(around: Around) -> None:
+    around.serve(differs=True)
+    assert around.notices == [
+        {
+            "key": "compare-2.25.1",
+            "code": "E1002",
+            "text": "Examen 2.25.1 : le KOS et le PACS P diffèrent",
+        }
+    ]
+
+
+@pytest.mark.requirement("DB.SO.154", "DB.SO.47")
+@pytest.mark.parametrize("known", [True, False])
+def test_a_request_that_never_reached_the_deliveries_is_recorded(around: Around, known: bool) -> None:
+    site, peer = (SITE, PEER) if known else (None, None)
+    done = Deferred.fromCoroutine(around.gate.refused(site, peer, b"/x", PeerNotListed()))
+    assert done.called
+    assert around.events[0].outcome_description.startswith("E1102")
+
+
+@pytest.mark.requirement("DB.CS.164")
+def test_images_are_switched_off_by_our_own_absence_from_the_list_and_at_the_end(around: Around) -> None:
+    assert around.gate.enabled(SITE)
+    around.gate.open = False
+    assert not around.gate.enabled(SITE)
+    around.gate.open = True
+    around.in_list = False
+    assert not around.gate.enabled(SITE)
+
+
+@pytest.mark.threat("client certificate bypassed by SNI")
+def test_a_connection_that_is_no_tls_of_ours_has_no_site_and_no_peer(around: Around) -> None:
+    assert around.gate.site_of(object()) is None
+    assert around.gate.peer_of(object()) is None
