@@ -17,11 +17,33 @@ from pathlib import Path
 
 import click
 
-from drimbox.commands.common import Command, Failed, json_option, print_json
+from drimbox.commands.common import Command, Failed, json_option, print_json, tree_lines
 from drimbox.commands.inspection import read_input
 from drimbox.configpaths import cannot_read
 from drimbox.conformance.report import Report
-from drimbox.redaction import escape_control
+
+#: What the facts of a report are called on the screen.
+_FACTS = {
+    "method": "méthode",
+    "location": "hôte",
+    "study_uid": "examen",
+    "series_uid": "série",
+    "instance_uid": "instance",
+    "kos_uid": "KOS",
+    "token_length": "longueur du jeton",
+    "accept": "syntaxes demandées",
+    "status": "statut",
+    "problem": "refus",
+    "body_bytes": "octets",
+    "parts": "parties",
+    "instances": "instances",
+    "series": "séries",
+    "key_images": "images clés",
+    "transfer_syntaxes": "syntaxes de transfert",
+    "complete": "complète",
+    "missing": "instances absentes",
+    "extra": "instances en plus",
+}
 
 _FILE: Callable[[Command], Command] = click.argument("file", metavar="FICHIER")
 #: A judge from outside gets this long, seconds, and this many of its lines are shown.
@@ -142,7 +164,7 @@ def conclude(report: Report, name: str, as_json: bool) -> None:
     else:
         for line in report.lines(name):
             click.echo(line)
-        for key, value in report.facts.items():
-            click.echo(escape_control(f"  {key} : {value}"))
+        for line in tree_lines({_FACTS.get(key, key): value for key, value in report.facts.items()}, 2):
+            click.echo(line)
     if not report.ok:
         raise click.exceptions.Exit(1)
