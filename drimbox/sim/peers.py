@@ -23,6 +23,7 @@ import ctypes
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -55,6 +56,11 @@ Destinations = Mapping[str, tuple[str, int]]
 
 _running: set[Peer] = set()
 
+#: Below Linux's ephemeral range, above the usual services.
+_PORTS = (15_000, 32_000)
+_random = random.SystemRandom()
+_given: set[int] = set()
+
 
 class PeerMissing(Exception):
     """A peer program is not installed; `package` is what brings it."""
@@ -78,11 +84,22 @@ def find_program(name: str) -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port that was free on loopback an instant ago."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a TCP port nobody listens on.
+
+    Outside the range from which the system takes ports for outgoing connections: one of those would be
+    given away again between this call and the moment somebody listens. Never the same twice.
+    """
+    while True:
+        port = _random.randrange(*_PORTS)
+        if port in _given:
+            continue
+        with socket.socket() as trial:
+            try:
+                trial.bind((LOOPBACK, port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
 
 
 def echo(host: str, port: int, ae_title: str, *, timeout: float = 5.0) -> bool:
