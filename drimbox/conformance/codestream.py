@@ -70,19 +70,20 @@ def _jpeg(data: bytes) -> Codec | None:
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        segment = data[position + 4 : position + 2 + int.from_bytes(data[position + 2 : position + 4])]
+        length = int.from_bytes(data[position + 2 : position + 4])
+        segment = data[position + 4 : position + 2 + length]
         if marker in _FRAMES:
             codec = _FRAMES[marker]
             if codec is not Codec.JPEG_LOSSLESS:
                 return codec
         elif marker == _SOS:
             # Ns, two bytes a component, then the selection value, which is the predictor.
-            at = 1 + 2 * segment[0] if segment else 0
-            if codec is Codec.JPEG_LOSSLESS and segment[at : at + 1] == b"\x01":
+            predictor = segment[1 + 2 * segment[0] :][:1] if segment else b""
+            if codec is Codec.JPEG_LOSSLESS and predictor == b"\x01":
                 return Codec.JPEG_LOSSLESS_SV1
-            return codec
-        position += 4 + len(segment)
-        if not segment:
+            return codec if predictor else None
+        position += 2 + length
+        if length < 2:
             break
     # A lossless JPEG whose scan header was not reached could have any predictor.
     return None
