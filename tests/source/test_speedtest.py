@@ -119,6 +119,17 @@ def test_an_instance_half_received_is_forgotten_with_its_association() -> None:
     assert (counter.busy, counter.satisfied, tally.images, channel.answers) == (False, False, 0, [])
 
 
+def test_a_series_is_satisfied_when_its_last_image_is_confirmed() -> None:
+    counter = Counter(World().clock, {"2.25.1", "2.25.2"}, Tally())
+    seen = []
+    for uid in ("2.25.1", "2.25.9", "2.25.2"):
+        counter.store(Channel(), Command(CommandField.C_STORE_RQ, 1, affected_instance=uid), EXPLICIT)
+        channel = next(iter(counter._current))
+        counter.data(channel, b"abc", True)
+        seen.append(counter.satisfied)
+    assert seen == [False, False, True]
+
+
 # --- what fails -------------------------------------------------------------------------------------
 
 
