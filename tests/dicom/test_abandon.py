@@ -72,8 +72,11 @@ async def test_a_pacs_deaf_to_the_cancel_is_aborted_and_its_title_kept_quiet(
     pacs.behaviour = Behaviour(pause=0.05, ignore_cancel=True)
     box.attach(pacs.port, quarantine=1.0)
     start = reactor.seconds()
-    await abandoned(box, study)
+    sink = await abandoned(box, study)
     await until(lambda: pacs.seen("move-aborted"), 3)
+    # What it sent meanwhile was refused: nobody wants it any more.
+    assert len(sink.whole) <= 7
+    assert 0x0124 in [event.details["status"] for event in pacs.seen("stored")]
     assert reactor.seconds() - start < 3
     assert TitleState.QUARANTINED in box.states()
     assert pacs.seen("final") == []

@@ -161,7 +161,7 @@ def reply(query: Dataset) -> Dataset:
     answer.QueryRetrieveLevel = query.QueryRetrieveLevel
     answer.StudyInstanceUID = STUDY
     if query.QueryRetrieveLevel != "STUDY":
-        answer.SeriesInstanceUID = SERIES
+        answer.SeriesInstanceUID = str(query.get("SeriesInstanceUID") or SERIES)
     if query.QueryRetrieveLevel == "IMAGE":
         answer.SOPInstanceUID, answer.SOPClassUID = IMAGE, CT
     return answer

@@ -15,7 +15,8 @@ import pytest_twisted
 from twisted.logger import globalLogPublisher
 
 from drimbox.dicom.dimse import CommandField
-from drimbox.dicom.pdu import encode_message
+from drimbox.dicom.negotiation import read_request
+from drimbox.dicom.pdu import PduRefused, encode_message
 from tests.dicom.box import (
     CT,
     EXPLICIT,
@@ -198,6 +199,15 @@ def test_every_byte_of_a_request_may_be_wrong(quiet: list[Any]) -> None:
             lose(association)
     assert quiet == []
     assert not box.factory._open
+
+
+@pytest.mark.threat("PDU length bomb")
+@pytest.mark.parametrize("name", ["3,000 contexts", "context of 10,000 transfer syntaxes"])
+def test_items_are_counted_before_they_are_made_objects(name: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(PduRefused, match="items"):
+        read_request(NASTY[name][0])
+    assert time.perf_counter() - start < 0.05
 
 
 def descriptors() -> int:
