@@ -134,7 +134,7 @@ def _decode_jpeg(syntax: str, data: bytes, head: StreamHead, facts: PixelFacts) 
         space = "YCBCR" if ycc else "RGB"
         return imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace="RGB"), "RGB"
     # Lossless JPEG transforms no colour, whatever its markers say (PS3.5 8.2.1).
-    words = imagecodecs.jpeg8_decode(data, colorspace="UNKNOWN", outcolorspace="UNKNOWN")
+    words = imagecodecs.jpeg8_decode(data, colorspace="RGB", outcolorspace="RGB")
     return words, _plain(facts.photometric)
 
 

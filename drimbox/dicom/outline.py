@@ -153,6 +153,43 @@ def _past(heads: _Heads, position: int, size: int, unknown: bool, max_depth: int
     return position
 
 
+def items_of(data: Buffer, sequence: Element) -> list[tuple[int, int]]:
+    """Return where the content of each item of a sequence starts and ends (Explicit VR Little Endian).
+
+    `sequence` comes from `outline`, which has checked it only if its length is undefined. Raises
+    `DatasetRefused`.
+    """
+    heads = _Heads(data, Encoding.EXPLICIT_LITTLE)
+    found: list[tuple[int, int]] = []
+    position, size = sequence.value, sequence.end
+    try:
+        while position < size:
+            tag, length = heads.item(position, False)
+            position += 8
+            if tag == SEQUENCE_END:
+                break
+            if tag != ITEM or len(found) >= MAX_ELEMENTS:
+                raise DatasetRefused(f"{tag_text(tag)} between the items of a sequence")
+            if length != UNDEFINED:
+                found.append((position, position + length))
+                position += length
+                continue
+            start = position
+            while (head := heads.element(position, False))[0] != ITEM_END:
+                _, vr, value, length = head
+                if length == UNDEFINED:
+                    position = _past(heads, value, size, vr == b"UN", MAX_DEPTH)
+                else:
+                    position = value + length
+            found.append((start, position))
+            position += 8
+    except struct.error:
+        raise DatasetRefused("a sequence ends inside an item") from None
+    if position > size:
+        raise DatasetRefused("an item passes the end of its sequence")
+    return found
+
+
 def spliced(
     data: Buffer, elements: list[Element], changes: Mapping[int, list[Buffer] | None]
 ) -> list[Buffer]:

@@ -38,6 +38,7 @@ LOSSY: Final = 0x00282110
 LOSSY_RATIO: Final = 0x00282112
 LOSSY_METHOD: Final = 0x00282114
 PIXEL_DATA: Final = 0x7FE00010
+ICONS: Final = 0x00880200
 FLOAT_PIXEL_DATA: Final = 0x7FE00008
 DOUBLE_PIXEL_DATA: Final = 0x7FE00009
 #: Extended Offset Table, its lengths, and the total length of encapsulated pixel data (PS3.5 A.4).

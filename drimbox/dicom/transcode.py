@@ -4,7 +4,8 @@
 
 The head is first brought to Explicit VR Little Endian, if it is not. Then only what must change changes:
 the pixel data element, and in group 0028 what the new encoding makes untrue (PS3.5 8.2, PS3.3 C.7.6.3).
-Everything else keeps its bytes and its place: private elements, overlays, icons, palettes, sequences.
+Everything else keeps its bytes and its place: private elements, overlays, palettes, sequences. Only an icon
+that was compressed with the image becomes native, since it may not stay in another syntax.
 Frames go through one at a time, so the memory needed is that of the instance before and after, and one
 frame.
 
@@ -21,10 +22,11 @@ import attrs
 from drimbox.config import TranscodingSettings
 from drimbox.dicom import codecs, fragments, lossy
 from drimbox.dicom.bigendian import to_little
-from drimbox.dicom.elements import Buffer, DatasetRefused, Encoding, encoding_of
+from drimbox.dicom.elements import ITEM, Buffer, DatasetRefused, Encoding, encoding_of
 from drimbox.dicom.explicit import ImplicitToExplicit
-from drimbox.dicom.outline import Element, outline, spliced, written
+from drimbox.dicom.outline import Element, items_of, outline, spliced, written
 from drimbox.dicom.pixels import (
+    ICONS,
     LOSSY,
     LOSSY_METHOD,
     LOSSY_RATIO,
@@ -81,11 +83,41 @@ def transcode(dataset: Buffer, source: str, target: str, settings: TranscodingSe
         for words, photometric in _words(data, places, source, image, settings)
     ]
     changes = _header(data, places, source, target, image, frames)
+    if ICONS in places and source in ENCAPSULATED:
+        changes |= _icons(data, places[ICONS], source, settings)
     if target == EXPLICIT_LE:
         changes[PIXEL_DATA] = _native(frames, facts)
     else:
         changes[PIXEL_DATA] = fragments.encapsulated(frames)
     return spliced(data, elements, changes)
+
+
+def _icons(
+    data: Buffer, sequence: Element, source: str, settings: TranscodingSettings
+) -> dict[int, list[Buffer] | None]:
+    """Return an Icon Image Sequence whose pixels are native, if any were compressed.
+
+    Inside a sequence, pixel data is native or in the syntax of the whole (PS3.5 A.4): a compressed icon
+    could not stay. One that cannot be decoded is left out: it is optional, and only a preview.
+    """
+    rewritten: list[Buffer] = []
+    try:
+        items = [data[start:end] for start, end in items_of(data, sequence)]
+        if not any(_is_compressed(item) for item in items):
+            return {}
+        for item in items:
+            pieces = transcode(item, source, EXPLICIT_LE, settings) if _is_compressed(item) else [item]
+            size = sum(len(piece) for piece in pieces)
+            rewritten += [struct.pack("<HHI", ITEM >> 16, ITEM & 0xFFFF, size), *pieces]
+    except DatasetRefused:
+        return {ICONS: None}
+    size = sum(len(piece) for piece in rewritten)
+    return {ICONS: [struct.pack("<HH2sHI", ICONS >> 16, ICONS & 0xFFFF, b"SQ", 0, size), *rewritten]}
+
+
+def _is_compressed(item: Buffer) -> bool:
+    elements = outline(item, Encoding.EXPLICIT_LITTLE)
+    return any(element.tag == PIXEL_DATA and element.undefined for element in elements)
 
 
 def _explicit(dataset: Buffer, source: str) -> Buffer:
