@@ -27,7 +27,7 @@ def hospital(running_hospital: Hospital) -> Iterator[Hospital]:
     """The same, both PACS well behaved, nothing running and every AE title free."""
     for pacs in running_hospital.pacs:
         pacs.behaviour = Behaviour()
-    running_hospital.stand.psc.script.__init__()  # type: ignore[misc]
+    running_hospital.stand.psc.script.reset()
     wait(running_hospital.idle())
     yield running_hospital
     for pacs in running_hospital.pacs:
