@@ -344,7 +344,7 @@ def test_an_icon_compressed_with_its_image_becomes_native(tmp_path: Path) -> Non
     icon = read(turn(source, JPEG_LS_LOSSLESS, JPEG_LOSSLESS_SV1)).IconImageSequence[0]
     assert icon.PixelData == bytes(range(16))
     at = source.index(b"\xff\xd8\xff\xf7")
-    broken = source[: at + 4] + b"\0" + source[at + 5 :]
+    broken = source[: at + 8] + b"\x09" + source[at + 9 :]  # its rows
     assert "IconImageSequence" not in read(turn(broken, JPEG_LS_LOSSLESS, JPEG_LOSSLESS_SV1))
 
 
