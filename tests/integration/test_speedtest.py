@@ -20,13 +20,14 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from drimbox.assembly import Assembly, Stores, SystemClock
 from drimbox.configfile import load
-from drimbox.service import Gateway
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.peers import Dcmqrscp, Orthanc, Peer, free_port
 from drimbox.sim.stand import LOOPBACK, PacsAddress, Stand, _section, _text
 from drimbox.sim.studies import GeneratedStudy, make_study
+from drimbox.trust.whitelist import WhitelistHolder
 from tests.integration.hospital import data_set, pause, until
 from tests.operator_files import good_config
 
@@ -236,7 +237,10 @@ def test_a_stop_ends_a_running_test(tmp_path: Path) -> object:
 @pytest.mark.parametrize("enabled", [False, True])
 def test_the_period_is_only_served_where_it_is_enabled(tmp_path: Path, enabled: bool) -> None:
     extra = f'\n[site.speedtest]\nstudy = "2.25.1"\nenabled = {str(enabled).lower()}\nperiod = "2h"\n'
-    gateway = Gateway(load(good_config(tmp_path, extra=extra)), reactor)
-    gateway._build()
-    periods = {each.name: each._period for each in gateway._periodics}
+    config = load(good_config(tmp_path, extra=extra))
+    clock = SystemClock()
+    whitelist = WhitelistHolder(config.trust, config.sites, clock.now)
+    stores = Stores(config, reactor, clock)
+    assembly = Assembly(config, reactor, clock, stores, whitelist, deferToThread)
+    periods = {each.name: each._period for each in assembly.periodics}
     assert periods == {"speedtest-purge": 86400.0} | ({"speedtest-radio": 7200.0} if enabled else {})

@@ -1,0 +1,251 @@
+"""Builds the working parts of the gateway: use-cases on their adapters, and the workers that run them.
+
+Nothing is opened, listened to or started here; `service` does that, in its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.web.client import Agent
+
+from drimbox.config import Config
+from drimbox.dicom.acceptor import AcceptorFactory
+from drimbox.dicom.aetitles import Pools
+from drimbox.dicom.directory import find_study
+from drimbox.dicom.gateway import PacsGateway
+from drimbox.dicom.requestor import Links
+from drimbox.dicom.retrieval import Mover
+from drimbox.hl7.server import MllpFactory
+from drimbox.periodic import Periodic
+from drimbox.ports import FeedJob, InboxMessage
+from drimbox.psc.introspection import TokenIntrospector
+from drimbox.source.delivery import Deliveries
+from drimbox.source.feed import Doors as FeedDoors
+from drimbox.source.feed import Feed
+from drimbox.source.publication import Doors as PublicationDoors
+from drimbox.source.publication import Publication
+from drimbox.source.reception import Reception
+from drimbox.source.speedtest import Doors as SpeedTestDoors
+from drimbox.source.speedtest import SpeedTests
+from drimbox.store.archive import Archive
+from drimbox.store.audit import AuditStore
+from drimbox.store.database import Database
+from drimbox.store.feed_jobs import FeedJobs
+from drimbox.store.inbox import Inbox
+from drimbox.store.notices import NoticeStore
+from drimbox.store.outbox import Outbox, OutboxItem
+from drimbox.store.speedtests import SpeedTestStore
+from drimbox.store.spool import Spool
+from drimbox.trust.contexts import client_policy
+from drimbox.trust.whitelist import WhitelistHolder
+from drimbox.wado.gate import WadoGate
+from drimbox.worker import Worker
+from drimbox.xds.client import DmpClient
+
+T = TypeVar("T")
+#: Seconds after which a row whose work broke in an unforeseen way is tried again.
+_BROKEN_DELAY = timedelta(seconds=60)
+_DAY = 86400.0
+#: Seconds after the start within which periodic work begins.
+_SETTLED = 300.0
+
+
+class Defer(Protocol):
+    """Runs work off the reactor thread."""
+
+    def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
+        """Return what fires with the result."""
+
+
+class SystemClock:
+    """The wall clock (a `ports.Clock`)."""
+
+    def now(self) -> datetime:
+        """Return the present instant."""
+        return datetime.now(UTC).astimezone()
+
+
+class Stores:
+    """Everything durable, on one database."""
+
+    def __init__(self, config: Config, reactor: Any, clock: SystemClock) -> None:
+        url = config.store.url or f"sqlite:///{config.drimbox.state_dir / 'drimbox.db'}"
+        self.database = Database(url, reactor=reactor, threads=config.store.threads, exclusive=True)
+        self.archive = Archive(self.database, clock=clock)
+        self.audit = AuditStore(self.database, clock=clock)
+        self.notices = NoticeStore(self.database, clock=clock)
+        self.inbox = Inbox(self.database, clock=clock)
+        self.jobs = FeedJobs(self.database, clock=clock)
+        self.outbox = Outbox(self.database, clock=clock)
+        self.measures = SpeedTestStore(self.database, clock=clock)
+
+    async def open(self) -> None:
+        """Open the database; take back what a killed process held."""
+        await self.database.open()
+        for queue in (self.inbox, self.jobs, self.outbox):
+            await queue.release_all()
+
+
+class Assembly:
+    """The use-cases, joined to their adapters. `defer` runs work off the reactor thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        clock: SystemClock,
+        stores: Stores,
+        whitelist: WhitelistHolder,
+        defer: Defer,
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._clock = clock
+        self._stores = stores
+        self._defer = defer
+        self.pools = Pools([site.pacs for site in config.sites], reactor)
+        self._links = Links(config.dicom, reactor)
+        self._mover = Mover(self._links, self.pools, reactor)
+        self._pacses = PacsGateway(self._links, self._mover, reactor)
+        self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor)
+        self.gate = WadoGate(config, self._deliveries(), whitelist, stores.audit, stores.notices)
+        self.workers: list[Worker[Any]] = self._make_workers()
+        reception = Reception(
+            config, stores.inbox, stores.notices, clock, self._defer, stored=self.workers[0].wake
+        )
+        self.mllp = MllpFactory(config.hl7, reception, reactor)
+        self.speed_tests = self._make_speed_tests()
+        self.periodics = self._make_periodics()
+
+    def _deliveries(self) -> Deliveries:
+        config, reactor = self._config, self._reactor
+        return Deliveries(
+            config,
+            clock=reactor,
+            introspector=TokenIntrospector(
+                config.psc,
+                Agent(reactor, client_policy(config.psc.roots, None), connectTimeout=config.psc.timeout),
+                reactor,
+                self._clock.now,
+            ),
+            archive=self._stores.archive,
+            pacses=self._pacses,
+            mover=self._mover,
+            spool=Spool(
+                config.drimbox.state_dir / "spool",
+                per_file=config.wado.spool,
+                total=config.wado.total_spool,
+                in_thread=self._defer,
+            ),
+            in_thread=self._defer,
+        )
+
+    def _feed(self, record: DmpClient) -> Feed:
+        stores = self._stores
+        return Feed(
+            self._config,
+            FeedDoors(
+                messages=stores.inbox,
+                jobs=stores.jobs,
+                archive=stores.archive,
+                pacses=self._pacses,
+                record=record,
+                audit=stores.audit,
+                notices=stores.notices,
+                clock=self._clock,
+                in_thread=self._defer,
+            ),
+        )
+
+    def _publication(self, record: DmpClient) -> Publication:
+        stores = self._stores
+        return Publication(
+            self._config,
+            PublicationDoors(
+                outbox=stores.outbox,
+                archive=stores.archive,
+                record=record,
+                audit=stores.audit,
+                notices=stores.notices,
+                clock=self._clock,
+            ),
+        )
+
+    def _make_workers(self) -> list[Worker[Any]]:
+        """Make one worker a queue; each wakes the next."""
+        settings = self._config.feed
+        record = DmpClient(
+            self._config, self._reactor, clock=self._clock, tls_policy=client_policy, run=self._defer
+        )
+        feed, publication = self._feed(record), self._publication(record)
+        publish: Worker[OutboxItem] = Worker(
+            "publication",
+            take=lambda limit: self._stores.outbox.take(self._clock.now(), limit),
+            work=publication.publish,
+            broken=lambda item: self._stores.outbox.retry(item.id, self._later(), "erreur interne", True),
+            parallel=self._config.dmp.parallel,
+            clock=self._reactor,
+        )
+
+        async def match(job: FeedJob) -> None:
+            await feed.match(job)
+            publish.wake()
+
+        matching: Worker[FeedJob] = Worker(
+            "matching",
+            take=lambda limit: self._stores.jobs.take(self._clock.now(), limit),
+            work=match,
+            broken=lambda job: self._stores.jobs.retry(job.id, self._later(), "erreur interne"),
+            parallel=settings.parallel,
+            clock=self._reactor,
+        )
+
+        async def read(message: InboxMessage) -> None:
+            await feed.read(message)
+            matching.wake()
+
+        reading: Worker[InboxMessage] = Worker(
+            "reading",
+            take=lambda limit: self._stores.inbox.take(self._clock.now(), limit),
+            work=read,
+            broken=lambda message: self._stores.inbox.retry_later(
+                message.id, self._later(), "erreur interne"
+            ),
+            parallel=settings.parallel,
+            clock=self._reactor,
+        )
+        return [reading, matching, publish]
+
+    def _make_speed_tests(self) -> SpeedTests:
+        return SpeedTests(
+            SpeedTestDoors(
+                find=partial(find_study, self._links),
+                mover=self._mover,
+                pool=lambda pacs: self.pools.by_pacs[pacs.name],
+                measures=self._stores.measures,
+                notices=self._stores.notices,
+                clock=self._reactor,
+                wall=self._clock,
+            )
+        )
+
+    def _make_periodics(self) -> list[Periodic]:
+        purge = self._stores.measures.purge
+        periodics = [Periodic("speedtest-purge", purge, _DAY, self._reactor, first=_SETTLED)]
+        for site in self._config.sites:
+            if site.speedtest.enabled:
+                run = partial(self.speed_tests.run_if_due, site)
+                period = site.speedtest.period
+                first = min(period, _SETTLED)
+                periodics.append(
+                    Periodic(f"speedtest-{site.name}", run, period, self._reactor, first=first)
+                )
+        return periodics
+
+    def _later(self) -> datetime:
+        return self._clock.now() + _BROKEN_DELAY

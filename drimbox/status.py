@@ -1,0 +1,82 @@
+"""What the process says of itself: the provider behind `drimbox status`, `/ready` and `drimbox notices`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from drimbox import __version__, metrics
+from drimbox.assembly import Assembly, Stores
+from drimbox.config import Config, Site
+from drimbox.trust.whitelist import WhitelistHolder
+
+
+class Status:
+    """Looks at stores, pools and whitelist of a running gateway."""
+
+    def __init__(
+        self, config: Config, stores: Stores, assembly: Assembly, whitelist: WhitelistHolder
+    ) -> None:
+        self._config = config
+        self._stores = stores
+        self._pools = assembly.pools
+        self._whitelist = whitelist
+        #: True between the opening of the doors and the first step of the stop.
+        self.ready = False
+
+    async def status(self) -> Mapping[str, Any]:
+        """Return what `drimbox status` shows."""
+        queues = {}
+        for name, queue in (
+            ("inbox", self._stores.inbox),
+            ("feed", self._stores.jobs),
+            ("outbox", self._stores.outbox),
+        ):
+            count = await queue.counts()
+            metrics.QUEUE_DEPTH.labels(name).set(count.waiting + count.in_hand)
+            queues[name] = {
+                "waiting": count.waiting,
+                "in_hand": count.in_hand,
+                "done": count.done,
+                "failed": count.failed,
+                "oldest": count.oldest.isoformat() if count.oldest is not None else None,
+            }
+        open_notices = await self._stores.notices.count_open()
+        metrics.NOTICES_OPEN.set(open_notices)
+        kos = await self._stores.archive.counts()
+        return {
+            "version": __version__,
+            "ready": self.ready,
+            "queues": queues,
+            "kos": {state.value: count for state, count in kos.items()},
+            "notices": open_notices,
+            "sites": [self._site(site) for site in self._config.sites],
+        }
+
+    def _site(self, site: Site) -> dict[str, Any]:
+        pool = self._pools.by_pacs[site.pacs.name]
+        return {
+            "name": site.name,
+            "wado": site.wado_fqdn,
+            "pacs": site.pacs.name,
+            "image_access": self._whitelist.serves(site),
+            "ae_titles": {title.ae_title: title.state.value for title in pool.titles.values()},
+        }
+
+    async def readiness(self) -> Mapping[str, bool]:
+        """Return the checks that must all hold before work is sent to us."""
+        return {"started": self.ready, "whitelist": self._whitelist.current is not None}
+
+    async def notices(self) -> list[Mapping[str, Any]]:
+        """Return the open notices."""
+        return [
+            {
+                "id": notice.id,
+                "code": notice.code,
+                "text": notice.text,
+                "count": notice.count,
+                "first": notice.first_at.isoformat(),
+                "last": notice.last_at.isoformat(),
+            }
+            for notice in await self._stores.notices.open()
+        ]
