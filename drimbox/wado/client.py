@@ -224,7 +224,7 @@ class _Exchange(TwistedProtocol):
                 return
         self._sent = True
         self._last = self._clock.seconds()
-        self._idle = self._clock.callLater(self._limits.answer, self._check_idle)
+        self._check_idle()
         self.transport.write(self._request)
 
     def _certificate(self) -> x509.Certificate:
@@ -278,6 +278,7 @@ class _Exchange(TwistedProtocol):
         match event:
             case Head():
                 self._head = event
+                self._check_idle()
                 if self._query.method == "GET" and event.status == 200:
                     self._parser = MultipartParser(
                         boundary_of((event.get("content-type") or "").encode("latin-1"))
@@ -333,6 +334,9 @@ class _Exchange(TwistedProtocol):
     # --- time ---
 
     def _check_idle(self) -> None:
+        """Look whether the server has been silent too long, and look again when it could have been."""
+        if self._idle is not None and self._idle.active():
+            self._idle.cancel()
         limit = self._limits.answer if self._head is None else self._limits.idle
         silent = 0.0 if self._paused else self._clock.seconds() - self._last
         if silent >= limit:
