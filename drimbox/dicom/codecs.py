@@ -140,12 +140,15 @@ def _decode_jpeg(syntax: str, data: bytes, head: StreamHead, facts: PixelFacts) 
 
 def _decode_rle(stream: Buffer, facts: PixelFacts) -> Words:
     width = facts.bits_allocated // 8
+    # One segment for each byte of each sample (PS3.5 G.2); the codec believes the stream.
+    if int.from_bytes(stream[:4], "little") != facts.samples * width:
+        raise DatasetRefused("an RLE frame of another number of segments than its header")
     try:
         raw = decode_rle(bytes(stream), facts.rows * facts.columns, facts.bits_allocated, "<")
     except (ValueError, OverflowError) as error:
         raise DatasetRefused(f"an RLE frame cannot be decoded: {type(error).__name__}") from error
     if len(raw) != facts.frame_samples * width:
-        raise DatasetRefused("an RLE frame of another number of segments than its header")
+        raise DatasetRefused("an RLE frame of another length than its header")
     words = numpy.frombuffer(raw, dtype=_word(facts))
     if facts.samples == 1:
         return words.reshape(facts.rows, facts.columns)
