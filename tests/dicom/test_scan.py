@@ -184,6 +184,19 @@ ITEM, ITEM_END, SEQUENCE_END, OPEN = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD, 0xFFFFF
         ("longer than identifiers are", other_ids(b"", 40_000)),
         ("no item", other_ids(bare(0x00100020, 0))),
         ("an item past its sequence", other_ids(bare(ITEM, 100, b"\0" * 8))),
+        (
+            "a nested item past its sequence",
+            other_ids(
+                bare(
+                    ITEM,
+                    44,
+                    struct.pack("<HH2sHI", 0x10, 0x24, b"SQ", 0, 8)
+                    + bare(ITEM, 24)
+                    + struct.pack("<HH2sHI", 0x40, 0x32, b"UT", 0, 12)
+                    + b"1.2.3.4.5.6 ",
+                )
+            ),
+        ),
         ("half an item head", other_ids(b"\xfe\xff\x00\xe0")),
         ("an element past its item", other_ids(bare(ITEM, 8, b"\x10\x00\x20\x00LO\x09\x00"))),
         ("an element without VR", other_ids(bare(ITEM, 8, b"\x10\x00\x20\x00\0\0\0\0"))),

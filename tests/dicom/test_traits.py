@@ -352,6 +352,8 @@ ACCENTED = attrs.evolve(
         ("ISO_IR 101", "LEFEVRE^ZOÉ"),
         ("ISO_IR 144", "LEFEVRE^ZOE"),
         (["", "ISO 2022 IR 87"], "LEFEVRE^ZOE"),
+        # An extension without its escapes is none.
+        (["", "ISO_IR 100"], "LEFEVRE^ZOE"),
     ],
 )
 def test_names_are_written_in_the_character_set_of_the_image(
@@ -378,6 +380,16 @@ def test_an_unknown_character_set_gets_ascii() -> None:
 def test_ligatures_are_spelt_out_when_the_set_has_none() -> None:
     out = read(insert(encode(ct(), EXPLICIT), attrs.evolve(PATIENT, family="LEBŒUF", given="GIŁ")))
     assert str(out.PatientName) == "LEBOEUF^GIL"
+
+
+@pytest.mark.parametrize("character_set", ["ISO_IR 100", "ISO_IR 192"])
+def test_a_name_keeps_within_its_64_bytes(character_set: str) -> None:
+    ds = ct()
+    del ds.StudyDescription
+    ds.PatientName, ds.SpecificCharacterSet = "X", character_set
+    out = insert(encode(ds, EXPLICIT), attrs.evolve(PATIENT, family="É" * 80, given="Z"))
+    place = out.index(b"\x10\x00\x10\x00PN")
+    assert 60 <= struct.unpack_from("<H", out, place + 6)[0] <= 64
 
 
 def test_another_alphabet_leaves_the_name_and_says_so() -> None:
@@ -475,6 +487,22 @@ def test_a_header_that_never_ends_is_refused_at_the_limit() -> None:
         inserter.feed(element)
     with pytest.raises(DatasetRefused):
         inserter.feed(element)
+
+
+def test_sequences_that_never_end_are_refused_at_the_limit() -> None:
+    item = struct.pack("<HHI", ITEM >> 16, ITEM & 0xFFFF, 1000) + bytes(1000)
+    other = TraitInserter(PATIENT, max_bytes=8192)
+    other.feed(struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF))
+    for _ in range(8):
+        other.feed(item)
+    with pytest.raises(DatasetRefused):
+        other.feed(item)
+    ids = TraitInserter(PATIENT)
+    ids.feed(SEQUENCE)
+    for _ in range(65):
+        ids.feed(item)
+    with pytest.raises(DatasetRefused, match="too many"):
+        ids.feed(item)
 
 
 @pytest.mark.threat("nested sequences")

@@ -254,16 +254,16 @@ def test_what_a_crash_left_is_removed_at_start(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "stray"),
     [
-        lambda path: (path / "manifest").unlink(),
-        lambda path: (path / "data").unlink(),
-        lambda path: (path / "data").write_bytes(b""),
-        lambda path: (path / "manifest").write_bytes(b""),
-        lambda path: (path / "manifest").write_bytes(b"garbage\n\xff\n"),
-        lambda path: path.rename(path.with_name("0" * 64 + path.name[64:])),
-        lambda path: path.rename(path.with_name("strange")),
-        lambda path: path.with_name("file").write_bytes(b"") and None,
+        (lambda path: (path / "manifest").unlink(), False),
+        (lambda path: (path / "data").unlink(), False),
+        (lambda path: os.truncate(path / "data", 1999), False),
+        (lambda path: (path / "manifest").write_bytes(b""), False),
+        (lambda path: (path / "manifest").write_bytes(b"garbage\n\xff\n"), False),
+        (lambda path: path.rename(path.with_name("0" * 64 + path.name[64:])), False),
+        (lambda path: path.rename(path.with_name("strange")), False),
+        (lambda path: path.with_name("file").write_bytes(b""), True),
     ],
     ids=[
         "no manifest",
@@ -276,29 +276,33 @@ def test_what_a_crash_left_is_removed_at_start(scene: Scene) -> None:
         "a file",
     ],
 )
-def test_what_is_no_entry_is_removed_at_start(scene: Scene, damage: Callable[[Path], object]) -> None:
+def test_what_is_no_entry_is_removed_at_start(
+    scene: Scene, damage: Callable[[Path], object], stray: bool
+) -> None:
     assert scene.keep("1.6")
     (path,) = (scene.root / "entries").iterdir()
     damage(path)
     scene.keep("1.5")
     scene.reopen()
-    assert len(list((scene.root / "entries").iterdir())) == len(scene.cache._index)
+    # A stray file beside an entry takes nothing from it.
+    assert scene.has("1.6") is stray
+    assert len(list((scene.root / "entries").iterdir())) == scene.cache.series == 1 + stray
     assert scene.find("1.5") is not None
     assert scene.cache.used == scene.on_disk()
 
 
-def test_of_two_versions_of_a_series_the_newer_is_kept(scene: Scene, tmp_path: Path) -> None:
-    assert scene.keep(size=10)
-    other = Scene(tmp_path / "other")
-    other.clock.advance(10)
-    assert other.keep(size=20)
-    for path in (other.root / "entries").iterdir():
-        path.rename(scene.root / "entries" / path.name)
+def test_of_several_versions_of_a_series_the_newest_is_kept(scene: Scene, tmp_path: Path) -> None:
+    for number in range(6):
+        other = Scene(tmp_path / str(number))
+        other.clock.advance(number)
+        assert other.keep(size=20 + number)
+        for path in (other.root / "entries").iterdir():
+            path.rename(scene.root / "entries" / path.name)
     scene.clock.advance(10)
     scene.reopen()
     reader = scene.find()
     assert reader is not None
-    assert [each.size for each in reader.instances] == [20, 20]
+    assert [each.size for each in reader.instances] == [25, 25]
     assert len(list((scene.root / "entries").iterdir())) == 1
 
 
@@ -639,6 +643,29 @@ def test_a_purge_at_any_moment_of_a_writing_wins(scene: Scene, steps: int) -> No
     assert (scene.files(), scene.cache.used, scene.cache._held) == ([], 0, 0)
     scene.threads.by_hand = False
     assert scene.keep()
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_purge_of_several_series_waits_for_none_to_appear(scene: Scene, steps: int) -> None:
+    assert scene.keep("1.6")
+    scene.threads.by_hand = True
+    writer = scene.cache.begin("site", "1.4", "1.5")
+    assert writer is not None
+    slot = writer.add("1.5.1", CT, EXPLICIT)
+    slot.write(bytes(2 * BLOCK))
+    slot.end()
+    committing = start(writer.commit({"1.5.1"}))
+    for _ in range(steps):
+        if scene.threads.pending:
+            scene.threads.step()
+    start(scene.cache.purge("site", "1.4"))
+    # The removal of the entry that was there takes its time; meanwhile the writer goes on.
+    while scene.threads.pending:
+        scene.threads.pending.append(scene.threads.pending.pop(0))
+        scene.threads.step()
+        assert scene.cache.series == 0
+    assert committing.called
+    assert (scene.files(), scene.cache.used) == ([], 0)
 
 
 def test_a_series_may_come_again_after_a_purge(scene: Scene) -> None:
