@@ -172,8 +172,10 @@ class CodecPool:
             metrics.TRANSCODING_WAITING.set(len(self._waiting))
 
     def _fail_waiting(self, result: str, why: str) -> None:
-        while self._waiting:
-            self.settle(self._dequeue(), result, why)
+        # Taken out first: who hears of it may at once ask for something else.
+        jobs = [self._dequeue() for _ in range(len(self._waiting))]
+        for job in jobs:
+            self.settle(job, result, why)
 
     def _pump(self) -> None:
         """Give work to those who have none, and start workers for the rest."""
