@@ -1,0 +1,249 @@
+"""`drimbox validate`: what it prints, in French and in JSON, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from drimbox.cli import cli
+from drimbox.commands import validate
+from drimbox.conformance.kos_rules import validate_kos
+from drimbox.conformance.report import Finding, Severity
+from tests.conformance.answers import answer, image, part
+from tests.kos import samples
+
+REQUESTS = Path(__file__).parent / "conformance" / "requests"
+
+
+def run(*arguments: object, data: bytes | None = None) -> Result:
+    return CliRunner().invoke(cli, [str(each) for each in arguments], prog_name="drimbox", input=data)
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def errors(data: bytes) -> list[Finding]:
+    return [each for each in validate_kos(data).findings if each.severity is Severity.ERROR]
+
+
+# --- requests ---------------------------------------------------------------------------------------
+
+
+def test_a_good_request() -> None:
+    result = run("validate", "wado-request", REQUESTS / "good" / "specification.http")
+    assert result.exit_code == 0
+    assert "requête WADO-RS conforme (0 erreur" in result.output
+    assert "examen : 2.999.10.20.30" in result.output
+
+
+def test_a_bad_request_says_line_and_clause() -> None:
+    result = run("validate", "wado-request", REQUESTS / "bad" / "blank-before-colon.http")
+    assert result.exit_code == 1
+    assert "non conforme (1 erreur," in result.output
+    assert "ligne 10 : blanc entre le nom" in result.output
+    assert "[RFC 9112 5.1]" in result.output
+
+
+def test_json_and_standard_input() -> None:
+    data = (REQUESTS / "bad" / "many-faults.http").read_bytes()
+    result = run("validate", "wado-request", "-", "--json", data=data)
+    assert result.exit_code == 1
+    found = as_json(result)
+    assert (found["file"], found["ok"], found["errors"]) == ("-", False, 9)
+    assert {"severity", "text", "clause", "count", "line"} <= set(found["findings"][-1])
+
+
+@pytest.mark.threat("log / audit injection")
+def test_a_capture_cannot_write_on_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "x.http"
+    path.write_bytes(b"GET /dicom-web-rs/studies/\x1b[2J/series/1 HTTP/1.1\r\nX\x1b[31m: y\r\n\r\n")
+    result = run("validate", "wado-request", path)
+    assert result.exit_code == 1
+    assert "\x1b" not in result.output
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("wado-request", "wado-response", "kos"):
+        result = run("validate", name, tmp_path / "absent")
+        assert result.exit_code == 1
+        assert "absent" in result.output
+        assert "Traceback" not in result.output
+
+
+# --- answers ----------------------------------------------------------------------------------------
+
+
+def test_a_good_answer_and_its_manifest(tmp_path: Path) -> None:
+    path, kos = tmp_path / "answer.http", tmp_path / "kos.dcm"
+    path.write_bytes(answer(part(image(1)), part(image(2))))
+    kos.write_bytes(samples.build(study=samples.study(samples.series(1, 3))))
+    assert run("validate", "wado-response", path).exit_code == 0
+    result = run("validate", "wado-response", path, "--kos", kos)
+    assert result.exit_code == 1
+    assert "1 instance(s) attendue(s) absente(s)" in result.output
+    kos.write_bytes(samples.build(study=samples.study(samples.series(1, 2))))
+    result = run("validate", "wado-response", path, "--kos", kos, "--json")
+    assert result.exit_code == 0
+    assert as_json(result)["facts"]["instances"] == 2
+    kos.write_bytes(b"x")
+    result = run("validate", "wado-response", path, "--kos", kos)
+    assert result.exit_code == 1
+    assert "kos.dcm" in result.output
+
+
+def test_an_answer_from_standard_input() -> None:
+    result = run("validate", "wado-response", "-", data=answer(part(image(1)), closing=False))
+    assert result.exit_code == 1
+    assert "délimiteur de fin absent" in result.output
+
+
+# --- manifests --------------------------------------------------------------------------------------
+
+
+def test_our_manifest_has_nothing_to_say_about_it(tmp_path: Path) -> None:
+    path = tmp_path / "kos.dcm"
+    path.write_bytes(samples.build())
+    result = run("validate", "kos", path)
+    assert result.exit_code == 0, result.output
+    assert "conforme (0 erreur, 0 avertissement)" in result.output
+    assert samples.PATIENT.ins not in result.output
+    assert samples.PATIENT.family not in result.output
+
+
+@pytest.mark.peer("dciodvfy")
+def test_dciodvfy_is_asked_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "kos.dcm"
+    path.write_bytes(samples.build())
+    result = run("validate", "kos", path, "--json")
+    assert as_json(result)["facts"]["dciodvfy"] is True
+    # A text too long for LT: only the independent judge knows the limit of each VR.
+    long = samples.build(patient={"birth_place": "7" * 20000})
+    path.write_bytes(long)
+    found = as_json(run("validate", "kos", path, "--json"))
+    assert any(each["clause"].startswith("dciodvfy") for each in found["findings"])
+    assert "7777777" not in json.dumps(found)
+
+
+def test_without_dciodvfy_the_rest_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate.shutil, "which", lambda name: None)
+    path = tmp_path / "kos.dcm"
+    path.write_bytes(samples.build())
+    found = as_json(run("validate", "kos", path, "--json"))
+    assert (found["ok"], found["facts"]["dciodvfy"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        ("#!/bin/sh\nsleep 30\n", "n'a pas répondu"),
+        ("#!/bin/sh\nkill -9 $$\n", "arrêté"),
+        ("#!/bin/sh\necho 'Error - Value dubious = <DURAND^JEAN>' >&2\n", "Error - Value dubious = <…>"),
+    ],
+    ids=["slow", "crashes", "quotes-a-value"],
+)
+def test_a_judge_that_misbehaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, word: str
+) -> None:
+    program = tmp_path / "dciodvfy"
+    program.write_text(script)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(validate.shutil, "which", lambda name: str(program))
+    monkeypatch.setattr(validate, "JUDGE_TIMEOUT", 0.5)
+    path = tmp_path / "kos.dcm"
+    path.write_bytes(samples.build())
+    result = run("validate", "kos", path)
+    assert word in result.output
+    assert "DURAND" not in result.output
+
+
+@pytest.mark.parametrize("path", ["KOS/ko.dcm", "XDM/KA202401/IHE_XDM/SS000001/KOS_1_1.DCM"])
+def test_published_manifests_break_nothing_but_https(path: str) -> None:
+    found = errors(samples.published(path))
+    assert {each.text for each in found} <= {"RetrieveURL qui n'est pas en https"}
+
+
+def _without(data: bytes, tag: tuple[int, int]) -> bytes:
+    from io import BytesIO
+
+    from pydicom import dcmread, dcmwrite
+
+    dataset = dcmread(BytesIO(data))
+    del dataset[tag]
+    out = BytesIO()
+    dcmwrite(out, dataset)
+    return out.getvalue()
+
+
+@pytest.mark.requirement("DB.SO.18")
+@pytest.mark.parametrize(
+    ("tag", "word"),
+    [
+        ((0x0008, 0x0005), "SpecificCharacterSet"),
+        ((0x0008, 0x0012), "InstanceCreationDate"),
+        ((0x0008, 0x0050), "AccessionNumber"),
+        ((0x0008, 0x1111), "ReferencedPerformedProcedureStepSequence"),
+        ((0x0010, 0x0020), "PatientID"),
+        ((0x0010, 0x0024), "IssuerOfPatientIDQualifiersSequence"),
+        ((0x0010, 0x1002), "OtherPatientIDsSequence"),
+        ((0x0020, 0x0010), "StudyID"),
+        ((0x0040, 0xA040), "ValueType"),
+        ((0x0040, 0xA043), "ConceptNameCodeSequence"),
+        ((0x0040, 0xA370), "ReferencedRequestSequence"),
+        ((0x0040, 0xA375), "CurrentRequestedProcedureEvidenceSequence"),
+        ((0x0040, 0xA730), "ContentSequence"),
+    ],
+)
+def test_a_missing_attribute_is_named(tag: tuple[int, int], word: str) -> None:
+    assert any(
+        each.text.startswith(word) and "absent" in each.text
+        for each in errors(_without(samples.build(), tag))
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        (b"113030", b"113001", "113030 attendu"),
+        (b"https://", b"HTTPX://", "https"),
+        (b"19840701", b"1984-7-1", "PatientBirthDate"),
+        (b"SEPARATE", b"CONTINUO", "SEPARATE attendu"),
+        (b"1.2.250.1.213.1.4.10", b"1.2.250.1.213.1.9.10", "OID d'INS inconnu"),
+        (b"284070100499094", b"28407010049909X", "matricule INS"),
+        (b"2.25.1001.1.1\0", b"2.25.1001.9.1\0", "évidence"),
+        (b"CONTAINS", b"HAS PROP", "CONTAINS attendue"),
+    ],
+)
+def test_a_wrong_value_is_told_without_being_quoted(old: bytes, new: bytes, word: str) -> None:
+    data = samples.build()
+    assert old in data
+    # Only the first, so that two places that must agree do not.
+    found = errors(data.replace(old, new, 1))
+    assert any(word in each.text for each in found), found
+    assert not any(b"28407" in each.text.encode() or b"1984" in each.text.encode() for each in found)
+
+
+def test_damaged_manifests_are_told() -> None:
+    good = samples.build()
+    for bad in (b"", b"x" * 500, good[:-10], good[:400]):
+        assert errors(bad)
+
+
+@pytest.mark.peer("dciodvfy")
+def test_the_judge_is_where_the_tests_think() -> None:
+    assert shutil.which("dciodvfy")
+
+
+def test_help_is_french() -> None:
+    text = run("validate", "--help").output
+    assert "Vérifier la conformité" in text
+    for name in ("wado-request", "wado-response", "kos"):
+        assert name in text
+        assert "JSON" in run("validate", name, "--help").output
