@@ -660,10 +660,11 @@ def test_a_purge_of_several_series_waits_for_none_to_appear(scene: Scene, steps:
             scene.threads.step()
     start(scene.cache.purge("site", "1.4"))
     # The removal of the entry that was there takes its time; meanwhile the writer goes on.
-    while scene.threads.pending:
-        scene.threads.pending.append(scene.threads.pending.pop(0))
-        scene.threads.step()
-        assert scene.cache.series == 0
+    removal = scene.threads.pending.pop()
+    scene.threads.settle()
+    assert scene.cache.series == 0
+    scene.threads.pending.append(removal)
+    scene.threads.settle()
     assert committing.called
     assert (scene.files(), scene.cache.used) == ([], 0)
 
