@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
+from pydicom.config import disable_value_validation
 from pynetdicom import pdu as peer_pdu
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
@@ -147,8 +148,10 @@ def _decode(kind: Any, data: bytes) -> Any:
     """Read an association PDU with pynetdicom, whatever it raises on hostile bytes."""
     try:
         item = kind()
-        item.decode(data)
-        return item.to_primitive()
+        # A warning per UID that is none would fill the log, and Python remembers every distinct warning.
+        with disable_value_validation():
+            item.decode(data)
+            return item.to_primitive()
     except Exception as error:
         # Its decoders raise whatever their slicing meets: ValueError, IndexError, struct.error,
         # KeyError, TypeError, NotImplementedError. All mean one thing here.
