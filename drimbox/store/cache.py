@@ -74,7 +74,8 @@ class Cache:
         self._used = 0
         self._held = 0
         self._open = False
-        #: Why a cache that is wanted does not work, in French for the administrator; empty when it does.
+        #: What the administrator must know, in French: a cache that is wanted does not work, or one that is
+        #: not wanted could not be erased. Empty otherwise.
         self.problem = ""
 
     @property
@@ -106,8 +107,12 @@ class Cache:
             found = await self.in_thread(self.folder.open)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            self.problem = f"Cache des séries inutilisable ({self.folder.root}) : {reason}"
-            self.log.error("series cache not usable: {reason}", reason=reason)
+            wanted = self._settings.enabled
+            what = (
+                "inutilisable" if wanted else "arrêté, mais des images y restent qui n'ont pu être effacées"
+            )
+            self.problem = f"Cache des séries {what} ({self.folder.root}) : {reason}"
+            self.log.error("series cache not usable or not erased: {reason}", reason=reason)
             return
         for each in found:
             self._enter(each)

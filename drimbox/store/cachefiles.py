@@ -21,6 +21,7 @@ Everything here blocks, and runs in a thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -54,6 +55,8 @@ _TAG: Final = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# Images kept by a DRIMbox; may be deleted while it is stopped.\n"
 )
+#: What may stand in a folder that is not ours yet: the top of a disk, and a start that was cut short.
+_HARMLESS: Final = frozenset({"lost+found", "CACHEDIR.TAG.new"})
 
 
 @attrs.frozen
@@ -75,6 +78,7 @@ class Folder:
         self._entries = root / "entries"
         self._partial = root / "partial"
         self._trash = root / "trash"
+        self._tag = root / "CACHEDIR.TAG"
         self._lock: int | None = None
 
     # -- life --------------------------------------------------------------------------------------
@@ -82,18 +86,16 @@ class Folder:
     def open(self) -> list[Found]:
         """Take the folder, empty it of what a crash left, and return what it holds, least used first.
 
-        Raises `OSError` when it cannot be written, or when another process uses it.
+        Raises `OSError` when it cannot be written, holds something else, or is used by another process.
         """
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._claim()
         for folder in (self.root, self._entries, self._partial, self._trash):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             folder.chmod(0o700)
         self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            tag = self.root / "CACHEDIR.TAG"
-            if not tag.exists():
-                tag.write_text(_TAG, "ascii")
-                tag.chmod(0o600)
             for folder in (self._partial, self._trash):
                 for path in list(folder.iterdir()):
                     _delete(path)
@@ -113,8 +115,7 @@ class Folder:
 
         Raises `OSError` when it cannot, or when another process uses it.
         """
-        tag = self.root / "CACHEDIR.TAG"
-        if not tag.exists() or tag.read_text("latin-1") != _TAG:
+        if not self._ours():
             return
         lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -122,7 +123,7 @@ class Folder:
             for folder in (self._entries, self._partial, self._trash):
                 if folder.exists():
                     _delete(folder)
-            tag.unlink()
+            self._tag.unlink()
             (self.root / "lock").unlink()
         finally:
             os.close(lock)
@@ -134,6 +135,20 @@ class Folder:
         """Return the bytes free on the disk of the cache, for us."""
         state = os.statvfs(self.root)
         return state.f_bavail * state.f_frsize
+
+    def _ours(self) -> bool:
+        return self._tag.is_file() and self._tag.read_text("latin-1") == _TAG
+
+    def _claim(self) -> None:
+        """Mark the folder as ours; a slip of the keyboard must not empty one that holds something else."""
+        if self._ours():
+            return
+        if set(os.listdir(self.root)) - _HARMLESS:
+            raise OSError(errno.ENOTEMPTY, "dossier non vide, qui n'est pas un cache de DRIMbox")
+        new = self.root / "CACHEDIR.TAG.new"
+        new.write_text(_TAG, "ascii")
+        new.chmod(0o600)
+        new.rename(self._tag)
 
     def _scan(self) -> list[Found]:
         newest: dict[SeriesKey, Found] = {}

@@ -569,6 +569,7 @@ def test_two_processes_do_not_share_a_cache(scene: Scene) -> None:
     # Nor does one that has it switched off take the files of the other away.
     off = Cache(CacheSettings(), scene.root, clock=scene.clock, in_thread=scene.threads)
     now(off.open())
+    assert "effacées" in off.problem
     assert scene.find() is not None
 
 
@@ -732,6 +733,32 @@ def test_off_it_touches_nothing_that_is_not_its_own(tmp_path: Path) -> None:
     )
     Scene(tmp_path, enabled=False)
     assert (tmp_path / "entries" / "file").exists()
+
+
+@pytest.mark.parametrize(
+    "tag", [None, b"", b"Signature: 8a477f597d28d172789f06886806bc55\n# somebody else\n"]
+)
+def test_a_folder_that_holds_something_else_is_neither_used_nor_emptied(
+    tmp_path: Path, tag: bytes | None
+) -> None:
+    (tmp_path / "entries").mkdir()
+    (tmp_path / "entries" / "thesis.txt").write_bytes(b"x")
+    if tag is not None:
+        (tmp_path / "CACHEDIR.TAG").write_bytes(tag)
+    scene = Scene(tmp_path)
+    assert not scene.cache.enabled
+    assert "non vide" in scene.cache.problem
+    assert (tmp_path / "entries" / "thesis.txt").exists()
+
+
+def test_an_empty_disk_of_its_own_and_a_start_cut_short_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "CACHEDIR.TAG.new").write_bytes(b"Sig")
+    scene = Scene(tmp_path)
+    assert scene.keep()
+    scene.reopen()
+    assert scene.find() is not None
+    assert (tmp_path / "lost+found").exists()
 
 
 def test_only_the_owner_may_read(scene: Scene) -> None:
