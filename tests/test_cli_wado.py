@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest_twisted
 from twisted.internet import protocol, reactor, utils
 
 from drimbox.config import WadoSettings
+from drimbox.conformance.report import Severity
 from drimbox.conformance.wado_request import validate_request
 from drimbox.sim.demo import dataset_digests
 from drimbox.sim.listening import ServerContext
@@ -361,3 +363,46 @@ async def test_syntaxes_are_those_asked_for(hospital: Hospital, served: Served, 
     assert ran.code == 0, ran
     assert "5 image(s)" in ran.out
     assert "première en" in ran.out
+
+
+@pytest.mark.peer("curl")
+@pytest_twisted.ensureDeferred
+async def test_captures_made_with_curl_are_judged(
+    hospital: Hospital, served: Served, tmp_path: Path
+) -> None:
+    """As the help says: `curl -i --raw`; without --raw curl has taken the chunks apart."""
+    path = tmp_path / "answer.http"
+    for arguments, remarks in ((("-i", "--raw"), 0), (("-i",), 2)):
+        code, status, _ = await hospital.curl(served, *arguments, output=path)
+        assert (code, status) == (0, "200")
+        ran = await drimbox("validate", "wado-response", path, "--json")
+        assert ran.code == 0, ran
+        assert ran.json["facts"]["instances"] == 5
+        assert len(ran.json["findings"]) == remarks
+    path.write_bytes(path.read_bytes()[:-10])
+    assert (await drimbox("validate", "wado-response", path)).code == 1
+
+
+@pytest.mark.peer("curl")
+@pytest_twisted.ensureDeferred
+async def test_a_request_of_curl_is_good(pki: Pki) -> None:
+    source = Source(GOOD)
+    port = clock.listenSSL(0, source, ServerContext(pki.sites[SITE], pki.roots), interface="127.0.0.1")
+    number, pair = port.getHost().port, pki.sites[CONSUMER]
+    kind = 'multipart/related; type="application/dicom"; transfer-syntax=1.2.840.10008.1.2.1; q=0.9'
+    command = [
+        *("-sS", "--max-time", "20", "--resolve", f"{SITE}:{number}:127.0.0.1", "-o", os.devnull),
+        *("--cacert", pki.roots, "--cert", pair.certificate, "--key", pair.key),
+        *("-H", f"Accept: {kind}", "-H", "Authorization: Bearer a.b.c", "-H", "KOS-SOPInstanceUID: 2.25.9"),
+        f"https://{SITE}:{number}/dicom-web-rs/studies/2.25.1/series/2.25.1.1",
+    ]
+    try:
+        _, error, code = await utils.getProcessOutputAndValue(
+            shutil.which("curl") or "curl", [str(each) for each in command], env=dict(os.environ)
+        )
+    finally:
+        await port.stopListening()
+    assert code == 0, error
+    report = validate_request(source.requests[0])
+    assert report.counts[Severity.ERROR] == report.counts[Severity.WARNING] == 0, report.lines()
+    assert report.facts["kos_uid"] == "2.25.9"
