@@ -150,6 +150,10 @@ class Sink:
         wanted = self.syntaxes or context.transfer_syntaxes
         return next((each for each in context.transfer_syntaxes if each in wanted), None)
 
+    def second_choice(self, context: ProposedContext) -> str | None:
+        """Take nothing that was refused once."""
+        return None
+
     def opened(self, channel: Channel) -> None:
         """Note it."""
         self.channels.append(channel)
