@@ -19,7 +19,6 @@ from typing import Final
 
 from drimbox.dicom.pixels import PixelFacts
 from drimbox.dicom.syntaxes import (
-    ENCAPSULATED,
     EXPLICIT_BE,
     EXPLICIT_LE,
     IMPLICIT_LE,
@@ -53,7 +52,7 @@ DECODABLE: Final = (
     JPEG_BASELINE,
     EXPLICIT_BE,
 )
-#: What we can produce, in the order of preference at equal q.
+#: What we can produce, in the order of preference at equal q: compressed before native.
 PRODUCED: Final = (JPEG_LS_LOSSLESS, JPEG_LOSSLESS_SV1, EXPLICIT_LE, JPEG2000, JPEG_BASELINE)
 
 _DECODABLE: Final = frozenset(DECODABLE)
@@ -121,7 +120,7 @@ def candidates(source: str, acceptable: Ranking, facts: PixelFacts | None) -> tu
     for place, uid in enumerate(producible(source, facts)):
         rank = acceptable.rank(uid)
         if rank is not None:
-            ranked.append(((rank, uid not in ENCAPSULATED, place), uid))
+            ranked.append(((rank, place), uid))
     return tuple(uid for _, uid in sorted(ranked))
 
 

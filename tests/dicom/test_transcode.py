@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
+import jpeg_ls
 import numpy
 import pytest
 from openjpeg.utils import encode_buffer
@@ -111,6 +113,21 @@ def test_lossless_is_bit_exact_for_another_decoder(name: str, target: str, tmp_p
     assert ds.PhotometricInterpretation == read(data).PhotometricInterpretation
     assert ds.get("PlanarConfiguration", 0) == 0
     assert "LossyImageCompression" not in ds
+
+
+@pytest.mark.requirement("DB.CS.83")
+@pytest.mark.parametrize(
+    "name", [name for name, (pixels, _) in KINDS.items() if pixels.dtype.itemsize == 2]
+)
+def test_a_decoder_that_reads_no_header_gives_the_very_words(name: str) -> None:
+    """Not every decoder extends the sign of the stored bits: the stream itself must hold all of them."""
+    data, pixels = kind(name)
+    for target, decode in (
+        (JPEG_LS_LOSSLESS, lambda stream: jpeg_ls.decode_buffer(stream)[0]),
+        (JPEG_LOSSLESS_SV1, lambda stream: imagecodecs.jpeg8_decode(stream).tobytes()),
+    ):
+        streams = frames_of(turn(data, EXPLICIT_LE, target))
+        assert b"".join(bytes(decode(stream)) for stream in streams) == pixels
 
 
 @pytest.mark.requirement("DB.CS.83")

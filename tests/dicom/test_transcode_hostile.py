@@ -160,8 +160,29 @@ def test_stream_that_announces_another_image_never_reaches_a_codec(syntax: str) 
 
 
 @pytest.mark.threat("forged dimensions / codec OOB")
-@pytest.mark.parametrize("syntax", ENCAPSULATED)
-def test_truncated_frame_is_refused(syntax: str) -> None:
+@pytest.mark.usefixtures("no_codec")
+def test_chroma_at_fewer_places_belongs_to_no_lossless_stream() -> None:
+    pixels = texture(40, 48, 8, samples=3)
+    ds = image(pixels, stored=8, photometric="RGB")
+    ds = with_streams(ds, [SUBSAMPLED])
+    with pytest.raises(DatasetRefused, match="bits in"):
+        turn(encoded(ds), JPEG_LOSSLESS_SV1, EXPLICIT_LE)
+
+
+def subsampled_stream() -> bytes:
+    data = encoded(image(texture(40, 48, 8, samples=3), stored=8, photometric="RGB"))
+    stream = bytearray(frames_of(turn(data, EXPLICIT_LE, JPEG_LOSSLESS_SV1))[0])
+    stream[stream.index(b"\xff\xc3") + 11] = 0x22
+    return bytes(stream)
+
+
+SUBSAMPLED = subsampled_stream()
+
+
+@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.usefixtures("no_codec")
+@pytest.mark.parametrize("syntax", [one for one in ENCAPSULATED if one != RLE_LOSSLESS])
+def test_truncated_frame_never_reaches_a_codec(syntax: str) -> None:
     """Decoders paint what is missing grey; a grey half of an image must not look like one."""
     ds = sample(syntax)
     stream = frames_of(encoded(ds))[0]
@@ -169,6 +190,15 @@ def test_truncated_frame_is_refused(syntax: str) -> None:
         ds.PixelData = encapsulate([stream[:kept]])
         with pytest.raises(DatasetRefused):
             turn(encoded(ds), syntax, EXPLICIT_LE)
+
+
+def test_truncated_rle_frame_is_refused() -> None:
+    ds = sample(RLE_LOSSLESS)
+    stream = frames_of(encoded(ds))[0]
+    for kept in (2, 10, 64, len(stream) // 2, len(stream) - 20):
+        ds.PixelData = encapsulate([stream[:kept]])
+        with pytest.raises(DatasetRefused):
+            turn(encoded(ds), RLE_LOSSLESS, EXPLICIT_LE)
 
 
 @given(syntax=st.sampled_from(ENCAPSULATED), cut=st.integers(min_value=0, max_value=10_000))
