@@ -16,6 +16,7 @@ from twisted.web.client import Agent
 from drimbox.config import Config
 from drimbox.dicom.acceptor import AcceptorFactory
 from drimbox.dicom.aetitles import Pools
+from drimbox.dicom.codecpool import CodecPool
 from drimbox.dicom.directory import find_study
 from drimbox.dicom.gateway import PacsGateway
 from drimbox.dicom.requestor import Links
@@ -112,6 +113,7 @@ class Assembly:
         self._links = Links(config.dicom, reactor)
         self._mover = Mover(self._links, self.pools, reactor)
         self._pacses = PacsGateway(self._links, self._mover, reactor)
+        self.codecs = CodecPool(reactor, config.transcoding)
         self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor)
         self.gate = WadoGate(config, self._deliveries(), whitelist, stores.audit, stores.notices)
         self.workers: list[Worker[Any]] = self._make_workers()
@@ -143,6 +145,7 @@ class Assembly:
                 in_thread=self._defer,
             ),
             in_thread=self._defer,
+            transcoder=self.codecs,
         )
 
     def _feed(self, record: DmpClient) -> Feed:

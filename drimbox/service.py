@@ -97,7 +97,7 @@ class Gateway(Service):
             config, self._reactor, self._clock, self._stores, self._whitelist, self._defer
         )
         self._status = Status(config, self._stores, self._assembly, self._whitelist)
-        self._undo += [self._stop_pools, self._stop_workers]
+        self._undo += [self._assembly.codecs.close, self._stop_pools, self._stop_workers]
         await self._stores.audit.record(messages.application_start(**self._names()))
         self._listen()
         for worker in [*self._assembly.workers, *self._assembly.periodics]:

@@ -12,6 +12,8 @@ association may be over when its earlier events are carried out: then they are d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet import protocol
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -150,12 +152,7 @@ class InboundAssociation(AssociationProtocol):
                 self.layer.reject(*_CALLING_UNKNOWN)
                 return
             receiver = None
-        accepted = {}
-        for context in request.contexts:
-            syntax = self._choose(context, receiver)
-            if syntax is not None:
-                accepted[context.id] = syntax
-        self.layer.accept(accepted)
+        self.layer.accept(self._negotiate(request.contexts, receiver))
         self.accepted = True
         metrics.ASSOCIATIONS.labels("acceptor", "accepted").inc()
         if title is not None and receiver is not None:
@@ -183,10 +180,26 @@ class InboundAssociation(AssociationProtocol):
         return trusted
 
     @staticmethod
-    def _choose(context: ProposedContext, receiver: Receiver | None) -> str | None:
-        if context.abstract_syntax == VERIFICATION:
-            return next((s for s in context.transfer_syntaxes if s in (EXPLICIT_LE, IMPLICIT_LE)), None)
-        return receiver.choose(context) if receiver is not None else None
+    def _negotiate(contexts: Sequence[ProposedContext], receiver: Receiver | None) -> dict[int, str]:
+        """Accept what the receiver takes as it is; for a class of which it takes nothing, the next best."""
+        accepted: dict[int, str] = {}
+        classes = set()
+        for context in contexts:
+            if context.abstract_syntax == VERIFICATION:
+                known = (each for each in context.transfer_syntaxes if each in (EXPLICIT_LE, IMPLICIT_LE))
+                syntax = next(known, None)
+            else:
+                syntax = receiver.choose(context) if receiver is not None else None
+            if syntax is not None:
+                accepted[context.id] = syntax
+                classes.add(context.abstract_syntax)
+        if receiver is not None:
+            for context in contexts:
+                if context.abstract_syntax not in classes and context.abstract_syntax != VERIFICATION:
+                    syntax = receiver.second_choice(context)
+                    if syntax is not None:
+                        accepted[context.id] = syntax
+        return accepted
 
     def _command(self, context_id: int, command: Command) -> None:
         self._storing_context = context_id

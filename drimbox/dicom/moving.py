@@ -37,6 +37,9 @@ class Receiver(Protocol):
     def choose(self, context: ProposedContext) -> str | None:
         """Return the transfer syntax to accept for a storage context, None to refuse it."""
 
+    def second_choice(self, context: ProposedContext) -> str | None:
+        """Return the syntax to accept for a context of a class of which `choose` took none, or None."""
+
     def opened(self, channel: Channel) -> None:
         """An association of this move is established."""
 

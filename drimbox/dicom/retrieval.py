@@ -297,6 +297,10 @@ class ClassLearner:
             self.chosen_among.add(proposed[0])
         return proposed[0] if proposed else None
 
+    def second_choice(self, context: ProposedContext) -> str | None:
+        """Take nothing that was refused once."""
+        return None
+
     def opened(self, channel: Channel) -> None:
         """Nothing to do."""
 

@@ -18,9 +18,11 @@ from drimbox.config import Site, WadoSettings
 from drimbox.dicom.dimse import Status
 from drimbox.dicom.moving import Abandoned, MoveResult
 from drimbox.dicom.syntaxes import offered_text
+from drimbox.dicom.transcoding import Transcoder
 from drimbox.errors import DrimboxError, ImageError, KosDepublished, NotAcceptable, PacsUnavailable
 from drimbox.ports import ArchivedKos, Introspection, Pacses, PacsMover, SpoolArea
 from drimbox.source.budget import Budget
+from drimbox.source.conversion import Conversion
 from drimbox.source.outflow import Outflow, Sink
 from drimbox.source.transfer import Transfer
 from drimbox.wado.request import SeriesRequest
@@ -92,6 +94,10 @@ class Means:
     mover: PacsMover
     spool: SpoolArea
     budget: Budget
+    #: None leaves out what the client does not take as it is.
+    transcoder: Transcoder | None = None
+    #: Longest instance transcoded, bytes.
+    max_collected: int = 0
 
 
 class Attempt:
@@ -128,6 +134,9 @@ class Attempt:
             stall=means.settings.stall_timeout,
             on_fail=self._output_failed,
         )
+        conversion = None
+        if means.transcoder is not None:
+            conversion = Conversion(means.transcoder, request.acceptable, self._outflow, self._refuse)
         self._transfer = Transfer(
             study_uid=request.study_uid,
             series_uid=request.series_uid,
@@ -136,6 +145,8 @@ class Attempt:
             outflow=self._outflow,
             clock=means.clock,
             avoid=avoid,
+            conversion=conversion,
+            max_collected=means.max_collected,
         )
         self._retrieval = means.mover.retrieval(site.pacs, self._transfer)
         self._gone = False
@@ -225,6 +236,12 @@ class Attempt:
                 result.differs = True
                 raise KosDepublished("examen absent du PACS")
         raise PacsUnavailable("le PACS n'a envoyé aucune image")
+
+    def _refuse(self, error: ImageError) -> None:
+        """An instance cannot be had as the client wants it: no answer without it is whole."""
+        if self._failure is None:
+            self._failure = error
+        self._outflow.fail(str(error))
 
     def _lost(self) -> None:
         self._gone = True

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from drimbox import metrics
 from drimbox.config import Config, Site
+from drimbox.dicom.transcoding import Transcoder
 from drimbox.errors import DrimboxError, KosDepublished, KosMismatch, KosUnknown, TooManyRequests
 from drimbox.model import KosState
 from drimbox.ports import ArchivedKos, Introspector, Pacses, PacsMover, SpoolArea
@@ -56,6 +57,7 @@ class Deliveries:
         mover: PacsMover,
         spool: SpoolArea,
         in_thread: Callable[[Callable[[], Lists]], Awaitable[Lists]] = _at_once,
+        transcoder: Transcoder | None = None,
     ) -> None:
         """`in_thread` runs what would hold the reactor up (reading a manifest) elsewhere."""
         self._config = config
@@ -70,6 +72,8 @@ class Deliveries:
             mover=mover,
             spool=spool,
             budget=Budget(config.wado.total_window),
+            transcoder=transcoder,
+            max_collected=config.transcoding.max_instance_bytes,
         )
         self._running = 0
 

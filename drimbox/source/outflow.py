@@ -118,13 +118,24 @@ class Outflow:
         self._channels.discard(channel)
         self._stopped.discard(channel)
 
+    def enlist(self, part: Part) -> None:
+        """Give a part its place in the answer before its first byte is there."""
+        if not self._closed and not part.queued:
+            part.queued = True
+            self._parts.append(part)
+
+    def weigh(self, size: int) -> None:
+        """Count bytes that are held elsewhere for this answer, or no more when negative."""
+        if not self._closed:
+            self._holding.add(size)
+            self._press()
+
     def push(self, part: Part, chunks: list[Buffer]) -> None:
         """Take verified bytes of a part, in order."""
         if self._closed:
             return
-        if chunks and not part.queued:
-            part.queued = True
-            self._parts.append(part)
+        if chunks:
+            self.enlist(part)
         if self._flows(part):
             self._write(part, chunks)
         else:

@@ -114,12 +114,13 @@ class Part:
         self._verify(header)
         self._scanner = None
         held, self._held = self._held, []
-        out: list[Buffer] = [
-            file_preamble(self._command.affected_class or "", self.instance_uid, self.syntax)
-        ]
+        out = [self._preamble()]
         for waiting in held:
             out += self._pass(waiting)
         return out
+
+    def _preamble(self) -> Buffer:
+        return file_preamble(self._command.affected_class or "", self.instance_uid, self.syntax)
 
     def _verify(self, header: Header) -> None:
         if header.study_uid != self._study_uid or header.series_uid != self._series_uid:
@@ -129,3 +130,59 @@ class Part:
             or header.sop_class_uid != self._command.affected_class
         ):
             raise PartRefused("data set does not match its command", _DATASET_MISMATCH)
+
+
+class CollectedPart(Part):
+    """An instance that cannot leave as it came: kept whole until it has been transcoded (DB.CS.83)."""
+
+    def __init__(
+        self,
+        command: Command,
+        transfer_syntax: str,
+        *,
+        study_uid: str,
+        series_uid: str,
+        channel: Channel | None = None,
+        max_bytes: int,
+    ) -> None:
+        super().__init__(
+            command, transfer_syntax, study_uid=study_uid, series_uid=series_uid, channel=channel
+        )
+        #: Transfer syntax it came in.
+        self.source = transfer_syntax
+        #: Bytes kept, and those of them counted as memory of the answer.
+        self.size = 0
+        self.weighed = 0
+        self._pieces: list[Buffer] = []
+        self._max_bytes = max_bytes
+
+    def feed(self, piece: Buffer, last: bool) -> list[Buffer]:
+        """Keep received bytes; nothing may leave yet. Raises `PartRefused`."""
+        self.size += len(piece)
+        if self.size > self._max_bytes:
+            raise PartRefused(f"more than {self._max_bytes} bytes to transcode", Status.OUT_OF_RESOURCES)
+        self._pieces.append(piece)
+        scanner = self._scanner
+        if scanner is not None:
+            try:
+                header = scanner.feed(piece)
+                if header is None and last:
+                    header = scanner.finish()
+            except DatasetRefused as error:
+                raise PartRefused(str(error), Status.CANNOT_UNDERSTAND) from error
+            if header is not None:
+                self._verify(header)
+                self._scanner = None
+        return []
+
+    def taken(self) -> bytes:
+        """Return the data set as it came, once it is whole, and keep it no more."""
+        dataset = b"".join(self._pieces)
+        self._pieces.clear()
+        return dataset
+
+    def converted(self, syntax: str, dataset: Buffer) -> list[Buffer]:
+        """Return what leaves: the data set in the syntax it was transcoded to."""
+        self.syntax = syntax
+        self.ended = True
+        return [self._preamble(), dataset]

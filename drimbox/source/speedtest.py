@@ -120,6 +120,10 @@ class Counter:
         """Accept what the PACS names first: what it holds, which it need not convert."""
         return context.transfer_syntaxes[0] if context.transfer_syntaxes else None
 
+    def second_choice(self, context: ProposedContext) -> str | None:
+        """Take nothing that was refused once."""
+        return None
+
     def opened(self, channel: Channel) -> None:
         """Nothing to do."""
 

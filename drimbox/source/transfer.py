@@ -21,10 +21,12 @@ from drimbox.dicom.dimse import Command, Status
 from drimbox.dicom.moving import Channel
 from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.pdu import Buffer
-from drimbox.dicom.syntaxes import choose
+from drimbox.dicom.syntaxes import choose, served_as
+from drimbox.dicom.targets import decodable
 from drimbox.model import is_uid
+from drimbox.source.conversion import Conversion
 from drimbox.source.outflow import Outflow
-from drimbox.source.parts import Part, PartRefused
+from drimbox.source.parts import CollectedPart, Part, PartRefused
 from drimbox.wado.accept import Acceptable
 
 
@@ -48,7 +50,8 @@ class Transfer:
     """Receives the instances of one move, writes them to one answer (a `MoveReceiver`).
 
     `due` is what the KOS lists of the series, None for the reference study; `avoid` are transfer
-    syntaxes that failed in an earlier try of the same move.
+    syntaxes that failed in an earlier try of the same move. With a `conversion`, what the client does not
+    take is accepted all the same and transcoded, instance by instance of at most `max_collected` bytes.
     """
 
     log = Logger()
@@ -63,6 +66,8 @@ class Transfer:
         outflow: Outflow,
         clock: IReactorTime,
         avoid: Collection[str] = (),
+        conversion: Conversion | None = None,
+        max_collected: int = 0,
     ) -> None:
         self.tally = Tally()
         self.last_activity = 0.0
@@ -73,6 +78,8 @@ class Transfer:
         self._outflow = outflow
         self._clock = clock
         self._avoid = frozenset(avoid)
+        self._conversion = conversion
+        self._max_collected = max_collected
         #: The part being received on each association; None while its bytes are dropped.
         self._receiving: dict[Channel, tuple[Command, Part | None, int]] = {}
         self._seen: set[str] = set()
@@ -102,7 +109,20 @@ class Transfer:
         syntax = choose(proposed, self._acceptable)
         if syntax is None:
             self.tally.unacceptable.update(context.transfer_syntaxes)
-        elif choose([other for other in proposed if other != syntax], self._acceptable) is not None:
+            return None
+        others = [other for other in proposed if other != syntax]
+        if choose(others, self._acceptable) is not None or self._decodable(others) is not None:
+            self.tally.chosen_among.add(syntax)
+        return syntax
+
+    def second_choice(self, context: ProposedContext) -> str | None:
+        """Take a class of which the client accepts nothing as it is, in a syntax we can read."""
+        proposed = [syntax for syntax in context.transfer_syntaxes if syntax not in self._avoid]
+        syntax = self._decodable(proposed)
+        if (
+            syntax is not None
+            and self._decodable([each for each in proposed if each != syntax]) is not None
+        ):
             self.tally.chosen_among.add(syntax)
         return syntax
 
@@ -126,14 +146,11 @@ class Transfer:
             # at the first failure status, and dropped.
             self._receiving[channel] = (command, None, Status.SUCCESS)
         else:
-            part = Part(
+            self._receiving[channel] = (
                 command,
-                transfer_syntax,
-                study_uid=self._study_uid,
-                series_uid=self._series_uid,
-                channel=channel,
+                self._part(channel, command, transfer_syntax),
+                Status.SUCCESS,
             )
-            self._receiving[channel] = (command, part, Status.SUCCESS)
 
     def data(self, channel: Channel, piece: Buffer, last: bool) -> None:
         """Take a piece of the part; answer the C-STORE as soon as the last one is here.
@@ -157,7 +174,9 @@ class Transfer:
             if part is not None:
                 self._seen.add(part.instance_uid)
             channel.respond(command, status)
-        if part is not None:
+        if isinstance(part, CollectedPart):
+            self._collect(part, len(piece), last)
+        elif part is not None:
             self._outflow.push(part, chunks)
 
     def closed(self, channel: Channel, clean: bool) -> None:
@@ -165,13 +184,15 @@ class Transfer:
         self._outflow.leave(channel)
         received = self._receiving.pop(channel, None)
         if received is not None and received[1] is not None and not self._discarding:
-            self._outflow.drop(received[1], "association ended inside an instance")
+            self._drop(received[1], "association ended inside an instance")
 
     # -- for the delivery --------------------------------------------------------------------------
 
     def discard(self) -> None:
         """Drop whatever still arrives: nobody reads the answer any more."""
         self._discarding = True
+        if self._conversion is not None:
+            self._conversion.close()
         for channel, (command, part, _) in list(self._receiving.items()):
             # The C-STORE in flight is answered, so that the PACS looks at our C-CANCEL.
             status = Status.SUCCESS if part is not None else Status.OUT_OF_RESOURCES
@@ -194,11 +215,48 @@ class Transfer:
 
     # -- own ---------------------------------------------------------------------------------------
 
+    def _decodable(self, proposed: list[str]) -> str | None:
+        return decodable(proposed) if self._conversion is not None else None
+
+    def _part(self, channel: Channel, command: Command, transfer_syntax: str) -> Part:
+        """Make the part of an instance: passed on, or kept whole when it cannot leave as it comes."""
+        leaves_as = served_as(transfer_syntax)
+        if leaves_as is not None and self._acceptable.rank(leaves_as) is not None:
+            return Part(
+                command,
+                transfer_syntax,
+                study_uid=self._study_uid,
+                series_uid=self._series_uid,
+                channel=channel,
+            )
+        part = CollectedPart(
+            command,
+            transfer_syntax,
+            study_uid=self._study_uid,
+            series_uid=self._series_uid,
+            channel=channel,
+            max_bytes=self._max_collected,
+        )
+        # Its place is that of its arrival, whenever the workers are done with it.
+        self._outflow.enlist(part)
+        return part
+
+    def _collect(self, part: CollectedPart, size: int, last: bool) -> None:
+        part.weighed += size
+        self._outflow.weigh(size)
+        if last and self._conversion is not None:
+            self._conversion.add(part)
+
+    def _drop(self, part: Part, problem: str) -> None:
+        self._outflow.drop(part, problem)
+        if isinstance(part, CollectedPart):
+            self._outflow.weigh(-part.weighed)
+
     def _refuse(self, part: Part, refusal: PartRefused) -> None:
         self.tally.refused[part.instance_uid] = refusal.status
         metrics.STORE_REFUSED.labels("dataset").inc()
         self.log.warn("instance refused: {problem}", problem=str(refusal))
-        self._outflow.drop(part, str(refusal))
+        self._drop(part, str(refusal))
 
     def _let_go(self) -> None:
         """The associations are read again: the silence so far was ours, not the PACS's."""
