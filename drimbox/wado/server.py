@@ -28,6 +28,7 @@ from drimbox.errors import (
     PeerNotTrusted,
     ServiceDisabled,
 )
+from drimbox.wado.capabilities import ALLOW, CONTENT_TYPE, wadl
 from drimbox.wado.problem import problem
 from drimbox.wado.request import SeriesRequest, check_authority, read_request
 
@@ -159,6 +160,10 @@ def cut(request: http.Request) -> None:
         channel.transport.abortConnection()
 
 
+#: The specification's example misprints the method (interfaces.md 6.1).
+_PING = (b"OPTIONS", b"OPTION")
+
+
 class WadoResource(resource.Resource):
     """Answers every path of the WADO names."""
 
@@ -197,7 +202,13 @@ class WadoResource(resource.Resource):
         try:
             if site is None or peer is None:
                 raise PeerNotTrusted("certificat client vérifié exigé")
-            wanted = self._read(request, site, peer)
+            headers = self._admit(request, site, peer)
+            if request.method in _PING:
+                self._capabilities(request, answer)
+                return
+            if request.method != b"GET":
+                raise NotServed("méthode non proposée", status=405)
+            wanted = read_request(request.uri, headers, self._settings)
         except DrimboxError as error:
             await self._gate.refused(site, peer, request.uri, error)
             self._problem(request, answer, error)
@@ -206,7 +217,8 @@ class WadoResource(resource.Resource):
         if failure is not None:
             self._problem(request, answer, failure)
 
-    def _read(self, request: server.Request, site: Site, peer: Peer) -> SeriesRequest:
+    def _admit(self, request: server.Request, site: Site, peer: Peer) -> list[tuple[bytes, bytes]]:
+        """Make the checks that every method needs; return the headers."""
         if not self._gate.enabled(site):
             raise ServiceDisabled("accès aux images désactivé")
         if not peer.listed:
@@ -215,9 +227,22 @@ class WadoResource(resource.Resource):
             (name, value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values
         ]
         check_authority(request.uri, headers, site.wado_fqdn, self._names)
-        if request.method != b"GET":
-            raise NotServed("méthode non proposée", status=405)
-        return read_request(request.uri, headers, self._settings)
+        return headers
+
+    def _capabilities(self, request: server.Request, answer: RequestAnswer) -> None:
+        """Answer the "WADO ping": no token, no PACS (DB.SO.103)."""
+        answer.over = True
+        body = wadl(self._settings, instances=False)
+        for name, value in (
+            (b"Content-Type", CONTENT_TYPE),
+            (b"Allow", ALLOW),
+            (b"Server", SERVER),
+            (b"Cache-Control", b"no-store"),
+            (b"Content-Length", b"%d" % len(body)),
+        ):
+            request.responseHeaders.setRawHeaders(name, [value])
+        request.write(body)
+        request.finish()
 
     def _problem(self, request: server.Request, answer: RequestAnswer, error: DrimboxError) -> None:
         if answer.over:
@@ -229,7 +254,7 @@ class WadoResource(resource.Resource):
         for name, value in headers:
             request.responseHeaders.setRawHeaders(name, [value])
         if status == 405:
-            request.responseHeaders.setRawHeaders(b"Allow", [b"GET"])
+            request.responseHeaders.setRawHeaders(b"Allow", [ALLOW])
         request.write(body)
         request.finish()
 

@@ -275,7 +275,7 @@ async def test_what_is_not_a_series_is_404(hospital: Hospital, scanner: Served, 
     assert b'"code": "E1104"' in answer
 
 
-@pytest.mark.parametrize("method", ["HEAD", "POST", "OPTIONS", "DELETE"])
+@pytest.mark.parametrize("method", ["HEAD", "POST", "DELETE"])
 @pytest_twisted.ensureDeferred
 async def test_other_methods_are_405(hospital: Hospital, scanner: Served, method: str) -> None:
     first = f"{method} {scanner.path()} HTTP/1.1"
@@ -313,3 +313,25 @@ async def test_more_requests_than_configured_are_503_e1003(hospital: Hospital, s
     assert statuses[:4] == [200] * 4
     assert set(statuses) <= {200, 503}
     await pause(0)
+
+
+@pytest.mark.requirement("DB.SO.103")
+@pytest.mark.parametrize("method", ["OPTIONS", "OPTION"])
+@pytest_twisted.ensureDeferred
+async def test_the_wado_ping_needs_no_token_and_no_pacs(
+    hospital: Hospital, scanner: Served, method: str
+) -> None:
+    hospital.pacs[0].behaviour = behave(down=True)
+    result = await hospital.fetch(scanner, method=method, token=None)
+    assert result.status == 200
+    assert result.header("content-type") == "application/vnd.sun.wadl+xml"
+    assert result.header("allow") == "GET, OPTIONS"
+
+
+@pytest.mark.requirement("DB.SO.103", "DB.SO.154")
+@pytest_twisted.ensureDeferred
+async def test_the_wado_ping_is_for_listed_peers(hospital: Hospital, scanner: Served) -> None:
+    before = hospital.audited()
+    stranger = hospital.stand.consumer(STRANGER)
+    result = await hospital.fetch(scanner, method="OPTIONS", certificate=stranger)
+    await refused(hospital, result, before, 401, "E1102")
