@@ -188,6 +188,33 @@ def test_uid_components_with_leading_zeros_are_a_warning() -> None:
     assert [each.places for each in report.findings if each.clause == "PS3.5 9.1"] == [[7]]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "severity", "clause", "words"),
+    [
+        (b"GET /", b"GET https://db2.349.a/", Severity.WARNING, "RFC 9112 3.2.2", "un autre hôte"),
+        (b"4.80; q=0.8", b"4.70; q=0.1", Severity.WARNING, "DB.CO.84", "q différents"),
+        (b"2.1; q=0.4", b"2.4.91; q=0.4", Severity.WARNING, "PS3.18 8.7.3", "non acceptée"),
+        (b"q=0.9;", b"q=0.9; q=0.9;", Severity.ERROR, "RFC 9110 5.6.6", "deux fois"),
+        (b"q=0.9;", b"q=0.9000;", Severity.WARNING, "RFC 9110 12.4.2", "trois décimales"),
+        (b"q=0.9;", b"v=3;", Severity.WARNING, "DB.CO.84", "q absent"),
+        (b"q=0.9;", b"v=3;", Severity.INFORMATION, "PS3.18 8.7.1", "sans effet"),
+        (b"dicom-web-rs", b"rs", Severity.WARNING, "DB.SO.173", "RetrieveURL"),
+        (b".1 HTTP", b".1/ HTTP", Severity.WARNING, "DB.SO.173", "à la fin"),
+        (b".1 HTTP", b".1?x=y HTTP", Severity.WARNING, "PS3.18 10.4", "sans effet"),
+        (b"Connection:", b"Range: bytes=0-\r\nConnection:", Severity.WARNING, "RFC 9110 14.2", "Range"),
+        (b"Connection:", b"Content-Length: 3\r\nX:", Severity.WARNING, "RFC 9110 9.3.1", "corps"),
+        (b"Connection:", b"Cookie: a=b\r\nX:", Severity.WARNING, "DB.CO.123", "Cookie"),
+    ],
+)
+def test_what_survives_is_told(old: bytes, new: bytes, severity: Severity, clause: str, words: str) -> None:
+    data = capture("good/specification")
+    assert old in data
+    report = validate_request(data.replace(old, new, 1))
+    found = [each for each in report.findings if each.clause == clause and words in each.text]
+    assert [each.severity for each in found] == [severity]
+    assert report.ok == (severity is not Severity.ERROR)
+
+
 # --- it never disagrees with the gateway ------------------------------------------------------------
 
 _LINES = capture("good/situation-and-all-syntaxes").split(b"\r\n")[1:-2]

@@ -1,4 +1,4 @@
-"""The validator of WADO-RS answers: a good one passes at any cut, each wrong thing is told by its clause."""
+"""The validator of WADO-RS answers: good ones pass at any cut, each wrong thing is told by its clause."""
 
 from __future__ import annotations
 
@@ -303,6 +303,60 @@ def test_a_preamble_that_is_a_program_is_a_warning() -> None:
     assert [each.clause for each in report.findings] == ["PS3.10 7.1"]
 
 
+def meta(number: int, vr: bytes, value: bytes) -> bytes:
+    return element(0x00020000 | number, vr, value)
+
+
+META = {
+    0x0001: meta(0x0001, b"OB", b"\0\1"),
+    0x0002: meta(0x0002, b"UI", CT.encode()),
+    0x0003: meta(0x0003, b"UI", UID.encode()),
+    0x0010: meta(0x0010, b"UI", EXPLICIT.encode()),
+    0x0012: meta(0x0012, b"UI", b"2.25.1"),
+}
+
+
+def file_of(elements: dict[int, bytes], lie: int = 0) -> bytes:
+    body = b"".join(elements[number] for number in sorted(elements))
+    length = element(0x00020000, b"UL", struct.pack("<I", len(body) + lie))
+    return b"\0" * 128 + b"DICM" + length + body + dataset(UID)
+
+
+@pytest.mark.parametrize("missing", META)
+def test_each_element_of_the_file_meta_is_wanted(missing: int) -> None:
+    assert judge(answer(part(file_of(META)))).findings == []
+    content = file_of({number: data for number, data in META.items() if number != missing})
+    found = errors(judge(answer(part(content))))
+    assert [each.clause for each in found] == ["PS3.10 7.1"]
+    assert f"(0002,{missing:04X})" in found[0].text
+
+
+def test_the_length_of_the_file_meta_is_checked() -> None:
+    found = errors(judge(answer(part(file_of(META, lie=2)))))
+    assert ["GroupLength faux" in each.text for each in found] == [True]
+    without = file_of(META)
+    without = without[:132] + without[144:]
+    found = errors(judge(answer(part(without))))
+    assert ["GroupLength absent" in each.text for each in found] == [True]
+
+
+def test_a_data_set_that_ends_inside_a_sequence() -> None:
+    found = errors(judge(answer(part(image()[:-20] + nested(1)))))
+    assert "PS3.5 7" in [each.clause for each in found]
+    walk = DatasetWalk(implicit=False)
+    walk.feed(nested(1))
+    with pytest.raises(DatasetRefused, match="sequence"):
+        walk.finish()
+
+
+def test_bytes_after_the_closing_boundary_are_a_warning() -> None:
+    body = multipart([part(image())])
+    data = head("200 OK", KIND, "Transfer-Encoding: chunked") + chunked(body, len(body), last=False)
+    report = judge(data + b"5\r\nhello\r\n0\r\n\r\n")
+    assert report.ok
+    assert [each.clause for each in report.findings] == ["RFC 2046 5.1.1"]
+
+
 def test_instances_of_two_series_or_studies_and_duplicates() -> None:
     other = part10(dataset("2.25.9", series="2.25.1001.2"), "2.25.9")
     assert clauses(answer(part(image(1)), part(other))) == ["DB.SO.32"]
@@ -391,6 +445,15 @@ def test_every_refusal_of_the_gateway_passes(kind: type[ImageError]) -> None:
 def test_a_wrong_refusal(status: int, body: bytes, clause: str) -> None:
     data = head(f"{status} X", "application/problem+json", f"Content-Length: {len(body)}") + body
     assert clause in clauses(data)
+
+
+@pytest.mark.parametrize(("status", "clause"), [(503, "RFC 9110 15.6.4"), (401, "RFC 9110 15.5.2")])
+def test_a_refusal_without_its_header_is_a_warning(status: int, clause: str) -> None:
+    body = b'{"code": "E1104"}'
+    data = head(f"{status} X", "application/problem+json", f"Content-Length: {len(body)}") + body
+    report = judge(data)
+    assert report.ok
+    assert [each.clause for each in report.findings] == [clause]
 
 
 def test_a_refusal_without_json_is_only_a_warning() -> None:

@@ -633,7 +633,8 @@ def test_no_prefix_of_an_answer_is_an_answer(data: bytes) -> None:
         b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 300 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"T: v\r\n" * 300 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"e" * 5000,
-        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9,
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9 + b"HTTP/1.1 204 X\r\n\r\n",
+        b"HTTP/1.1 204 X\r\n" + (b"X: " + b"a" * 1000 + b"\r\n") * 100 + b"\r\n",
     ],
 )
 def test_answers_that_are_refused(data: bytes) -> None:
