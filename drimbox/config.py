@@ -197,6 +197,12 @@ class Site:
     structures: tuple[str, ...] = ()
     #: (0040,E011) of the manifests; None leaves it out.
     retrieve_location_uid: str | None = None
+    #: Deliver nothing whose patient identifier is not the KOS's: E1006 (DB.SO.134).
+    check_identity: bool = False
+    #: Write the INS traits of the KOS into every instance delivered (DB.SO.39).
+    insert_traits: bool = False
+    #: Roots of SOP Instance UIDs that stay inside: left out of KOS and deliveries (DB.SO.199, 200).
+    excluded_uid_roots: tuple[str, ...] = ()
     speedtest: SpeedTestSettings = SpeedTestSettings()
 
 

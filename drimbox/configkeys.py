@@ -121,6 +121,9 @@ RULES: dict[type, dict[str, Rule]] = {
         "ris": several(text(64)),
         "structures": several(text(64)),
         "retrieve_location_uid": uid(),
+        "check_identity": boolean(),
+        "insert_traits": boolean(),
+        "excluded_uid_roots": several(uid()),
     },
     config.WadoSettings: {
         "host": listen_address(),

@@ -23,6 +23,7 @@ from drimbox.errors import DrimboxError, ImageError, KosDepublished, NotAcceptab
 from drimbox.ports import ArchivedKos, Introspection, Pacses, PacsMover, SpoolArea
 from drimbox.source.budget import Budget
 from drimbox.source.conversion import Conversion
+from drimbox.source.handling import Handling
 from drimbox.source.outflow import Outflow, Sink
 from drimbox.source.transfer import Transfer
 from drimbox.wado.request import SeriesRequest
@@ -103,7 +104,8 @@ class Means:
 class Attempt:
     """One C-MOVE of the series asked for.
 
-    `due` is what the KOS lists of it, None for the reference study; `avoid` are transfer syntaxes that
+    `due` is what the KOS lists of it, None for the reference study; `handling` is what the options of the
+    site do to each instance; `avoid` are transfer syntaxes that
     failed in an earlier attempt.
     """
 
@@ -116,6 +118,7 @@ class Attempt:
         request: SeriesRequest,
         answer: Answer,
         due: frozenset[str] | None,
+        handling: Handling,
         avoid: frozenset[str],
     ) -> None:
         self._means = means
@@ -140,7 +143,9 @@ class Attempt:
         self._transfer = Transfer(
             study_uid=request.study_uid,
             series_uid=request.series_uid,
-            due=due,
+            due=handling.roots.kept(due) if due is not None else None,
+            handling=handling,
+            refuse=self._refuse,
             acceptable=request.acceptable,
             outflow=self._outflow,
             clock=means.clock,

@@ -109,5 +109,11 @@ class Conversion:
             self._send(part, done.syntax, done.data)
 
     def _send(self, part: CollectedPart, syntax: str, dataset: Buffer) -> None:
+        try:
+            chunks = part.converted(syntax, memoryview(dataset))
+        except DatasetRefused as error:
+            self.log.warn("traits not written: {problem}", problem=str(error))
+            self._refuse(ImageError("traits INS impossibles à écrire"))
+            return
         self._outflow.weigh(-part.weighed)
-        self._outflow.push(part, part.converted(syntax, memoryview(dataset)))
+        self._outflow.push(part, chunks)

@@ -18,18 +18,21 @@ from drimbox import metrics
 from drimbox.config import Config, Site
 from drimbox.dicom.transcoding import Transcoder
 from drimbox.errors import DrimboxError, KosDepublished, KosMismatch, KosUnknown, TooManyRequests
-from drimbox.model import KosState
+from drimbox.model import Identifier, KosState
 from drimbox.ports import ArchivedKos, Introspector, Pacses, PacsMover, SpoolArea
 from drimbox.source.attempt import AnotherSyntax, Answer, Attempt, Delivered, Means
 from drimbox.source.budget import Budget
-from drimbox.source.dues import Dues, Lists
+from drimbox.source.dues import Dues, Promise
+from drimbox.source.filters import UidRootFilter
+from drimbox.source.handling import Handling
+from drimbox.source.identity import check_identity
 from drimbox.wado.request import SeriesRequest
 
 #: Seconds in the Retry-After of a request over the limit.
 _RETRY_AFTER = 5
 
 
-async def _at_once(work: Callable[[], Lists]) -> Lists:
+async def _at_once(work: Callable[[], Promise]) -> Promise:
     return work()
 
 
@@ -56,7 +59,7 @@ class Deliveries:
         pacses: Pacses,
         mover: PacsMover,
         spool: SpoolArea,
-        in_thread: Callable[[Callable[[], Lists]], Awaitable[Lists]] = _at_once,
+        in_thread: Callable[[Callable[[], Promise]], Awaitable[Promise]] = _at_once,
         transcoder: Transcoder | None = None,
     ) -> None:
         """`in_thread` runs what would hold the reactor up (reading a manifest) elsewhere."""
@@ -108,18 +111,32 @@ class Deliveries:
     ) -> None:
         result.introspection = await self._introspector.introspect(request.token)
         due = None
+        handling = Handling()
         if request.study_uid != self._config.wado.reference_study:
             result.kos = await self._kos(site, request)
             due = await self._dues.of(result.kos.id, request.series_uid)
+            handling = await self._handling(site, result.kos)
         avoid: frozenset[str] = frozenset()
         while True:
             try:
-                await Attempt(self._means, site, request, answer, due, avoid).run(result, start)
+                await Attempt(self._means, site, request, answer, due, handling, avoid).run(result, start)
             except AnotherSyntax as again:
                 # Ends: what was chosen is never proposed to `choose` again.
                 avoid |= again.syntaxes
             else:
                 return
+
+    async def _handling(self, site: Site, kos: ArchivedKos) -> Handling:
+        """Say what the options of the site do to each instance of this KOS."""
+        if not (site.check_identity or site.insert_traits or site.excluded_uid_roots):
+            return Handling()
+        patient = await self._dues.patient(kos.id)
+        ipp = Identifier(kos.patient_id, "") if kos.patient_id else None
+        return Handling(
+            examine=(lambda header: check_identity(header, patient, ipp)) if site.check_identity else None,
+            traits_of=patient if site.insert_traits else None,
+            roots=UidRootFilter(site.excluded_uid_roots),
+        )
 
     async def _kos(self, site: Site, request: SeriesRequest) -> ArchivedKos:
         """Find the KOS this request may be answered for (DB.SO.38)."""

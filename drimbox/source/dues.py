@@ -10,22 +10,34 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
+import attrs
+
 from drimbox.errors import ImageError, KosUnknown
 from drimbox.kos.reading import ManifestRefused, read_manifest
+from drimbox.model import Patient
 from drimbox.ports import ArchivedKos
 
 #: Instances remembered, some 100 bytes each.
 _MAX_INSTANCES = 200_000
 
-Lists = Mapping[str, frozenset[str]]
+
+@attrs.frozen
+class Promise:
+    """What a KOS says that a delivery holds the PACS to."""
+
+    #: Instances by series.
+    series: Mapping[str, frozenset[str]]
+    patient: Patient
 
 
-def lists_of(data: bytes) -> Lists:
-    """Return the instances of each series of a manifest. Raises `ManifestRefused`."""
-    return {
+def promise_of(data: bytes) -> Promise:
+    """Read a manifest. Raises `ManifestRefused`."""
+    manifest = read_manifest(data)
+    lists = {
         series.series_uid: frozenset(instance.sop_instance_uid for instance in series.instances)
-        for series in read_manifest(data).series
+        for series in manifest.series
     }
+    return Promise(lists, manifest.patient)
 
 
 class Dues:
@@ -37,11 +49,11 @@ class Dues:
     def __init__(
         self,
         load: Callable[[int], Awaitable[ArchivedKos]],
-        in_thread: Callable[[Callable[[], Lists]], Awaitable[Lists]],
+        in_thread: Callable[[Callable[[], Promise]], Awaitable[Promise]],
     ) -> None:
         self._load = load
         self._in_thread = in_thread
-        self._kept: OrderedDict[int, Lists] = OrderedDict()
+        self._kept: OrderedDict[int, Promise] = OrderedDict()
         self._count = 0
 
     async def of(self, kos_id: int, series_uid: str) -> frozenset[str]:
@@ -49,30 +61,37 @@ class Dues:
 
         Raises `KosUnknown` (E1001), `ImageError` when the archived KOS cannot be read.
         """
-        lists = self._kept.get(kos_id)
-        if lists is None:
-            kos = await self._load(kos_id)
-            try:
-                lists = await self._in_thread(lambda: lists_of(kos.data))
-            except ManifestRefused as error:
-                raise ImageError("KOS archivé illisible") from error
-            self._keep(kos_id, lists)
-        else:
-            self._kept.move_to_end(kos_id)
-        due = lists.get(series_uid)
+        due = (await self._promise(kos_id)).series.get(series_uid)
         if due is None:
             raise KosUnknown("série absente du KOS")
         return due
 
-    def _keep(self, kos_id: int, lists: Lists) -> None:
+    async def patient(self, kos_id: int) -> Patient:
+        """Return whose KOS it is. Raises `ImageError` when the archived KOS cannot be read."""
+        return (await self._promise(kos_id)).patient
+
+    async def _promise(self, kos_id: int) -> Promise:
+        promise = self._kept.get(kos_id)
+        if promise is not None:
+            self._kept.move_to_end(kos_id)
+            return promise
+        kos = await self._load(kos_id)
+        try:
+            promise = await self._in_thread(lambda: promise_of(kos.data))
+        except ManifestRefused as error:
+            raise ImageError("KOS archivé illisible") from error
+        self._keep(kos_id, promise)
+        return promise
+
+    def _keep(self, kos_id: int, promise: Promise) -> None:
         if kos_id in self._kept:
             return
-        self._kept[kos_id] = lists
-        self._count += _size(lists)
+        self._kept[kos_id] = promise
+        self._count += _size(promise)
         while self._count > _MAX_INSTANCES:
             _, oldest = self._kept.popitem(last=False)
             self._count -= _size(oldest)
 
 
-def _size(lists: Lists) -> int:
-    return sum(len(instances) for instances in lists.values())
+def _size(promise: Promise) -> int:
+    return sum(len(instances) for instances in promise.series.values())

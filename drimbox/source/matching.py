@@ -44,6 +44,7 @@ from drimbox.ports import (
     Record,
     Submission,
 )
+from drimbox.source.filters import UidRootFilter
 from drimbox.source.interpretation import Interpretation, interpret
 from drimbox.source.outage import STUCK_AFTER, Outage, OutageNotices
 from drimbox.source.structures import Structures
@@ -217,6 +218,9 @@ class Matching:
                     due = await self._unlucky(job, report, outage, error, text)
                 else:
                     await outage.answered()
+                    if study is not None:
+                        # What stays inside is not in the KOS either (DB.SO.199).
+                        study = UidRootFilter(site.excluded_uid_roots).study(study)
                     if study is not None and study.instance_count:
                         return site, study
             if due is not None:

@@ -19,17 +19,24 @@ from drimbox.dicom.part10 import file_preamble
 from drimbox.dicom.pdu import Buffer
 from drimbox.dicom.scan import Header, HeaderScanner
 from drimbox.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
+from drimbox.errors import ImageError, ImageIdentityMismatch
+from drimbox.source.handling import Handling
 
+_AS_IT_IS = Handling()
 #: (0000,0900) when the data set does not match what the command claims (PS3.4 Table B.2-1).
 _DATASET_MISMATCH = 0xA900
 
 
 class PartRefused(Exception):
-    """The instance must not be delivered; `status` answers the C-STORE."""
+    """The instance must not be delivered; `status` answers the C-STORE.
 
-    def __init__(self, problem: str, status: int) -> None:
+    With an `error`, nothing of the series may be.
+    """
+
+    def __init__(self, problem: str, status: int, error: ImageError | None = None) -> None:
         super().__init__(problem)
         self.status = status
+        self.error = error
 
 
 @attrs.define(eq=False)
@@ -56,6 +63,7 @@ class Part:
         study_uid: str,
         series_uid: str,
         channel: Channel | None = None,
+        handling: Handling = _AS_IT_IS,
     ) -> None:
         #: The association it comes on.
         self.channel = channel
@@ -66,6 +74,8 @@ class Part:
         self._scanner: HeaderScanner | None = HeaderScanner(transfer_syntax)
         self._held: list[Buffer] = []
         self._converter = ImplicitToExplicit() if transfer_syntax == IMPLICIT_LE else None
+        self._examine = handling.examine
+        self._inserter = handling.inserter()
         #: Transfer syntax in which it leaves.
         self.syntax = EXPLICIT_LE if transfer_syntax == IMPLICIT_LE else transfer_syntax
         #: Verified bytes that could not be sent yet: those on disk first, those in memory behind.
@@ -93,16 +103,27 @@ class Part:
             out = self._pass(piece) if self._scanner is None else self._scan(self._scanner, piece, last)
             if last:
                 self.ended = True
-                if self._converter is not None:
-                    out.append(self._converter.finish())
+                out += self._rest()
         except DatasetRefused as error:
             raise PartRefused(str(error), Status.CANNOT_UNDERSTAND) from error
         return out
 
     def _pass(self, piece: Buffer) -> list[Buffer]:
-        if self._converter is None:
-            return [piece]
-        return [self._converter.feed(piece)]
+        if self._converter is not None:
+            piece = self._converter.feed(piece)
+        if self._inserter is not None:
+            piece = memoryview(self._inserter.feed(piece))
+        return [piece]
+
+    def _rest(self) -> list[Buffer]:
+        """Return what the end of the data set lets out."""
+        out: list[Buffer] = []
+        if self._converter is not None:
+            last = self._converter.finish()
+            out.append(memoryview(self._inserter.feed(last)) if self._inserter is not None else last)
+        if self._inserter is not None:
+            out.append(self._inserter.finish())
+        return out
 
     def _scan(self, scanner: HeaderScanner, piece: Buffer, last: bool) -> list[Buffer]:
         self._held.append(piece)
@@ -130,6 +151,11 @@ class Part:
             or header.sop_class_uid != self._command.affected_class
         ):
             raise PartRefused("data set does not match its command", _DATASET_MISMATCH)
+        if self._examine is not None:
+            try:
+                self._examine(header)
+            except ImageIdentityMismatch as error:
+                raise PartRefused("instance of another patient", Status.NOT_AUTHORISED, error) from error
 
 
 class CollectedPart(Part):
@@ -143,10 +169,16 @@ class CollectedPart(Part):
         study_uid: str,
         series_uid: str,
         channel: Channel | None = None,
+        handling: Handling = _AS_IT_IS,
         max_bytes: int,
     ) -> None:
         super().__init__(
-            command, transfer_syntax, study_uid=study_uid, series_uid=series_uid, channel=channel
+            command,
+            transfer_syntax,
+            study_uid=study_uid,
+            series_uid=series_uid,
+            channel=channel,
+            handling=handling,
         )
         #: Transfer syntax it came in.
         self.source = transfer_syntax
@@ -182,7 +214,15 @@ class CollectedPart(Part):
         return dataset
 
     def converted(self, syntax: str, dataset: Buffer) -> list[Buffer]:
-        """Return what leaves: the data set in the syntax it was transcoded to."""
+        """Return what leaves: the data set in the syntax it was transcoded to.
+
+        Raises `DatasetRefused` when the traits cannot be written into it.
+        """
         self.syntax = syntax
+        out: list[Buffer] = [self._preamble()]
+        if self._inserter is None:
+            out.append(dataset)
+        else:
+            out += [memoryview(self._inserter.feed(dataset)), self._inserter.finish()]
         self.ended = True
-        return [self._preamble(), dataset]
+        return out

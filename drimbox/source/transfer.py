@@ -10,7 +10,7 @@ window or the spool, never at the client's pace (retrieval-engine.md, rules 1, 3
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -23,8 +23,10 @@ from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.pdu import Buffer
 from drimbox.dicom.syntaxes import choose, served_as
 from drimbox.dicom.targets import decodable
+from drimbox.errors import ImageError
 from drimbox.model import is_uid
 from drimbox.source.conversion import Conversion
+from drimbox.source.handling import Handling
 from drimbox.source.outflow import Outflow
 from drimbox.source.parts import CollectedPart, Part, PartRefused
 from drimbox.wado.accept import Acceptable
@@ -46,12 +48,17 @@ class Tally:
     syntaxes: dict[str, int] = attrs.field(factory=dict)
 
 
+_AS_IT_IS = Handling()
+
+
 class Transfer:
     """Receives the instances of one move, writes them to one answer (a `MoveReceiver`).
 
     `due` is what the KOS lists of the series, None for the reference study; `avoid` are transfer
-    syntaxes that failed in an earlier try of the same move. With a `conversion`, what the client does not
-    take is accepted all the same and transcoded, instance by instance of at most `max_collected` bytes.
+    syntaxes that failed in an earlier try of the same move; `handling` is what the site's options do to
+    each instance, `refuse` is called when one of them forbids the whole answer. With a `conversion`, what
+    the client does not take is accepted all the same and transcoded, instance by instance of at most
+    `max_collected` bytes.
     """
 
     log = Logger()
@@ -66,6 +73,8 @@ class Transfer:
         outflow: Outflow,
         clock: IReactorTime,
         avoid: Collection[str] = (),
+        handling: Handling = _AS_IT_IS,
+        refuse: Callable[[ImageError], None] = lambda error: None,
         conversion: Conversion | None = None,
         max_collected: int = 0,
     ) -> None:
@@ -78,6 +87,8 @@ class Transfer:
         self._outflow = outflow
         self._clock = clock
         self._avoid = frozenset(avoid)
+        self._handling = handling
+        self._refuse_all = refuse
         self._conversion = conversion
         self._max_collected = max_collected
         #: The part being received on each association; None while its bytes are dropped.
@@ -139,6 +150,9 @@ class Transfer:
         elif not is_uid(instance):
             self.tally.refused[""] = Status.CANNOT_UNDERSTAND
             self._receiving[channel] = (command, None, Status.CANNOT_UNDERSTAND)
+        elif self._handling.roots.excludes(instance):
+            # What stays inside is no failure of the PACS's (DB.SO.200).
+            self._receiving[channel] = (command, None, Status.SUCCESS)
         elif instance in self._seen or any(
             part is not None and part.instance_uid == instance for _, part, _ in self._receiving.values()
         ):
@@ -228,6 +242,7 @@ class Transfer:
                 study_uid=self._study_uid,
                 series_uid=self._series_uid,
                 channel=channel,
+                handling=self._handling,
             )
         part = CollectedPart(
             command,
@@ -235,6 +250,7 @@ class Transfer:
             study_uid=self._study_uid,
             series_uid=self._series_uid,
             channel=channel,
+            handling=self._handling,
             max_bytes=self._max_collected,
         )
         # Its place is that of its arrival, whenever the workers are done with it.
@@ -257,6 +273,8 @@ class Transfer:
         metrics.STORE_REFUSED.labels("dataset").inc()
         self.log.warn("instance refused: {problem}", problem=str(refusal))
         self._drop(part, str(refusal))
+        if refusal.error is not None:
+            self._refuse_all(refusal.error)
 
     def _let_go(self) -> None:
         """The associations are read again: the silence so far was ours, not the PACS's."""

@@ -26,7 +26,7 @@ from drimbox.dicom.moving import Abandoned, MoveResult
 from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.syntaxes import EXPLICIT_LE, JPEG_LS_LOSSLESS, RLE_LOSSLESS
 from drimbox.errors import PacsUnavailable, RetrieveTimeout, TokenInvalid, TooManyRequests
-from drimbox.model import KosState
+from drimbox.model import KosState, Patient
 from drimbox.ports import ArchivedKos, Introspection
 from drimbox.source import dues
 from drimbox.source.attempt import Delivered
@@ -111,7 +111,9 @@ class World:
         self.abandoned = 0
         self.moves: list[Moving] = []
         self.clock = Clock()
-        monkeypatch.setattr(dues, "lists_of", lambda _: {SERIES: frozenset({ONE, TWO})})
+        patient = Patient("284070100499094", "1.2.250.1.213.1.4.10", "EXEMPLE", "CLAIRE", "19840701", "F")
+        promise = dues.Promise({SERIES: frozenset({ONE, TWO})}, patient)
+        monkeypatch.setattr(dues, "promise_of", lambda _: promise)
         config = Config(
             Appliance(PATH, "349"),
             (SITE,),
