@@ -45,6 +45,8 @@ class PacsAddress:
     host: str = LOOPBACK
     #: Further keys of `[site.pacs]`, as TOML.
     settings: Mapping[str, str] = attrs.field(factory=dict)
+    #: Further keys of its `[[site]]`, as TOML.
+    site: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class GatewayFailed(Exception):
@@ -297,6 +299,7 @@ class Stand:
             "wado_certificate": _pair(self.pki.sites[wado]),
             "viewer_certificate": _pair(self.pki.viewers[viewer]),
             "retrieve_location_uid": _text(f"1.2.250.1.999.349.{number + 1}"),
+            **pacs.site,
         }
         settings = {
             "name": _text(f"PACS{number + 1}"),

@@ -109,6 +109,7 @@ class Hospital:
         wado: Mapping[str, str] | None = None,
         more: Mapping[str, Mapping[str, str]] | None = None,
         settings: Mapping[str, str] | None = None,
+        site: Mapping[str, str] | None = None,
         sites: int = 2,
     ) -> None:
         self.folder = folder
@@ -122,7 +123,13 @@ class Hospital:
                 pacs.start()
                 self.pacs.append(pacs)
             addresses: Sequence[PacsAddress] = [
-                PacsAddress(pacs.ae_title, pacs.port, pool, settings={**PACS_SETTINGS, **(settings or {})})
+                PacsAddress(
+                    pacs.ae_title,
+                    pacs.port,
+                    pool,
+                    settings={**PACS_SETTINGS, **(settings or {})},
+                    site=site or {},
+                )
                 for pacs, pool in zip(self.pacs, POOLS, strict=False)
             ]
         else:
