@@ -246,6 +246,11 @@ class _Collector(Protocol):
 
     def _abort(self) -> None:
         self._over = True
-        abort = getattr(self.transport, "abortConnection", None)
+        # The body's transport only stands in for the connection, and cannot cut it itself.
+        proxy: Any = self.transport
+        connection = getattr(proxy, "_producer", None)
+        abort = getattr(connection, "abortConnection", None)
         if abort is not None:
             abort()
+        elif proxy is not None:
+            proxy.stopProducing()
