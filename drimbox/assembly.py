@@ -115,14 +115,21 @@ class Assembly:
         self._pacses = PacsGateway(self._links, self._mover, reactor)
         self.codecs = CodecPool(reactor, config.transcoding)
         self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor)
-        self.gate = WadoGate(config, self._deliveries(), whitelist, stores.audit, stores.notices)
         self.workers: list[Worker[Any]] = self._make_workers()
+        self.gate = WadoGate(
+            config, self._deliveries(), whitelist, stores.audit, stores.notices, self._compare
+        )
         reception = Reception(
             config, stores.inbox, stores.notices, clock, self._defer, stored=self.workers[0].wake
         )
         self.mllp = MllpFactory(config.hl7, reception, reactor)
         self.speed_tests = self._make_speed_tests()
         self.periodics = self._make_periodics()
+
+    async def _compare(self, study_uid: str) -> None:
+        """A delivery saw KOS and PACS differ: make the record match the PACS (DB.SO.190)."""
+        if await self._stores.jobs.again(study_uid):
+            self.workers[1].wake()
 
     def _deliveries(self) -> Deliveries:
         config, reactor = self._config, self._reactor

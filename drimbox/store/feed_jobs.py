@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, exists, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, insert, or_, select, update
 
 from drimbox.model import KosState
 from drimbox.ports import Clock, FeedJob, Submission
@@ -90,6 +90,27 @@ class FeedJobs(Queue):
     async def retry(self, job_id: int, at: datetime, error: str) -> None:
         """Put the job off until `at` (PACS silent, DB.SO.14)."""
         await self._put_off(job_id, at, error)
+
+    async def again(self, study_uid: str) -> bool:
+        """Compare a study with its PACS once more: reopen its last job (DB.SO.190).
+
+        Returns False when the study has no finished job: none is known, or one is on its way already.
+        """
+        last = select(func.max(feed_job.c.id)).where(feed_job.c.study_uid == study_uid).scalar_subquery()
+        reopen = (
+            update(feed_job)
+            .where(feed_job.c.id == last, feed_job.c.state == DONE)
+            .values(
+                state=WAITING,
+                due_at=self._clock.now(),
+                attempts=0,
+                result=None,
+                detail=None,
+                finished_at=None,
+            )
+        )
+        done = await self._database.run(lambda connection: connection.execute(reopen).rowcount)
+        return bool(done)
 
     async def queue_publication(
         self,

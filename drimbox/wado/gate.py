@@ -6,6 +6,7 @@ log and its metrics; what an administrator must mend becomes a notice.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import attrs
@@ -51,13 +52,21 @@ class WadoGate:
     log = Logger()
 
     def __init__(
-        self, config: Config, deliveries: Deliveries, whitelist: Lists, audit: AuditTrail, notices: Notices
+        self,
+        config: Config,
+        deliveries: Deliveries,
+        whitelist: Lists,
+        audit: AuditTrail,
+        notices: Notices,
+        compare: Callable[[str], Awaitable[object]],
     ) -> None:
+        """`compare` queues a comparison of KOS and PACS for a study (DB.SO.190)."""
         self._config = config
         self._deliveries = deliveries
         self._whitelist = whitelist
         self._audit = audit
         self._notices = notices
+        self._compare = compare
         #: False while the gateway stops: new requests get 503.
         self.open = True
 
@@ -145,6 +154,7 @@ class WadoGate:
                 code="E1002",
                 text=f"Examen {result.study_uid} : le KOS et le PACS {site.pacs.name} diffèrent",
             )
+            await self._compare(result.study_uid)
         if result.error is not None and result.error.code in _NOTICED:
             await self._notices.post(
                 key=f"{result.error.code}-{site.name}",

@@ -182,7 +182,8 @@ class Hospital:
 
     async def audit_after(self, number: int) -> Audited:
         """Wait for the audit record of the image request that followed `number`; return it."""
-        query = "select outcome, study_uid, payload from audit where id > ? and event_id = '110106'"
+        # Only images served: the feed leaves its own records of exports to the DMP.
+        query = "select outcome, study_uid, payload from audit where id > ? and payload like '%RAD-107%'"
         rows = await until(lambda: self.database(query, number), what="an audit record")
         assert len(rows) == 1, rows
         outcome, study, payload = rows[0]

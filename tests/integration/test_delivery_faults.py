@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from drimbox.kos.reading import read_manifest
 from drimbox.sim.consumer import FetchResult
 from drimbox.sim.studies import make_study
 from tests.integration.hospital import Hospital, Served, behave, digests, received, until
@@ -101,8 +102,9 @@ async def test_a_failed_sub_operation_is_not_a_complete_answer(
     cut(await hospital.fetch(scanner))
 
 
+@pytest.mark.requirement("DB.SO.190")
 @pytest_twisted.ensureDeferred
-async def test_an_instance_newer_than_the_kos_is_delivered_and_noticed(
+async def test_an_instance_newer_than_the_kos_is_delivered_and_the_kos_replaced(
     hospital: Hospital, tmp_path: Path
 ) -> None:
     study = make_study(tmp_path, instances=4, seed=41)
@@ -113,6 +115,15 @@ async def test_an_instance_newer_than_the_kos_is_delivered_and_noticed(
     assert result.complete
     assert received(result) == digests(study)
     assert any(study.study_uid in notice["text"] for notice in await hospital.notices())
+    # The record is brought in line with the PACS, from the report that is already known.
+    await until(lambda: served.kos not in hospital.stand.published(), what="the KOS replaced")
+    newest = hospital.stand.published()[-1]
+    entry = hospital.stand.dmp.service.registry.by_unique_id(newest)
+    assert entry is not None
+    listed = {
+        one.sop_instance_uid for each in read_manifest(entry.document).series for one in each.instances
+    }
+    assert listed == {one.sop_instance_uid for one in study.instances}
 
 
 @pytest.mark.requirement("DB.SO.190", "DB.SO.47")

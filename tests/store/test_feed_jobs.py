@@ -227,3 +227,20 @@ async def test_a_report_that_changes_nothing_is_added_to_the_kos(stores: Stores)
     await stores.jobs.unchanged(job.id, number, "2.25.950")
     await stores.jobs.unchanged(job.id, number, "2.25.950")
     assert (await stores.archive.get(number)).report_ids == ("2.25.900", "2.25.950")
+
+
+@pytest.mark.requirement("DB.SO.190")
+@pytest_twisted.ensureDeferred
+async def test_the_last_job_of_a_study_is_done_again_once_it_has_ended(stores: Stores) -> None:
+    assert not await stores.jobs.again("2.25.1")
+    await message(stores, "2.25.1")
+    (first,) = await take(stores)
+    assert not await stores.jobs.again("2.25.1")  # on its way
+    await stores.jobs.finish(first.id, "unchanged")
+    await message(stores, "2.25.1")
+    (second,) = await take(stores)
+    await stores.jobs.finish(second.id, "E004", "absent")
+    assert await stores.jobs.again("2.25.1")
+    assert not await stores.jobs.again("2.25.1")
+    (reopened,) = await take(stores)
+    assert (reopened.id, reopened.attempts) == (second.id, 0)

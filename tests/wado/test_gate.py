@@ -42,7 +42,11 @@ class Around:
             PscSettings("https://psc.example", "id", PATH),
         )
         parts: Any = self
-        self.gate = WadoGate(config, parts, parts, parts, parts)
+        self.compared: list[str] = []
+        self.gate = WadoGate(config, parts, parts, parts, parts, self.compare)
+
+    async def compare(self, study_uid: str) -> None:
+        self.compared.append(study_uid)
 
     async def deliver(self, site: Any, request: Any, answer: Any) -> Delivered:
         return self.result
@@ -114,6 +118,9 @@ def test_a_difference_between_kos_and_pacs_is_noticed(around: Around) -> None:
             "text": "Examen 2.25.1 : le KOS et le PACS P diffèrent",
         }
     ]
+    assert around.compared == ["2.25.1"]
+    around.serve(differs=False)
+    assert around.compared == ["2.25.1"]
 
 
 @pytest.mark.requirement("DB.SO.154", "DB.SO.47")
