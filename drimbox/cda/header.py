@@ -113,6 +113,13 @@ def build_report(message: ReportMessage) -> Report:
     if missing or ipp is None or structure is None:
         raise ReportNotInterpretable("valeurs absentes ou invalides : " + " ; ".join(missing))
     check_same_patient(header, message)
+    return report_of(header, message, ipp, structure)
+
+
+def report_of(
+    header: Header, message: ReportMessage, ipp: Identifier | None, structure: Organization
+) -> Report:
+    """Join what header and message say into a report; nothing is judged here."""
     return Report(
         document_id=header.document_id,
         set_id=header.set_id,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import attrs
 
-from drimbox.cda.header import build_report, ipp_of, parent_of, read_header, structure_of
+from drimbox.cda.header import build_report, ipp_of, read_header, report_of, structure_of
 from drimbox.errors import DrimboxError, ReportNotInterpretable
 from drimbox.hl7.message import read_report_message
 from drimbox.hl7.refusal import Hl7Refused
@@ -68,23 +68,5 @@ def _known(message: ReportMessage) -> Report | None:
         header = read_header(message.document)
     except XmlRefused:
         return None
-    return Report(
-        document_id=header.document_id,
-        set_id=header.set_id,
-        version=header.version,
-        patient=header.patient,
-        ipp=ipp_of(header, message),
-        requests=header.requests,
-        acts=header.acts,
-        structure=structure_of(header, message) or Organization(""),
-        author=header.author,
-        author_organization=header.author_organization,
-        author_role=header.author_role,
-        legal_authenticator=header.legal_authenticator,
-        effective_time=header.effective_time,
-        confidentiality=header.confidentiality,
-        language=header.language,
-        title=header.title,
-        replaces=parent_of(header, message),
-        facility_type=header.facility_type,
-    )
+    structure = structure_of(header, message) or Organization("")
+    return report_of(header, message, ipp_of(header, message), structure)
