@@ -35,6 +35,7 @@ from drimbox.source.speedtest import Doors as SpeedTestDoors
 from drimbox.source.speedtest import SpeedTests
 from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
+from drimbox.store.cache import Cache
 from drimbox.store.database import Database
 from drimbox.store.feed_jobs import FeedJobs
 from drimbox.store.inbox import Inbox
@@ -51,7 +52,7 @@ from drimbox.xds.client import DmpClient
 T = TypeVar("T")
 #: Seconds after which a row whose work broke in an unforeseen way is tried again.
 _BROKEN_DELAY = timedelta(seconds=60)
-_DAY = 86400.0
+_DAY, _HOUR = 86400.0, 3600.0
 #: Seconds after the start within which periodic work begins.
 _SETTLED = 300.0
 
@@ -114,6 +115,7 @@ class Assembly:
         self._mover = Mover(self._links, self.pools, reactor)
         self._pacses = PacsGateway(self._links, self._mover, reactor)
         self.codecs = CodecPool(reactor, config.transcoding)
+        self.cache = Cache(config.cache, config.drimbox.state_dir / "cache", clock=clock, in_thread=defer)
         self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor)
         self.workers: list[Worker[Any]] = self._make_workers()
         self.gate = WadoGate(
@@ -153,6 +155,7 @@ class Assembly:
             ),
             in_thread=self._defer,
             transcoder=self.codecs,
+            cache=self.cache,
         )
 
     def _feed(self, record: DmpClient) -> Feed:
@@ -247,6 +250,9 @@ class Assembly:
     def _make_periodics(self) -> list[Periodic]:
         purge = self._stores.measures.purge
         periodics = [Periodic("speedtest-purge", purge, _DAY, self._reactor, first=_SETTLED)]
+        if self._config.cache.enabled:
+            sweep = self.cache.sweep
+            periodics.append(Periodic("cache-sweep", sweep, _HOUR, self._reactor, first=_SETTLED))
         for site in self._config.sites:
             if site.speedtest.enabled:
                 run = partial(self.speed_tests.run_if_due, site)

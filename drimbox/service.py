@@ -97,7 +97,9 @@ class Gateway(Service):
             config, self._reactor, self._clock, self._stores, self._whitelist, self._defer
         )
         self._status = Status(config, self._stores, self._assembly, self._whitelist)
-        self._undo += [self._assembly.codecs.close, self._stop_pools, self._stop_workers]
+        self._undo += [self._assembly.cache.close, self._assembly.codecs.close]
+        self._undo += [self._stop_pools, self._stop_workers]
+        await self._open_cache()
         await self._stores.audit.record(messages.application_start(**self._names()))
         self._listen()
         for worker in [*self._assembly.workers, *self._assembly.periodics]:
@@ -206,6 +208,15 @@ class Gateway(Service):
             timer.cancel()
 
     # -- own ---------------------------------------------------------------------------------------
+
+    async def _open_cache(self) -> None:
+        """Take over the cache of series; what is wrong with it costs no delivery, but is to be known."""
+        cache = self._assembly.cache
+        await cache.open()
+        if cache.problem:
+            await self._stores.notices.post(key="cache", code="CACHE", text=cache.problem)
+        else:
+            await self._stores.notices.resolve("cache")
 
     async def _load_whitelist(self) -> None:
         """Read the whitelist; without a good one the gateway does not start, unless told so."""

@@ -56,8 +56,9 @@ class Receiver(Protocol):
 class MoveReceiver(Receiver, Protocol):
     """A receiver that a retrieval can watch."""
 
-    #: Reactor time of the last byte received; 0 while none was.
-    last_activity: float
+    @property
+    def last_activity(self) -> float:
+        """Reactor time of the last byte received; 0 while none was."""
 
     @property
     def busy(self) -> bool:

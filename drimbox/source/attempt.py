@@ -1,8 +1,9 @@
-"""One C-MOVE for one request: from the PACS through `transfer` and `outflow` to the client.
+"""One try to answer one request: from PACS or cache through `transfer` and `outflow` to the client.
 
 Whatever ends it, the associations are told, the memory is given back, and the answer is either complete
-or cut. An attempt that sent nothing because of the transfer syntaxes it chose asks for another one
-(`AnotherSyntax`); every other failure is a coded error.
+or cut. An attempt that sent nothing asks for another one when that was because of the transfer syntaxes
+it chose (`AnotherSyntax`) or of what the cache held (`CacheUnusable`); every other failure is a coded
+error.
 """
 
 from __future__ import annotations
@@ -20,10 +21,22 @@ from drimbox.dicom.moving import Abandoned, MoveResult
 from drimbox.dicom.syntaxes import offered_text
 from drimbox.dicom.transcoding import Transcoder
 from drimbox.errors import DrimboxError, ImageError, KosDepublished, NotAcceptable, PacsUnavailable
-from drimbox.ports import ArchivedKos, Introspection, Pacses, PacsMover, SpoolArea
+from drimbox.ports import (
+    ArchivedKos,
+    CacheDamaged,
+    CachedSeries,
+    Introspection,
+    MoveRun,
+    Pacses,
+    PacsMover,
+    SeriesCache,
+    SpoolArea,
+)
 from drimbox.source.budget import Budget
+from drimbox.source.cached import PATIENCE, Replay
 from drimbox.source.conversion import Conversion
 from drimbox.source.handling import Handling
+from drimbox.source.keeping import Keeping
 from drimbox.source.outflow import Outflow, Sink
 from drimbox.source.transfer import Transfer
 from drimbox.wado.request import SeriesRequest
@@ -61,6 +74,8 @@ class Delivered:
     syntaxes: dict[str, int] = attrs.field(factory=dict)
     #: True when KOS and PACS disagree: a comparison is due (DB.SO.190).
     differs: bool = False
+    #: True when the images came from the cache (DB.SO.40).
+    cached: bool = False
 
 
 class ClientGone(ImageError):
@@ -85,6 +100,10 @@ class AnotherSyntax(Exception):
         self.syntaxes = syntaxes
 
 
+class CacheUnusable(Exception):
+    """What the cache holds of the series cannot be delivered; nothing was sent, the PACS has the images."""
+
+
 @attrs.frozen
 class Means:
     """What every attempt of the gateway shares."""
@@ -99,14 +118,16 @@ class Means:
     transcoder: Transcoder | None = None
     #: Longest instance transcoded, bytes.
     max_collected: int = 0
+    #: None keeps nothing.
+    cache: SeriesCache | None = None
 
 
 class Attempt:
-    """One C-MOVE of the series asked for.
+    """One C-MOVE of the series asked for, or one reading of it from the cache.
 
     `due` is what the KOS lists of it, None for the reference study; `handling` is what the options of the
-    site do to each instance; `avoid` are transfer syntaxes that
-    failed in an earlier attempt.
+    site do to each instance; `avoid` are transfer syntaxes that failed in an earlier attempt; `series` is
+    what the cache holds of exactly `due`, which its owner closes.
     """
 
     log = Logger()
@@ -120,6 +141,7 @@ class Attempt:
         due: frozenset[str] | None,
         handling: Handling,
         avoid: frozenset[str],
+        series: CachedSeries | None = None,
     ) -> None:
         self._means = means
         self._site = site
@@ -133,17 +155,18 @@ class Attempt:
             budget=means.budget,
             spool=means.spool,
             window=means.settings.window,
-            patience=site.pacs.patience,
+            patience=site.pacs.patience if series is None else PATIENCE,
             stall=means.settings.stall_timeout,
             on_fail=self._output_failed,
         )
         conversion = None
         if means.transcoder is not None:
             conversion = Conversion(means.transcoder, request.acceptable, self._outflow, self._refuse)
+        due = handling.roots.kept(due) if due is not None else None
         self._transfer = Transfer(
             study_uid=request.study_uid,
             series_uid=request.series_uid,
-            due=handling.roots.kept(due) if due is not None else None,
+            due=due,
             handling=handling,
             refuse=self._refuse,
             acceptable=request.acceptable,
@@ -153,32 +176,44 @@ class Attempt:
             conversion=conversion,
             max_collected=means.max_collected,
         )
-        self._retrieval = means.mover.retrieval(site.pacs, self._transfer)
+        self._keeping: Keeping | None = None
+        self._feeder: Replay | MoveRun
+        if series is not None:
+            self._feeder = Replay(series, self._transfer)
+        else:
+            self._keeping = self._keep(due)
+            self._feeder = means.mover.retrieval(site.pacs, self._keeping or self._transfer)
         self._gone = False
-        #: True while the C-MOVE runs: only then is there something to abandon.
+        #: True while images come: only then is there something to abandon.
         self._moving = False
         answer.listen(pause=self._outflow.pause, resume=self._outflow.resume, lost=self._lost)
 
     async def run(self, result: Delivered, start: float) -> None:
-        """Move the series and end the answer.
+        """Have the series sent and end the answer.
 
-        `start` is the reactor time of the request. Raises `AnotherSyntax`, or the coded error that
-        ended the attempt; the answer is cut by then if it had begun.
+        `start` is the reactor time of the request. Raises `AnotherSyntax`, `CacheUnusable`, or the coded
+        error that ended the attempt; the answer is cut by then if it had begun.
         """
+        whole = False
         try:
             if self._failure is not None:
                 raise self._failure
-            await self._move(result)
+            if isinstance(self._feeder, Replay):
+                result.cached = True
+                await self._play(self._feeder)
+            else:
+                await self._move(self._feeder, result)
             await self._outflow.drain()
             if self._failure is not None:
                 raise self._failure
             self._outflow.complete()
+            whole = not result.differs
         except DrimboxError as error:
             # The first reason is the true one: what follows from cutting the answer is not.
             failure = self._failure = self._failure or error
             self._outflow.fail(str(failure))
             raise failure from None
-        except AnotherSyntax:
+        except (AnotherSyntax, CacheUnusable):
             raise
         except BaseException:
             # A bug of ours: what was sent must not look complete.
@@ -187,13 +222,44 @@ class Attempt:
         finally:
             self._transfer.discard()
             self._outflow.close()
+            if self._keeping is not None:
+                self._keeping.settle(whole)
             self._account(result, start)
 
-    async def _move(self, result: Delivered) -> None:
+    def _keep(self, due: frozenset[str] | None) -> Keeping | None:
+        """Begin to keep what comes, if it is worth trying; never the reference study."""
+        if self._means.cache is None or due is None:
+            return None
+        request = self._request
+        writer = self._means.cache.begin(self._site.name, request.study_uid, request.series_uid)
+        return Keeping(self._transfer, writer, due) if writer is not None else None
+
+    async def _play(self, replay: Replay) -> None:
+        """Take the series from the cache; what cannot be delivered from there is the PACS's to send."""
+        damaged = False
+        self._moving = True
+        try:
+            await replay.run()
+        except CacheDamaged:
+            damaged = True
+        except Abandoned:
+            pass
+        finally:
+            self._moving = False
+        # What is refused now was not when it came: the KOS, or an option, is another one since.
+        useless = damaged or self._transfer.tally.refused or (not self._failure and self._transfer.missing)
+        if useless and not self._outflow.started and not self._gone:
+            raise CacheUnusable
+        if self._failure is not None:
+            raise self._failure
+        if useless:
+            raise Incomplete("série du cache endommagée" if damaged else "image du cache refusée")
+
+    async def _move(self, retrieval: MoveRun, result: Delivered) -> None:
         request = self._request
         self._moving = True
         try:
-            move = await self._retrieval.run(
+            move = await retrieval.run(
                 request.study_uid, request.series_uid, wait=self._means.settings.queue_timeout
             )
         except Abandoned:
@@ -253,13 +319,13 @@ class Attempt:
         self._outflow.fail("client gone")
 
     def _output_failed(self, problem: str) -> None:
-        """The answer is cut: stop the PACS as well."""
+        """The answer is cut: stop the PACS, or the reading, as well."""
         if self._failure is None:
             self._failure = ClientGone() if self._gone else ImageError(problem)
         self.log.info("delivery ends early: {problem}", problem=problem)
         self._transfer.discard()
         if self._moving:
-            self._retrieval.abandon()
+            self._feeder.abandon()
 
     def _account(self, result: Delivered, start: float) -> None:
         outflow, tally = self._outflow, self._transfer.tally

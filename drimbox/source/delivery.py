@@ -1,26 +1,29 @@
 """Answering a Consumer's WADO-RS request for one series (DB.SO.32, requirements.md 4.1 steps 9 to 11).
 
 The chain of checks, in the order of interfaces.md 6.4: access token, KOS identifier, state of the
-archive, then the PACS. What fails before the first byte is a coded error for the caller to turn into a
-status; what fails after it cuts the connection without the closing boundary, so that no truncated answer
-ever looks complete. The answer ends in order only when the final C-MOVE response has come, its
-associations are drained, and every instance the KOS lists has been written whole.
+archive. Then the images: from the cache when it holds exactly what the KOS lists (DB.SO.40), else from
+the PACS. What fails before the first byte is a coded error for the caller to turn into a status; what
+fails after it cuts the connection without the closing boundary, so that no truncated answer ever looks
+complete. The answer ends in order only when the final C-MOVE response has come, its associations are
+drained, and every instance the KOS lists has been written whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from drimbox import metrics
 from drimbox.config import Config, Site
 from drimbox.dicom.transcoding import Transcoder
 from drimbox.errors import DrimboxError, KosDepublished, KosMismatch, KosUnknown, TooManyRequests
 from drimbox.model import Identifier, KosState
-from drimbox.ports import ArchivedKos, Introspector, Pacses, PacsMover, SpoolArea
-from drimbox.source.attempt import AnotherSyntax, Answer, Attempt, Delivered, Means
+from drimbox.ports import ArchivedKos, Introspector, Pacses, PacsMover, SeriesCache, SpoolArea
+from drimbox.source.attempt import AnotherSyntax, Answer, Attempt, CacheUnusable, Delivered, Means
 from drimbox.source.budget import Budget
 from drimbox.source.dues import Dues, Promise
 from drimbox.source.filters import UidRootFilter
@@ -49,6 +52,8 @@ class KosArchive(Protocol):
 class Deliveries:
     """All deliveries of the gateway: their limits and what they share."""
 
+    log = Logger()
+
     def __init__(
         self,
         config: Config,
@@ -61,6 +66,7 @@ class Deliveries:
         spool: SpoolArea,
         in_thread: Callable[[Callable[[], Promise]], Awaitable[Promise]] = _at_once,
         transcoder: Transcoder | None = None,
+        cache: SeriesCache | None = None,
     ) -> None:
         """`in_thread` runs what would hold the reactor up (reading a manifest) elsewhere."""
         self._config = config
@@ -77,6 +83,7 @@ class Deliveries:
             budget=Budget(config.wado.total_window),
             transcoder=transcoder,
             max_collected=config.transcoding.max_instance_bytes,
+            cache=cache,
         )
         self._running = 0
 
@@ -99,10 +106,26 @@ class Deliveries:
         except DrimboxError as error:
             result.error = error
         finally:
+            if result.differs or isinstance(result.error, KosDepublished):
+                self._aside(self.forget(site.name, request.study_uid))
             self._running -= 1
             metrics.DELIVERIES_RUNNING.set(self._running)
             result.seconds = self._clock.seconds() - start
         return result
+
+    async def forget(self, site: str, study_uid: str) -> None:
+        """Let nothing of a study be delivered from the cache any more: it has left the PACS, or changed.
+
+        Returns when its files are gone (requirements.md 2.7).
+        """
+        if self._means.cache is not None:
+            await self._means.cache.purge(site, study_uid)
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have done what no answer waits for."""
+        Deferred.fromCoroutine(work).addErrback(
+            lambda failure: self.log.failure("cache not cleared", failure=failure)
+        )
 
     # -- checks ------------------------------------------------------------------------------------
 
@@ -116,6 +139,8 @@ class Deliveries:
             result.kos = await self._kos(site, request)
             due = await self._dues.of(result.kos.id, request.series_uid)
             handling = await self._handling(site, result.kos)
+            if await self._from_cache(site, request, answer, due, handling, result, start):
+                return
         avoid: frozenset[str] = frozenset()
         while True:
             try:
@@ -125,6 +150,37 @@ class Deliveries:
                 avoid |= again.syntaxes
             else:
                 return
+
+    async def _from_cache(
+        self,
+        site: Site,
+        request: SeriesRequest,
+        answer: Answer,
+        due: frozenset[str],
+        handling: Handling,
+        result: Delivered,
+        start: float,
+    ) -> bool:
+        """Answer from the cache when it holds exactly what is due; every check has been made by now."""
+        cache = self._means.cache
+        if cache is None:
+            return False
+        series = await cache.find(
+            site.name, request.study_uid, request.series_uid, handling.roots.kept(due)
+        )
+        if series is None:
+            return False
+        try:
+            attempt = Attempt(self._means, site, request, answer, due, handling, frozenset(), series)
+            await attempt.run(result, start)
+        except CacheUnusable:
+            result.cached = False
+            # Before the PACS is asked, so that what it sends may be kept instead.
+            self._aside(self.forget(site.name, request.study_uid))
+            return False
+        finally:
+            self._aside(series.close())
+        return True
 
     async def _handling(self, site: Site, kos: ArchivedKos) -> Handling:
         """Say what the options of the site do to each instance of this KOS."""

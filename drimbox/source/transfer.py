@@ -258,6 +258,9 @@ class Transfer:
         return part
 
     def _collect(self, part: CollectedPart, size: int, last: bool) -> None:
+        if last:
+            # It waits for a codec, not for its association, which has to stop like any other.
+            part.channel = None
         part.weighed += size
         self._outflow.weigh(size)
         if last and self._conversion is not None:

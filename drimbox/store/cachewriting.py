@@ -30,7 +30,7 @@ _BATCH = 8 * BLOCK
 class InThread(Protocol):
     """Runs blocking work in a thread."""
 
-    def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
         """Return what gives the result of `work`."""
 
 
