@@ -179,7 +179,7 @@ class Attempt:
         self._keeping: Keeping | None = None
         self._feeder: Replay | MoveRun
         if series is not None:
-            self._feeder = Replay(series, self._transfer)
+            self._feeder = Replay(series, self._transfer, means.clock)
         else:
             self._keeping = self._keep(due)
             self._feeder = means.mover.retrieval(site.pacs, self._keeping or self._transfer)

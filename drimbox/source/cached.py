@@ -9,6 +9,7 @@ be slow, and nothing goes to the spool.
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from drimbox.dicom.dimse import Command, CommandField
 from drimbox.dicom.moving import Abandoned
@@ -25,9 +26,10 @@ PATIENCE = 86400.0
 class Replay:
     """Plays one series into one transfer, in the order in which the PACS sent it (a `Channel`)."""
 
-    def __init__(self, series: CachedSeries, transfer: Transfer) -> None:
+    def __init__(self, series: CachedSeries, transfer: Transfer, clock: IReactorTime) -> None:
         self._series = series
         self._transfer = transfer
+        self._clock = clock
         self._stopped = False
         #: Fires when the reading may go on, None while it may.
         self._pause: Deferred[None] | None = None
@@ -96,7 +98,7 @@ class Replay:
             await self._ready()
 
     async def _ready(self) -> None:
-        if self._pause is not None:
+        while self._pause is not None:
             await self._pause
         if self._stopped:
             raise Abandoned
@@ -104,4 +106,5 @@ class Replay:
     def _go_on(self) -> None:
         waiting, self._pause = self._pause, None
         if waiting is not None:
-            waiting.callback(None)
+            # Never from within: the outflow is in the middle of something when it lets us go.
+            self._clock.callLater(0, waiting.callback, None)

@@ -199,3 +199,26 @@ def test_silence_that_is_ours_is_not_held_against_the_pacs() -> None:
     play.scene.sink.resume()
     assert not play.transfer.held_back
     assert play.transfer.last_activity == 4
+
+
+@pytest.mark.threat("memory of slow codecs")
+def test_instances_that_wait_for_a_codec_slow_the_one_association_they_came_on() -> None:
+    play = Playing(frozenset({ONE, TWO}))
+    transfer = Transfer(
+        study_uid=STUDY,
+        series_uid=SERIES,
+        due={ONE, TWO},
+        acceptable=BOTH,
+        outflow=play.scene.outflow,
+        clock=play.scene.clock,
+        max_collected=1 << 30,
+    )
+    channel = FakeChannel()
+    transfer.opened(channel)
+    # Nothing accepts RLE as it is, and no codec ever answers.
+    transfer.store(channel, command(ONE), RLE_LOSSLESS)
+    transfer.data(channel, dataset(ONE) + bytes(2 << 20), False)
+    # What comes for the head is wanted whatever it weighs.
+    assert not channel.paused
+    transfer.data(channel, bytes(10), True)
+    assert channel.paused
