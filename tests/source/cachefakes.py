@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection
 
 from twisted.internet.defer import Deferred
 
-from drimbox.dicom.pdu import Buffer
+from drimbox.dicom.elements import Buffer
 from drimbox.ports import CacheDamaged, CachedInstance
 from tests.source.answers import CT, EXPLICIT
 
