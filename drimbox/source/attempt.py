@@ -101,7 +101,14 @@ class AnotherSyntax(Exception):
 
 
 class CacheUnusable(Exception):
-    """What the cache holds of the series cannot be delivered; nothing was sent, the PACS has the images."""
+    """What the cache holds of the series cannot be delivered; nothing was sent, the PACS has the images.
+
+    `refused` when the disk is not to blame: the entry is still there, and is as useless to the next.
+    """
+
+    def __init__(self, refused: bool) -> None:
+        super().__init__()
+        self.refused = refused
 
 
 @attrs.frozen
@@ -249,7 +256,7 @@ class Attempt:
         # What is refused now was not when it came: the KOS, or an option, is another one since.
         useless = damaged or self._transfer.tally.refused or (not self._failure and self._transfer.missing)
         if useless and not self._outflow.started and not self._gone:
-            raise CacheUnusable
+            raise CacheUnusable(refused=not damaged)
         if self._failure is not None:
             raise self._failure
         if useless:

@@ -173,10 +173,11 @@ class Deliveries:
         try:
             attempt = Attempt(self._means, site, request, answer, due, handling, frozenset(), series)
             await attempt.run(result, start)
-        except CacheUnusable:
+        except CacheUnusable as unusable:
             result.cached = False
-            # Before the PACS is asked, so that what it sends may be kept instead.
-            self._aside(self.forget(site.name, request.study_uid))
+            if unusable.refused:
+                # Before the PACS is asked, so that what it sends may be kept instead.
+                self._aside(self.forget(site.name, request.study_uid))
             return False
         finally:
             self._aside(series.close())

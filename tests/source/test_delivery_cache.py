@@ -263,6 +263,8 @@ def test_damage_before_the_first_byte_asks_the_pacs(world: CachedWorld) -> None:
     assert (result.error, result.cached, result.instances) == (None, False, 2)
     assert len(sink.parts()) == 2
     assert world.cache.writers[-1].over == "kept"
+    # The cache has dropped it itself; other series of the study are none the worse.
+    assert not world.cache.purged
 
 
 @pytest.mark.parametrize("damaged", [{TWO: 1200}, {ONE: 0}])
@@ -280,8 +282,6 @@ def test_damage_after_the_first_byte_cuts_the_answer(world: CachedWorld, damaged
 
 
 def test_an_entry_that_is_refused_now_is_forgotten_and_the_pacs_asked(world: CachedWorld) -> None:
-    world.cache.put(KEY, (ONE, dataset(ONE, StudyInstanceUID="2.25.9")), (TWO, dataset(TWO)))
-    # Refused first: nothing of it had been sent; what came after would have been.
     world.cache.put(
         KEY, (ONE, dataset(ONE, StudyInstanceUID="2.25.9")), (TWO, dataset(TWO, SeriesInstanceUID="2.25.8"))
     )
