@@ -114,7 +114,11 @@ async def test_an_instance_newer_than_the_kos_is_delivered_and_the_kos_replaced(
     result = await hospital.fetch(served)
     assert result.complete
     assert received(result) == digests(study)
-    assert any(study.study_uid in notice["text"] for notice in await hospital.notices())
+
+    async def said() -> bool:
+        return any(study.study_uid in notice["text"] for notice in await hospital.notices())
+
+    await until(said, what="the notice")  # nobody's answer waits for it
     # The record is brought in line with the PACS, from the report that is already known.
     await until(lambda: served.kos not in hospital.stand.published(), what="the KOS replaced")
     newest = hospital.stand.published()[-1]

@@ -195,8 +195,9 @@ async def test_syntaxes_that_may_not_be_shared_are_406_without_asking_the_pacs(
 @pytest_twisted.ensureDeferred
 async def test_when_every_title_is_taken_the_next_is_503_e1003(hospital: Hospital, other: Served) -> None:
     hospital.pacs[1].behaviour = behave(pause=1.0)
+    moves = len(hospital.pacs[1].seen("move"))
     running = [Deferred.fromCoroutine(hospital.fetch(other)) for _ in range(2)]
-    await until(lambda: len(hospital.pacs[1].seen("stored")) >= 2)
+    await until(lambda: len(hospital.pacs[1].seen("move")) == moves + 2, what="both titles taken")
     before = hospital.audited()
     result = await hospital.fetch(other)
     await refused(hospital, result, before, 503, "E1003")

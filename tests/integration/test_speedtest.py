@@ -221,7 +221,7 @@ def test_a_stop_ends_a_running_test(tmp_path: Path) -> object:
         assert time.monotonic() - began < 8
         assert (await testing).returncode == 1
         # It was told, and told again by the end of the process, whichever it saw first.
-        assert pacs.seen("cancel", "move-aborted")
+        await until(lambda: pacs.seen("cancel", "move-aborted"), what="the PACS told")
         # Started, asked for a test, stopped in order.
         assert stand.audited() == ["110120", "110132", "110121"]
         assert '"level": "critical"' not in stand.log.read_text("utf-8")

@@ -221,6 +221,8 @@ class Maker:
     algorithm: str = "sha256"
     structure: str = STRUCTURE
     patient: str = PATIENT
+    #: The time of signing; a simulator in its own process wants the real one.
+    clock: Callable[[], datetime] = lambda: NOW
 
     def _algorithms(self) -> tuple[str, str]:
         if self.algorithm == "sha1":
@@ -231,12 +233,17 @@ class Maker:
         )
 
     def vihf(
-        self, *, before: Edit = same, after: Edit = same, issued: datetime = NOW, patient: str | None = None
+        self,
+        *,
+        before: Edit = same,
+        after: Edit = same,
+        issued: datetime | None = None,
+        patient: str | None = None,
     ) -> str:
         """A signed assertion; `before` edits the template, `after` the signed text."""
         identifier = f"_{uuid.uuid4()}"
         method, hashing = self._algorithms()
-        instant = issued.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        instant = (issued or self.clock()).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         exc = "http://www.w3.org/2001/10/xml-exc-c14n#"
         hl7 = 'xmlns="urn:hl7-org:v3" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CE"'
         role = f'<Role {hl7} code="10" codeSystem="1.2.250.1.71.1.2.7" displayName="Medecin"/>'

@@ -6,6 +6,7 @@ import json
 import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,14 @@ def _options(pki: Pki, journal: Path) -> list[object]:
     ]
 
 
+def real_time() -> datetime:
+    return datetime.now(UTC)
+
+
 @pytest.fixture(scope="module")
 def dmp(sim_pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("dmp")
-    maker = Maker(sim_pki, folder, sim_pki.structures[STRUCTURE].signature)
+    maker = Maker(sim_pki, folder, sim_pki.structures[STRUCTURE].signature, clock=real_time)
     with simulator("drimbox.sim.dmp", *_options(sim_pki, folder / "journal")) as (_, ports):
         yield Running(sim_pki, maker, folder, ports)
 
@@ -171,7 +176,7 @@ def test_control_refuses_nonsense(dmp: Running) -> None:
 
 
 def test_killed_after_registering_it_still_knows(sim_pki: Pki, tmp_path: Path, number: int) -> None:
-    maker = Maker(sim_pki, tmp_path, sim_pki.structures[STRUCTURE].signature)
+    maker = Maker(sim_pki, tmp_path, sim_pki.structures[STRUCTURE].signature, clock=real_time)
     options = _options(sim_pki, tmp_path / "journal")
     with simulator("drimbox.sim.dmp", *options) as (process, ports):
         running = Running(sim_pki, maker, tmp_path, ports)
