@@ -103,7 +103,7 @@ class AnotherSyntax(Exception):
 class CacheUnusable(Exception):
     """What the cache holds of the series cannot be delivered; nothing was sent, the PACS has the images.
 
-    `refused` when the disk is not to blame: the entry is still there, and is as useless to the next.
+    `refused` when its content is to blame: the entry is still there, and is as useless to the next.
     """
 
     def __init__(self, refused: bool) -> None:
@@ -247,6 +247,8 @@ class Attempt:
         self._moving = True
         try:
             await replay.run()
+        except NotAcceptable as error:
+            self._failure = error
         except CacheDamaged:
             damaged = True
         except Abandoned:
@@ -255,8 +257,10 @@ class Attempt:
             self._moving = False
         # What is refused now was not when it came: the KOS, or an option, is another one since.
         useless = damaged or self._transfer.tally.refused or (not self._failure and self._transfer.missing)
-        if useless and not self._outflow.started and not self._gone:
-            raise CacheUnusable(refused=not damaged)
+        # The PACS may hold or make another form than the one it sent last time.
+        unfit = isinstance(self._failure, NotAcceptable)
+        if (useless or unfit) and not self._outflow.started and not self._gone:
+            raise CacheUnusable(refused=not damaged and not unfit)
         if self._failure is not None:
             raise self._failure
         if useless:

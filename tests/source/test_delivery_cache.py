@@ -291,18 +291,19 @@ def test_an_entry_that_is_refused_now_is_forgotten_and_the_pacs_asked(world: Cac
     assert world.cache.purged == [("site1", STUDY)]
 
 
-def test_what_the_client_takes_in_no_form_is_406_without_the_pacs(world: CachedWorld) -> None:
-    world.hold(syntax=EXPLICIT)
-    accept = parse(
-        [b'multipart/related; type="application/dicom"; transfer-syntax=' + JPEG_LS_LOSSLESS.encode()]
-    )
-    sink, result = served(world, acceptable=accept)
-    assert result.error is not None
-    assert result.error.status == 406
-    assert "Explicit VR Little Endian" in str(result.error)
-    assert not sink.content_type
-    assert not world.moves
+def test_a_form_the_entry_cannot_give_is_asked_of_the_pacs_and_the_entry_stays(world: CachedWorld) -> None:
+    world.hold(syntax=JPEG_LS_LOSSLESS)
+    accept = parse([b'multipart/related; type="application/dicom"; transfer-syntax=' + EXPLICIT.encode()])
+    sink, asked = world.ask(request=attrs.evolve(REQUEST, acceptable=accept))
     assert world.cache.reads == 0
+    assert not sink.content_type
+    assert not world.cache.purged
+    for instance in (ONE, TWO):
+        world.moves[0].send(instance)
+    world.moves[0].over(completed=2)
+    result = result_of(asked)
+    assert (result.error, result.cached, result.syntaxes) == (None, False, {EXPLICIT: 2})
+    assert sink.finished
 
 
 # -- purge
