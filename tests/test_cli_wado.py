@@ -26,7 +26,8 @@ from drimbox.sim.pki import Pki, make_pki
 from drimbox.sim.studies import make_study
 from drimbox.wado.capabilities import CONTENT_TYPE, wadl
 from tests.conformance.answers import SERIES, answer, chunked, head, image, part
-from tests.integration.hospital import JPEG_LS, Hospital, Served, wait
+from tests.integration.hospital import JPEG_LS, Hospital, Served
+from tests.integration.waiting import wait
 from tests.kos import samples
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,8 @@ import pytest
 
 from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.studies import SimPatient, make_study
-from tests.integration.hospital import JPEG_LS, Hospital, Served, wait
+from tests.integration.hospital import JPEG_LS, Hospital, Served
+from tests.integration.waiting import wait
 
 
 @pytest.fixture(scope="session")

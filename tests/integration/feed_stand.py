@@ -10,16 +10,14 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pydicom
-import pytest_twisted
-from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred
+from twisted.internet import reactor
 
 from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.dmp_registry import Entry
@@ -29,29 +27,11 @@ from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.ris import SimAct, SimMessage, SimOrder, SimReport, build_message
 from drimbox.sim.stand import PacsAddress, Stand, _pair, _section, _text
 from drimbox.sim.studies import GeneratedStudy, SimPatient, make_study
+from tests.integration.waiting import until
 
 POOL = ("DBX1", "DBX2")
 SECOND_POOL = ("DBX3", "DBX4")
 SECOND_STRUCTURE = "1888888888"
-
-
-def wait(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end from a fixture."""
-    return pytest_twisted.blockon(Deferred.fromCoroutine(work))
-
-
-async def until(condition: Callable[[], Any], *, seconds: float = 30.0, what: str = "") -> Any:
-    """Wait until `condition` is true (it may be a coroutine function) and return its value."""
-    clock: Any = reactor
-    limit = clock.seconds() + seconds
-    while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        assert clock.seconds() < limit, f"waited {seconds} s in vain: {what or condition}"
-        await task.deferLater(clock, 0.03)
 
 
 class FeedStand(Stand):
@@ -309,6 +289,4 @@ __all__ = [
     "kos_dataset",
     "kos_instances",
     "kos_study",
-    "until",
-    "wait",
 ]

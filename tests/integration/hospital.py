@@ -8,7 +8,7 @@ import re
 import sqlite3
 import ssl
 import subprocess
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
@@ -16,9 +16,7 @@ from typing import Any
 
 import attrs
 import pydicom
-import pytest_twisted
-from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred
+from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from drimbox.sim.consumer import FetchResult, accept_headers
@@ -29,6 +27,7 @@ from drimbox.sim.pki import Pair
 from drimbox.sim.ris import SimAct, SimMessage, SimReport, build_message
 from drimbox.sim.stand import LOOPBACK, PacsAddress, Stand
 from drimbox.sim.studies import GeneratedStudy
+from tests.integration.waiting import until
 
 POOLS = (("DB1A", "DB1B", "DB1C", "DB1D"), ("DB2A", "DB2B"))
 #: Time-outs short enough to be waited for.
@@ -42,31 +41,6 @@ PACS_SETTINGS = {
 JPEG_LS, EXPLICIT_LE, IMPLICIT_LE = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax={}'
 ANY = ACCEPT.format("*")
-
-
-def wait(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end from a fixture."""
-    return pytest_twisted.blockon(Deferred.fromCoroutine(work))
-
-
-async def until(condition: Callable[[], Any], *, seconds: float = 20.0, what: str = "") -> Any:
-    """Wait until `condition` (a coroutine function, perhaps) gives something true; return it."""
-    clock: Any = reactor
-    limit = clock.seconds() + seconds
-    while True:
-        value = condition()
-        if isinstance(value, Coroutine):
-            value = await value
-        if value:
-            return value
-        assert clock.seconds() < limit, f"waited {seconds} s in vain: {what or condition}"
-        await task.deferLater(clock, 0.03)
-
-
-async def pause(seconds: float) -> None:
-    """Let time pass."""
-    clock: Any = reactor
-    await task.deferLater(clock, seconds)
 
 
 @attrs.frozen

@@ -23,7 +23,8 @@ from drimbox.sim.pacs_behaviour import Behaviour as PacsBehaviour
 from drimbox.sim.ris import NoAck
 from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
-from tests.integration.feed_stand import POOL, FeedStand, Studies, after, until, wait
+from tests.integration.feed_stand import POOL, FeedStand, Studies, after
+from tests.integration.waiting import until, wait
 
 pytestmark = pytest.mark.requirement("DB.SO.11", "DB.SO.13", "DB.SO.22", "DB.SO.141")
 

@@ -23,9 +23,8 @@ from tests.integration.hospital import (
     behave,
     digests,
     received,
-    until,
-    wait,
 )
+from tests.integration.waiting import until, wait
 
 pytestmark = pytest.mark.requirement("DB.SO.40")
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"

@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred
 from drimbox.kos.reading import read_manifest
 from drimbox.sim.consumer import FetchResult
 from drimbox.sim.studies import make_study
-from tests.integration.hospital import Hospital, Served, behave, digests, received, until
+from tests.integration.hospital import Hospital, Served, behave, digests, received
+from tests.integration.waiting import until
 
 
 def cut(result: FetchResult) -> None:

@@ -27,8 +27,8 @@ from tests.integration.hospital import (
     digests,
     read,
     received,
-    until,
 )
+from tests.integration.waiting import until
 
 
 @pytest.mark.requirement("DB.SO.32", "DB.SO.173", "DB.SO.177", "DB.SO.154", "DB.SO.111", "DB.SO.46")

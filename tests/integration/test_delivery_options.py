@@ -19,8 +19,8 @@ from tests.integration.hospital import (
     behave,
     data_set,
     read,
-    wait,
 )
+from tests.integration.waiting import wait
 
 INS, INS_OID = "284070100499094", "1.2.250.1.213.1.4.10"
 #: What the PACS calls the patient of the simulated reports.

@@ -33,8 +33,8 @@ from tests.integration.hospital import (
     digests,
     read,
     received,
-    wait,
 )
+from tests.integration.waiting import wait
 
 SETTINGS = {**PACS_SETTINGS, "first_image_timeout": "10", "gap_timeout": "10", "query_timeout": "10"}
 POOL = ("DBA", "DBB", "DBC", "DBD")

@@ -16,17 +16,8 @@ from twisted.internet.threads import deferToThread
 from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.stand import LOOPBACK
 from drimbox.sim.studies import make_study
-from tests.integration.hospital import (
-    JPEG_LS,
-    Hospital,
-    Served,
-    behave,
-    digests,
-    pause,
-    received,
-    until,
-    wait,
-)
+from tests.integration.hospital import JPEG_LS, Hospital, Served, behave, digests, received
+from tests.integration.waiting import pause, until, wait
 
 MEGABYTE = 1024 * 1024
 

@@ -15,7 +15,8 @@ from drimbox.sim.behaviour import Behaviour as ServerBehaviour
 from drimbox.sim.behaviour import Kind
 from drimbox.sim.consumer import FetchResult
 from drimbox.sim.stand import STRANGER
-from tests.integration.hospital import ACCEPT, ANY, Hospital, Served, behave, pause, until
+from tests.integration.hospital import ACCEPT, ANY, Hospital, Served, behave
+from tests.integration.waiting import pause, until
 
 
 async def refused(

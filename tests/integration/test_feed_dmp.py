@@ -18,7 +18,8 @@ from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.dmp_patients import PatientRecord
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.stand import LOOPBACK, STRUCTURE, PacsAddress
-from tests.integration.feed_stand import POOL, FeedStand, Studies, after, kos_instances, until, wait
+from tests.integration.feed_stand import POOL, FeedStand, Studies, after, kos_instances
+from tests.integration.waiting import until, wait
 
 PUBLISH, EXISTENCE, QUERY = "TD2.1", "TD0.2", "TD3.1"
 

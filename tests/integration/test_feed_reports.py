@@ -28,9 +28,8 @@ from tests.integration.feed_stand import (
     held_instances,
     kos_dataset,
     kos_instances,
-    until,
-    wait,
 )
+from tests.integration.waiting import until, wait
 from tests.kos.test_peers import TOLERATED
 from tests.xds.judges import DS, xmlsec1
 

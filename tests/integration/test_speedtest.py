@@ -28,7 +28,8 @@ from drimbox.sim.peers import Dcmqrscp, Orthanc, Peer, free_port
 from drimbox.sim.stand import LOOPBACK, PacsAddress, Stand, _section, _text
 from drimbox.sim.studies import GeneratedStudy, make_study
 from drimbox.trust.whitelist import WhitelistHolder
-from tests.integration.hospital import data_set, pause, until
+from tests.integration.hospital import data_set
+from tests.integration.waiting import pause, until
 from tests.operator_files import good_config
 
 POOL = ("DBX1", "DBX2", "DBX3")
