@@ -132,9 +132,9 @@ class Means:
 class Attempt:
     """One C-MOVE of the series asked for, or one reading of it from the cache.
 
-    `due` is what the KOS lists of it, None for the reference study; `handling` is what the options of the
-    site do to each instance; `avoid` are transfer syntaxes that failed in an earlier attempt; `series` is
-    what the cache holds of exactly `due`, which its owner closes.
+    `due` is what the KOS lists of it and may leave, None for the reference study; `handling` is what the
+    options of the site do to each instance; `avoid` are transfer syntaxes that failed in an earlier
+    attempt; `series` is what the cache holds of exactly `due`, which its owner closes.
     """
 
     log = Logger()
@@ -169,7 +169,6 @@ class Attempt:
         conversion = None
         if means.transcoder is not None:
             conversion = Conversion(means.transcoder, request.acceptable, self._outflow, self._refuse)
-        due = handling.roots.kept(due) if due is not None else None
         self._transfer = Transfer(
             study_uid=request.study_uid,
             series_uid=request.series_uid,

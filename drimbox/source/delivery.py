@@ -137,8 +137,9 @@ class Deliveries:
         handling = Handling()
         if request.study_uid != self._config.wado.reference_study:
             result.kos = await self._kos(site, request)
-            due = await self._dues.of(result.kos.id, request.series_uid)
+            listed = await self._dues.of(result.kos.id, request.series_uid)
             handling = await self._handling(site, result.kos)
+            due = handling.roots.kept(listed)
             if await self._from_cache(site, request, answer, due, handling, result, start):
                 return
         avoid: frozenset[str] = frozenset()
@@ -165,9 +166,7 @@ class Deliveries:
         cache = self._means.cache
         if cache is None:
             return False
-        series = await cache.find(
-            site.name, request.study_uid, request.series_uid, handling.roots.kept(due)
-        )
+        series = await cache.find(site.name, request.study_uid, request.series_uid, due)
         if series is None:
             return False
         try:
