@@ -117,12 +117,13 @@ class Assembly:
         self.codecs = CodecPool(reactor, config.transcoding)
         self.cache = Cache(config.cache, config.drimbox.state_dir / "cache", clock=clock, in_thread=defer)
         self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor)
-        self.workers: list[Worker[Any]] = self._make_workers()
+        self._reading, self._matching, publishing = self._make_workers()
+        self.workers: list[Worker[Any]] = [self._reading, self._matching, publishing]
         self.gate = WadoGate(
             config, self._deliveries(), whitelist, stores.audit, stores.notices, self._compare
         )
         reception = Reception(
-            config, stores.inbox, stores.notices, clock, self._defer, stored=self.workers[0].wake
+            config, stores.inbox, stores.notices, clock, self._defer, stored=self._reading.wake
         )
         self.mllp = MllpFactory(config.hl7, reception, reactor)
         self.speed_tests = self._make_speed_tests()
@@ -131,7 +132,7 @@ class Assembly:
     async def _compare(self, study_uid: str) -> None:
         """A delivery saw KOS and PACS differ: make the record match the PACS (DB.SO.190)."""
         if await self._stores.jobs.again(study_uid):
-            self.workers[1].wake()
+            self._matching.wake()
 
     def _deliveries(self) -> Deliveries:
         config, reactor = self._config, self._reactor
@@ -189,7 +190,7 @@ class Assembly:
             ),
         )
 
-    def _make_workers(self) -> list[Worker[Any]]:
+    def _make_workers(self) -> tuple[Worker[InboxMessage], Worker[FeedJob], Worker[OutboxItem]]:
         """Make one worker a queue; each wakes the next."""
         settings = self._config.feed
         record = DmpClient(
@@ -232,7 +233,7 @@ class Assembly:
             parallel=settings.parallel,
             clock=self._reactor,
         )
-        return [reading, matching, publish]
+        return reading, matching, publish
 
     def _make_speed_tests(self) -> SpeedTests:
         return SpeedTests(
