@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -163,7 +163,7 @@ class Gateway(Service):
         self._assembly.gate.open = False
         admin, dicom, wado, hl7 = self._ports
         # The DICOM door stays open until the deliveries are drained: their images come through it.
-        await gatherResults([_stop(port) for port in (wado, hl7)])
+        await gatherResults([maybeDeferred(port.stopListening) for port in (wado, hl7)])
         closed = Deferred.fromCoroutine(self._wado.closed())
         await self._assembly.mllp.drain(timeout)
         # Not when the last byte was written, but when the client has it.
@@ -171,7 +171,7 @@ class Gateway(Service):
         self._wado.abort_all()
         # Every answer is noted in the audit trail, those just cut too.
         await self._at_most(Deferred.fromCoroutine(self._images.drained()), timeout)
-        await gatherResults([_stop(port) for port in (dicom, admin)])
+        await gatherResults([maybeDeferred(port.stopListening) for port in (dicom, admin)])
         self._assembly.acceptor.abort_all()
 
     async def _stop_periodics(self) -> None:
@@ -251,17 +251,6 @@ def _settled(work: Deferred[Any]) -> Deferred[None]:
 
     work.addBoth(over)
     return waiting
-
-
-def _stop(port: IListeningPort) -> Deferred[Any]:
-    stopped = port.stopListening()
-    return stopped if isinstance(stopped, Deferred) else _now()
-
-
-def _now() -> Deferred[None]:
-    done: Deferred[None] = Deferred()
-    done.callback(None)
-    return done
 
 
 def make_service(config: Config) -> Gateway:
