@@ -178,8 +178,8 @@ class UpperLayer:
 
     def accept(self, accepted: Mapping[int, str], *, extended: Mapping[str, bytes] | None = None) -> None:
         """Accept the association with these contexts (id to transfer syntax), refusing the others."""
-        assert self._request is not None
         self._local(Happening.LOCAL_ACCEPT)
+        assert self._request is not None
         self.contexts = dict(accepted)
         self.abstract_syntaxes = {context.id: context.abstract_syntax for context in self._request.contexts}
         self._outgoing.append(encode_accept(self._request, accepted, extended or {}, self.max_pdu))
@@ -304,14 +304,18 @@ class UpperLayer:
 
     def _fault(self, problem: str, reason: AbortReason, events: list[Event]) -> None:
         """Carry out AA-1, AA-7 or AA-8: tell the peer, then wait for it to close."""
-        if self.state is State.IDLE:
-            self.close_wanted = True
-            return
-        self._outgoing.append(encode_abort(2, reason))
-        self.state = State.AWAITING_CLOSE
-        self.artim = True
+        action = TRANSITIONS.get((Happening.INVALID_PDU, self.state))
         self.close_wanted = True
-        events.append(Aborted(False, 2, reason, problem))
+        if action is None:
+            return
+        # Before any association there is no provider to speak for: AA-1 aborts as the user, without reason.
+        source, reason = (0, AbortReason.NOT_SPECIFIED) if action == "AA-1" else (2, reason)
+        self._outgoing.append(encode_abort(source, reason))
+        self.state = NEXT[action]
+        self.artim = True
+        if action != "AA-7":
+            # Under AA-7 it was over, and said so, before.
+            events.append(Aborted(False, source, reason, problem))
 
 
 _HAPPENINGS = {

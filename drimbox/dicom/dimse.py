@@ -171,7 +171,7 @@ class MessageReader:
     """Makes DIMSE messages out of fragments: one command, then its data set, never mixed (PS3.7 F)."""
 
     def __init__(self) -> None:
-        self._command = b""
+        self._command = bytearray()
         #: Context of the data set we are inside of, or None.
         self._dataset_context: int | None = None
 
@@ -197,11 +197,11 @@ class MessageReader:
             raise MessageRefused("command inside a data set")
         if len(self._command) + len(fragment.data) > MAX_COMMAND:
             raise MessageRefused(f"command set over {MAX_COMMAND} bytes")
-        self._command += bytes(fragment.data)
+        self._command += fragment.data
         if not fragment.last:
             return None
-        command = decode_command(self._command)
-        self._command = b""
+        command = decode_command(bytes(self._command))
+        self._command.clear()
         if command.has_dataset:
             self._dataset_context = fragment.context_id
         return CommandReceived(fragment.context_id, command)
