@@ -60,7 +60,7 @@ _PENDING = (Status.PENDING, Status.PENDING_WARNING)
 
 
 class PacsBusy(PacsCommunicationError):
-    """As many associations to the PACS as configured stayed in use for as long as we could wait."""
+    """No association for the moment: ours are all in use, or the PACS says that it has none to give."""
 
 
 @attrs.define
@@ -120,7 +120,8 @@ class Requestor(AssociationProtocol):
                 opened.callback(None)
         elif type(event) is AssociationRejected:
             codes = f"résultat {event.result}, source {event.source}, motif {event.reason}"
-            self._fail(f"association rejetée par le PACS ({codes})")
+            problem = f"association rejetée par le PACS ({codes})"
+            self._fail(problem, PacsBusy if event.transient else PacsCommunicationError)
         elif type(event) is ReleaseRequested:
             if not self.layer.close_wanted:
                 self.layer.release_reply()
@@ -281,9 +282,9 @@ class Requestor(AssociationProtocol):
         else:
             self._ready.append(response)
 
-    def _fail(self, problem: str) -> None:
+    def _fail(self, problem: str, kind: type[PacsCommunicationError] = PacsCommunicationError) -> None:
         if self._failure is None:
-            self._failure = PacsCommunicationError(f"{problem} ({self.pacs.name})")
+            self._failure = kind(f"{problem} ({self.pacs.name})")
         opened, self._opened = self._opened, None
         waiting, self._waiting = self._waiting, None
         for each in (opened, waiting):

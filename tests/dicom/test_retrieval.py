@@ -17,7 +17,7 @@ from drimbox.dicom.aetitles import TitleState
 from drimbox.dicom.dimse import Command, CommandField
 from drimbox.dicom.moving import Abandoned, Channel
 from drimbox.dicom.requestor import STUDY_ROOT_MOVE
-from drimbox.errors import PacsUnavailable, RetrieveTimeout, TooManyRequests
+from drimbox.errors import ImageError, PacsUnavailable, RetrieveTimeout, TooManyRequests
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.peers import Dcmqrscp, Orthanc
@@ -165,7 +165,8 @@ UNANSWERED: dict[str, tuple[Behaviour, type[Exception], str]] = {
     ),
     "one image every two seconds": (Behaviour(pause=2.0), RetrieveTimeout, "plus d'image"),
     "late first image": (Behaviour(move_delay=4.0), RetrieveTimeout, "aucune image"),
-    "association rejected": (Behaviour(reject=(2, 3, 2)), PacsUnavailable, "rejetée"),
+    "association rejected": (Behaviour(reject=(1, 1, 3)), PacsUnavailable, "rejetée"),
+    "association rejected for now": (Behaviour(reject=(2, 3, 2)), TooManyRequests, "rejetée"),
     "down": (Behaviour(down=True), PacsUnavailable, "injoignable"),
     "mute": (Behaviour(connection="silent"), PacsUnavailable, "demande d'association"),
 }
@@ -321,6 +322,27 @@ async def test_an_association_that_does_not_come_free_is_e1003(
     assert TitleState.FREE in box.states()
     await running
     await box.all_free()
+
+
+@pytest.mark.requirement("DB.SO.121")
+@pytest.mark.parametrize(
+    ("reasons", "kind"),
+    [((2, 3, 2), TooManyRequests), ((2, 3, 1), TooManyRequests), ((1, 1, 3), PacsUnavailable)],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_pacs_without_an_association_to_give_is_asked_later(
+    box: Box,
+    pacs: SimulatedPacs,
+    study: GeneratedStudy,
+    reasons: tuple[int, int, int],
+    kind: type[ImageError],
+) -> None:
+    """A transient rejection is a limit (E1003, come back); a permanent one is a fault (E1004)."""
+    pacs.behaviour = Behaviour(reject=reasons)
+    with pytest.raises(kind) as caught:
+        await moved(box, Wary(study), wait=3)
+    assert caught.value.retry_after == (3 if kind is TooManyRequests else None)
+    assert box.states() == [TitleState.FREE] * 2
 
 
 # -- a refused context, a bug -------------------------------------------------------------------------
