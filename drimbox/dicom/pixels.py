@@ -8,6 +8,7 @@ called, and before anything is allocated by those numbers.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from typing import Final
@@ -52,6 +53,8 @@ _MOST_SAMPLES: Final = {
     JPEG_BASELINE: 1024, JPEG_EXTENDED: 1024, JPEG_LOSSLESS: 8, JPEG_LOSSLESS_SV1: 8, RLE_LOSSLESS: 64,
 }  # fmt: skip
 _MAX_FRAMES: Final = 200_000
+#: Integer String (PS3.5 6.2) of what cannot be negative.
+_COUNT: Final = re.compile(r"\+?[0-9]{1,12}", re.ASCII)
 
 
 @attrs.frozen
@@ -159,7 +162,7 @@ def _frames(value: bytes) -> int:
     text = text_of(value)
     if not text:
         return 1
-    if not text.lstrip("+").isascii() or not text.lstrip("+").isdigit():
+    if _COUNT.fullmatch(text) is None:
         raise DatasetRefused("Number of Frames is not a number")
     return int(text)
 

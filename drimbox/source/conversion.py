@@ -66,10 +66,10 @@ class Conversion:
     def _next(self) -> None:
         while self._waiting and len(self._running) < _AT_ONCE and not self._closed:
             work = Deferred.fromCoroutine(self._convert(self._waiting.popleft()))
+            work.addErrback(self._failed)
             if work.called:
                 continue
             self._running.add(work)
-            work.addErrback(self._failed)
             work.addBoth(self._done, work)
 
     def _done(self, result: object, work: Deferred[None]) -> None:

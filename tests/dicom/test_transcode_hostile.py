@@ -118,6 +118,20 @@ def test_forged_header_never_reaches_a_codec(syntax: str, forged: dict[str, Any]
         turn(encode(ds, syntax), syntax, target)
 
 
+@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.parametrize(
+    "text", [b"++5 ", b"+-5 ", b"0x5 ", b"1e3 ", b"5_0 ", b"\xb25  ", b"5\\5 ", b"-5  "]
+)
+def test_a_number_of_frames_that_is_none_is_refused(text: bytes) -> None:
+    """Read in the gateway's own process: whatever it says, nothing else than a refusal may come of it."""
+    ds = image(PIXELS, stored=8)
+    ds.NumberOfFrames = 1000
+    data = encoded(ds)
+    assert data.count(b"IS\x04\0001000") == 1
+    with pytest.raises(DatasetRefused):
+        read_image_facts(data.replace(b"IS\x04\0001000", b"IS\x04\0" + text), EXPLICIT_LE)
+
+
 SAMPLES = {syntax: compressed(syntax) for syntax in ENCAPSULATED}
 
 
