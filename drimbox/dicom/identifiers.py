@@ -5,6 +5,7 @@ Only Implicit and Explicit VR Little Endian are ever proposed for queries, so on
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 
 from pydicom.config import disable_value_validation
@@ -39,8 +40,10 @@ def decode_dataset(data: bytes, transfer_syntax: str) -> Dataset:
     """
     try:
         _measure(data, transfer_syntax == IMPLICIT_LE)
-        # pydicom would log the values that are not what their VR says: these are a patient's.
-        with disable_value_validation():
+        # pydicom would log the values that are not what their VR says: these are a patient's. And Python
+        # remembers every distinct warning for ever: a PACS could fill our memory with tags nobody knows.
+        with disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             dataset = read_dataset(BytesIO(data), transfer_syntax == IMPLICIT_LE, True)
             _settle(dataset)
     except Exception as error:
