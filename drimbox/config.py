@@ -218,7 +218,11 @@ class WadoSettings:
     public_port: int | None = None
     #: Deliveries running at once; never under 3 (DB.SO.35).
     max_deliveries: int = 16
-    #: Seconds a request may wait for an AE title before E1003.
+    #: Of these, for one Consumer.
+    max_per_consumer: int = 8
+    #: Requests that may wait for their turn, half of them of one Consumer; 0 refuses at once.
+    max_waiting: int = 64
+    #: Seconds a request may wait, for its turn and for an AE title together, before E1003.
     queue_timeout: float = 20.0
     #: Bytes of one delivery held in memory.
     window: int = 8 * 1024 * 1024
@@ -236,7 +240,9 @@ class WadoSettings:
     idle_timeout: float = 60.0
     #: StudyInstanceUID served without KOS check (DB.SO.38 note); None for none.
     reference_study: str | None = None
-    #: Status of E1105 (decisions.md).
+    #: Key-image option: single instances may be asked for (DB.SO.195).
+    instance_level: bool = False
+    #: Status of E1105, the answer without that option (decisions.md).
     instance_level_status: int = 415
 
 

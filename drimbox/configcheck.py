@@ -273,13 +273,14 @@ _ORDERED_PACS = (
 
 def _limits(tree: Tree, report: Report) -> None:
     wado = tree.get("wado", {})
-    deliveries = wado.get("max_deliveries")
-    if deliveries is not None and deliveries < LEAST_DELIVERIES:
-        report.error(
-            "wado.max_deliveries",
-            f"{deliveries} est sous le minimum de {LEAST_DELIVERIES} connexions simultanées (DB.SO.35)",
-            f"écrire {LEAST_DELIVERIES} ou plus",
-        )
+    for key in ("max_deliveries", "max_per_consumer"):
+        deliveries = wado.get(key)
+        if deliveries is not None and deliveries < LEAST_DELIVERIES:
+            report.error(
+                f"wado.{key}",
+                f"{deliveries} est sous le minimum de {LEAST_DELIVERIES} connexions simultanées (DB.SO.35)",
+                f"écrire {LEAST_DELIVERIES} ou plus",
+            )
     if "prefixes" in wado and "dicom-web-rs" not in wado["prefixes"]:
         report.warn(
             "wado.prefixes",

@@ -134,6 +134,8 @@ RULES: dict[type, dict[str, Rule]] = {
         ),
         "public_port": port(),
         "max_deliveries": integer(1, 4096),
+        "max_per_consumer": integer(1, 4096),
+        "max_waiting": integer(0, 4096),
         "queue_timeout": duration(0, HOUR),
         "window": size(256 * KIB, GIB),
         "total_window": size(MIB, 64 * GIB),
@@ -145,6 +147,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "max_connections": integer(3, 100000),
         "idle_timeout": duration(1, HOUR),
         "reference_study": uid(),
+        "instance_level": boolean(),
         "instance_level_status": integer(400, 599),
     },
     config.CacheSettings: {

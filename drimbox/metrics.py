@@ -8,6 +8,8 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REGISTRY = CollectorRegistry(auto_describe=True)
+#: Seconds in a queue: most wait for nothing.
+_WAITS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 60)
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
@@ -26,6 +28,14 @@ QUEUE_DEPTH = _gauge("drimbox_queue_depth", "Rows waiting in a queue", "queue")
 NOTICES_OPEN = _gauge("drimbox_notices_open", "Administrator notices not yet read")
 DELIVERIES = _counter("drimbox_deliveries", "WADO-RS answers", "site", "code")
 DELIVERIES_RUNNING = _gauge("drimbox_deliveries_running", "WADO-RS answers being sent")
+DELIVERIES_WAITING = _gauge("drimbox_deliveries_waiting", "WADO-RS requests waiting for a place")
+DELIVERY_WAIT_SECONDS = Histogram(
+    "drimbox_delivery_wait_seconds",
+    "Request received to its place among those answered at once",
+    ("site",),
+    registry=REGISTRY,
+    buckets=_WAITS,
+)
 DELIVERED_BYTES = _counter("drimbox_delivered_bytes", "Bytes of instances sent", "site")
 DELIVERED_INSTANCES = _counter("drimbox_delivered_instances", "Instances sent", "site")
 FIRST_IMAGE_SECONDS = Histogram(
@@ -38,6 +48,13 @@ FIRST_IMAGE_SECONDS = Histogram(
 POOL_SIZE = _gauge("drimbox_pool_size", "AE titles of the pool", "pacs")
 POOL_USED = _gauge("drimbox_pool_used", "AE titles leased or in quarantine", "pacs", "state")
 POOL_WAITING = _gauge("drimbox_pool_waiting", "Requests waiting for an AE title", "pacs")
+POOL_WAIT_SECONDS = Histogram(
+    "drimbox_pool_wait_seconds",
+    "AE title asked for to leased, or given up",
+    ("pacs",),
+    registry=REGISTRY,
+    buckets=_WAITS,
+)
 ASSOCIATIONS = _counter("drimbox_associations", "DICOM associations", "role", "result")
 STORE_REFUSED = _counter("drimbox_store_refused", "C-STORE refused by a check", "reason")
 SPOOL_BYTES = _gauge("drimbox_spool_bytes", "Bytes in the spool")

@@ -244,6 +244,13 @@ class Study:
     ins: str | None = None
 
     @property
+    def instance_uids(self) -> frozenset[str]:
+        """SOP Instance UIDs of all series."""
+        return frozenset(
+            instance.sop_instance_uid for series in self.series for instance in series.instances
+        )
+
+    @property
     def instance_count(self) -> int:
         """Number of instances in all series."""
         return sum(len(series.instances) for series in self.series)

@@ -257,7 +257,7 @@ async def test_wrong_command_lines(pki: Pki, tmp_path: Path) -> None:
 @pytest.mark.requirement("DB.SO.103")
 @pytest_twisted.ensureDeferred
 async def test_capabilities_are_asked_without_a_token_and_judged(ask: Callable[..., Any]) -> None:
-    document = wadl(WadoSettings(), instances=False)
+    document = wadl(WadoSettings())
     more = ("Transfer-Encoding: chunked",)
     good = head("200 OK", CONTENT_TYPE.decode(), *more) + chunked(document)
     tried = await ask(good, "--capabilities")

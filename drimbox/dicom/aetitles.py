@@ -134,10 +134,14 @@ class Pool:
 
         Raises `TooManyRequests` (E1003) when none came free in time (DB.SO.85).
         """
-        if self._free and not self.stopped:
-            title = self._free.popleft()
-        else:
-            title = await self._wait(timeout)
+        asked = self.clock.seconds()
+        try:
+            if self._free and not self.stopped:
+                title = self._free.popleft()
+            else:
+                title = await self._wait(timeout)
+        finally:
+            metrics.POOL_WAIT_SECONDS.labels(self.pacs.name).observe(self.clock.seconds() - asked)
         title.state = TitleState.LEASED
         title.receiver = receiver
         self.count()

@@ -54,6 +54,8 @@ class Behaviour:
     move_delay: float = 0.0
     #: Instead of answering, before any sub-operation.
     move: Literal["answer", "silent", "abort", "close", "garbage"] = "answer"
+    #: Send the whole series when one instance of it is asked for.
+    ignore_level: bool = False
     #: Fail at once with this status, such as 0xA801.
     move_status: int | None = None
     #: Send pending answers.

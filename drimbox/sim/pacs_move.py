@@ -92,6 +92,9 @@ class Move:
         if address is None:
             self._answer(_UNKNOWN_DESTINATION)
             return
+        if behaviour.ignore_level and "SOPInstanceUID" in identifier:
+            identifier.QueryRetrieveLevel = "SERIES"
+            del identifier.SOPInstanceUID
         jobs = list(enumerate(owner.retrieve(identifier)))
         self._total = len(jobs)
         self._distribute(jobs, address, destination)

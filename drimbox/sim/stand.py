@@ -30,8 +30,9 @@ from drimbox.sim.whitelist import ListedDomain, make_whitelist
 
 LOOPBACK = "127.0.0.1"
 STRUCTURE = "1999999999"
-#: FQDN of the Consumer that the whitelist has, and of one it has not.
+#: FQDN of the Consumers that the whitelist has, and of one it has not.
 CONSUMER = "db1.401.mesimagesmedicales.fr"
+OTHER_CONSUMER = "db1.402.mesimagesmedicales.fr"
 STRANGER = "db1.999.mesimagesmedicales.fr"
 
 
@@ -102,11 +103,11 @@ class Stand:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.pki = make_pki(
             self.folder / "pki",
-            sites=[*self.sites, CONSUMER, STRANGER],
+            sites=[*self.sites, CONSUMER, OTHER_CONSUMER, STRANGER],
             viewers=self._viewers,
             structures={STRUCTURE: "CABINET Y"},
         )
-        listed = [*self.sites, CONSUMER]
+        listed = [*self.sites, CONSUMER, OTHER_CONSUMER]
         domains = [
             ListedDomain.for_certificate(str(number), self.pki.sites[name])
             for number, name in enumerate(listed)

@@ -76,6 +76,8 @@ class Delivered:
     differs: bool = False
     #: True when the images came from the cache (DB.SO.40).
     cached: bool = False
+    #: Seconds the request waited for its turn.
+    waited: float = 0.0
 
 
 class ClientGone(ImageError):
@@ -130,11 +132,11 @@ class Means:
 
 
 class Attempt:
-    """One C-MOVE of the series asked for, or one reading of it from the cache.
+    """One C-MOVE of what was asked for, a series or one instance, or one reading of it from the cache.
 
     `due` is what the KOS lists of it and may leave, None for the reference study; `handling` is what the
     options of the site do to each instance; `avoid` are transfer syntaxes that failed in an earlier
-    attempt; `series` is what the cache holds of exactly `due`, which its owner closes.
+    attempt; `series` is what the cache holds of that series, which its owner closes.
     """
 
     log = Logger()
@@ -181,11 +183,12 @@ class Attempt:
             avoid=avoid,
             conversion=conversion,
             max_collected=means.max_collected,
+            only=request.instance_uid,
         )
         self._keeping: Keeping | None = None
         self._feeder: Replay | MoveRun
         if series is not None:
-            self._feeder = Replay(series, self._transfer, means.clock)
+            self._feeder = Replay(series, self._transfer, means.clock, request.instance_uid)
         else:
             self._keeping = self._keep(due)
             self._feeder = means.mover.retrieval(site.pacs, self._keeping or self._transfer)
@@ -233,10 +236,10 @@ class Attempt:
             self._account(result, start)
 
     def _keep(self, due: frozenset[str] | None) -> Keeping | None:
-        """Begin to keep what comes, if it is worth trying; never the reference study."""
-        if self._means.cache is None or due is None:
-            return None
+        """Begin to keep what comes, if it is worth trying; never the reference study, only whole series."""
         request = self._request
+        if self._means.cache is None or due is None or request.instance_uid is not None:
+            return None
         writer = self._means.cache.begin(self._site.name, request.study_uid, request.series_uid)
         return Keeping(self._transfer, writer, due) if writer is not None else None
 
@@ -270,7 +273,11 @@ class Attempt:
         self._moving = True
         try:
             move = await retrieval.run(
-                request.study_uid, request.series_uid, wait=self._means.settings.queue_timeout
+                request.study_uid,
+                request.series_uid,
+                # Never nothing: whoever has waited for its turn shall not lose it for a title.
+                wait=max(1.0, self._means.settings.queue_timeout - result.waited),
+                instance_uid=request.instance_uid,
             )
         except Abandoned:
             raise self._failure or ClientGone() from None
@@ -305,7 +312,8 @@ class Attempt:
 
     async def _nothing_came(self, move: MoveResult, result: Delivered) -> None:
         """Find the right words for a move that sent nothing."""
-        tally = self._transfer.tally
+        transfer = self._transfer
+        tally = transfer.tally
         result.differs = False
         if tally.chosen_among:
             raise AnotherSyntax(tally.chosen_among)
@@ -316,6 +324,10 @@ class Attempt:
             if study is None:
                 result.differs = True
                 raise KosDepublished("examen absent du PACS")
+            gone = transfer.missing - study.instance_uids
+            result.differs = bool(gone)
+            if gone and gone == transfer.missing:
+                raise KosDepublished("images absentes du PACS")
         raise PacsUnavailable("le PACS n'a envoyé aucune image")
 
     def _refuse(self, error: ImageError) -> None:

@@ -24,10 +24,16 @@ PATIENCE = 86400.0
 
 
 class Replay:
-    """Plays one series into one transfer, in the order in which the PACS sent it (a `Channel`)."""
+    """Plays one series, or `only` one instance of it, into one transfer (a `Channel`).
 
-    def __init__(self, series: CachedSeries, transfer: Transfer, clock: IReactorTime) -> None:
+    Instances come in the order in which the PACS sent them.
+    """
+
+    def __init__(
+        self, series: CachedSeries, transfer: Transfer, clock: IReactorTime, only: str | None = None
+    ) -> None:
         self._series = series
+        self._instances = [each for each in series.instances if only in (None, each.sop_instance_uid)]
         self._transfer = transfer
         self._clock = clock
         self._stopped = False
@@ -42,7 +48,7 @@ class Replay:
         """
         self._negotiate()
         self._transfer.opened(self)
-        for number, instance in enumerate(self._series.instances, 1):
+        for number, instance in enumerate(self._instances, 1):
             await self._play(number, instance)
         self._transfer.closed(self, True)
 
@@ -73,7 +79,7 @@ class Replay:
 
     def _negotiate(self) -> None:
         """Let the transfer say of each form that is kept whether it can leave."""
-        held = {(each.sop_class_uid, each.transfer_syntax_uid) for each in self._series.instances}
+        held = {(each.sop_class_uid, each.transfer_syntax_uid) for each in self._instances}
         for sop_class, syntax in held:
             context = ProposedContext(1, sop_class, (syntax,))
             if self._transfer.choose(context) is None and self._transfer.second_choice(context) is None:

@@ -1,4 +1,4 @@
-"""Answering a Consumer's WADO-RS request for one series (DB.SO.32, requirements.md 4.1 steps 9 to 11).
+"""Answering a Consumer's WADO-RS request (DB.SO.32, DB.SO.195, requirements.md 4.1 steps 9 to 11).
 
 The chain of checks, in the order of interfaces.md 6.4: access token, KOS identifier, state of the
 archive. Then the images: from the cache when it holds exactly what the KOS lists (DB.SO.40), else from
@@ -13,30 +13,48 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from drimbox import metrics
 from drimbox.config import Config, Site
 from drimbox.dicom.transcoding import Transcoder
-from drimbox.errors import DrimboxError, KosDepublished, KosMismatch, KosUnknown, TooManyRequests
+from drimbox.errors import DrimboxError, KosDepublished, KosMismatch, KosUnknown
 from drimbox.model import Identifier, KosState
 from drimbox.ports import ArchivedKos, Introspector, Pacses, PacsMover, SeriesCache, SpoolArea
-from drimbox.source.attempt import AnotherSyntax, Answer, Attempt, CacheUnusable, Delivered, Means
+from drimbox.source.attempt import (
+    AnotherSyntax,
+    Answer,
+    Attempt,
+    CacheUnusable,
+    ClientGone,
+    Delivered,
+    Means,
+)
 from drimbox.source.budget import Budget
 from drimbox.source.dues import Dues, Promise
 from drimbox.source.filters import UidRootFilter
 from drimbox.source.handling import Handling
 from drimbox.source.identity import check_identity
+from drimbox.source.places import Places
 from drimbox.wado.request import SeriesRequest
-
-#: Seconds in the Retry-After of a request over the limit.
-_RETRY_AFTER = 5
 
 
 async def _at_once(work: Callable[[], Promise]) -> Promise:
     return work()
+
+
+def _nothing() -> None:
+    """Nothing has been written: there is nothing to pause."""
+
+
+def _asked(series: frozenset[str], request: SeriesRequest) -> frozenset[str]:
+    """Return what is asked for of what may leave. Raises `KosUnknown` for an instance not listed."""
+    if request.instance_uid is None:
+        return series
+    if request.instance_uid not in series:
+        raise KosUnknown("instance absente du KOS")
+    return frozenset({request.instance_uid})
 
 
 class KosArchive(Protocol):
@@ -85,33 +103,49 @@ class Deliveries:
             max_collected=config.transcoding.max_instance_bytes,
             cache=cache,
         )
-        self._running = 0
+        self._places = Places(
+            total=config.wado.max_deliveries,
+            each=config.wado.max_per_consumer,
+            line=config.wado.max_waiting,
+            clock=clock,
+        )
 
-    async def deliver(self, site: Site, request: SeriesRequest, answer: Answer) -> Delivered:
-        """Answer one request; never raises a coded error, `Delivered.error` holds it.
+    async def deliver(
+        self, site: Site, request: SeriesRequest, answer: Answer, consumer: str = ""
+    ) -> Delivered:
+        """Answer one request of `consumer`; never raises a coded error, `Delivered.error` holds it.
 
         When `error` is set and `cut` is not, nothing has been written: the caller sends the status.
         """
         start = self._clock.seconds()
         result = Delivered(request.study_uid, site.name)
-        if self._running >= self._config.wado.max_deliveries:
-            result.error = TooManyRequests(
-                "limite de requêtes simultanées atteinte", retry_after=_RETRY_AFTER
-            )
-            return result
-        self._running += 1
-        metrics.DELIVERIES_RUNNING.set(self._running)
         try:
-            await self._answer(site, request, answer, result, start)
+            try:
+                await self._take_place(consumer, answer)
+            finally:
+                result.waited = self._clock.seconds() - start
+            try:
+                await self._answer(site, request, answer, result, start)
+            finally:
+                self._places.leave(consumer)
         except DrimboxError as error:
             result.error = error
         finally:
             if result.differs or isinstance(result.error, KosDepublished):
                 self._aside(self.forget(site.name, request.study_uid))
-            self._running -= 1
-            metrics.DELIVERIES_RUNNING.set(self._running)
             result.seconds = self._clock.seconds() - start
         return result
+
+    async def _take_place(self, consumer: str, answer: Answer) -> None:
+        """Wait for the turn of a request. Raises `TooManyRequests` or `ClientGone`."""
+
+        def leaving(gone: Callable[[], None]) -> None:
+            answer.listen(pause=_nothing, resume=_nothing, lost=gone)
+
+        try:
+            await self._places.take(consumer, self._config.wado.queue_timeout, leaving)
+        except CancelledError:
+            raise ClientGone from None
 
     async def forget(self, site: str, study_uid: str) -> None:
         """Let nothing of a study be delivered from the cache any more: it has left the PACS, or changed.
@@ -139,8 +173,9 @@ class Deliveries:
             result.kos = await self._kos(site, request)
             listed = await self._dues.of(result.kos.id, request.series_uid)
             handling = await self._handling(site, result.kos)
-            due = handling.roots.kept(listed)
-            if await self._from_cache(site, request, answer, due, handling, result, start):
+            series = handling.roots.kept(listed)
+            due = _asked(series, request)
+            if await self._from_cache(site, request, answer, series, due, handling, result, start):
                 return
         avoid: frozenset[str] = frozenset()
         while True:
@@ -157,16 +192,20 @@ class Deliveries:
         site: Site,
         request: SeriesRequest,
         answer: Answer,
+        whole: frozenset[str],
         due: frozenset[str],
         handling: Handling,
         result: Delivered,
         start: float,
     ) -> bool:
-        """Answer from the cache when it holds exactly what is due; every check has been made by now."""
+        """Answer from the cache when it holds the series exactly; every check has been made by now.
+
+        `whole` is what may leave of the series, `due` what was asked for of it.
+        """
         cache = self._means.cache
         if cache is None:
             return False
-        series = await cache.find(site.name, request.study_uid, request.series_uid, due)
+        series = await cache.find(site.name, request.study_uid, request.series_uid, whole)
         if series is None:
             return False
         try:

@@ -54,11 +54,11 @@ _AS_IT_IS = Handling()
 class Transfer:
     """Receives the instances of one move, writes them to one answer (a `MoveReceiver`).
 
-    `due` is what the KOS lists of the series, None for the reference study; `avoid` are transfer
-    syntaxes that failed in an earlier try of the same move; `handling` is what the site's options do to
-    each instance, `refuse` is called when one of them forbids the whole answer. With a `conversion`, what
-    the client does not take is accepted all the same and transcoded, instance by instance of at most
-    `max_collected` bytes.
+    `due` is what the KOS lists of the series, None for the reference study; with `only`, whatever else of
+    the series the PACS sends is dropped; `avoid` are transfer syntaxes that failed in an earlier try of
+    the same move; `handling` is what the site's options do to each instance, `refuse` is called when one
+    of them forbids the whole answer. With a `conversion`, what the client does not take is accepted all
+    the same and transcoded, instance by instance of at most `max_collected` bytes.
     """
 
     log = Logger()
@@ -77,12 +77,14 @@ class Transfer:
         refuse: Callable[[ImageError], None] = lambda error: None,
         conversion: Conversion | None = None,
         max_collected: int = 0,
+        only: str | None = None,
     ) -> None:
         self.tally = Tally()
         self.last_activity = 0.0
         self._study_uid = study_uid
         self._series_uid = series_uid
         self._due = frozenset(due) if due is not None else None
+        self._only = only
         self._acceptable = acceptable
         self._outflow = outflow
         self._clock = clock
@@ -150,8 +152,8 @@ class Transfer:
         elif not is_uid(instance):
             self.tally.refused[""] = Status.CANNOT_UNDERSTAND
             self._receiving[channel] = (command, None, Status.CANNOT_UNDERSTAND)
-        elif self._handling.roots.excludes(instance):
-            # What stays inside is no failure of the PACS's (DB.SO.200).
+        elif self._handling.roots.excludes(instance) or self._only not in (None, instance):
+            # What stays inside (DB.SO.200), or was not asked for, is no failure of the PACS's.
             self._receiving[channel] = (command, None, Status.SUCCESS)
         elif instance in self._seen or any(
             part is not None and part.instance_uid == instance for _, part, _ in self._receiving.values()

@@ -31,11 +31,11 @@ _HEADERS = (
 )
 
 
-def wadl(settings: WadoSettings, *, instances: bool) -> bytes:
+def wadl(settings: WadoSettings) -> bytes:
     """Return the WADL of this gateway, UTF-8.
 
-    The path is the first configured prefix, the one written in RetrieveURL. `instances` adds the
-    instance level: the key-image option is on (DB.SO.195).
+    The path is the first configured prefix, the one written in RetrieveURL. The
+    instance level is in it with the key-image option (DB.SO.195).
     """
     root = etree.Element(_tag("application"), nsmap={None: NAMESPACE})
     etree.SubElement(root, _tag("doc"), {_LANG: "en", "title": "DRIMbox"})
@@ -44,7 +44,7 @@ def wadl(settings: WadoSettings, *, instances: bool) -> bytes:
     lead = prefix + "/" if prefix else ""
     series = lead + "studies/{studyUID}/series/{seriesUID}"
     _resource(resources, "series", "GET", series, ("studyUID", "seriesUID"))
-    if instances:
+    if settings.instance_level:
         path = series + "/instances/{sopInstanceUID}"
         _resource(resources, "instance", "GET-instance", path, ("studyUID", "seriesUID", "sopInstanceUID"))
     document: bytes = etree.tostring(root, encoding="utf-8", xml_declaration=True, pretty_print=True)

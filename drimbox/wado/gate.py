@@ -44,6 +44,8 @@ class ConsumerPeer:
 
     address: str
     listed: bool
+    #: Subject of its certificate: what its simultaneous requests are counted by.
+    name: str = ""
 
 
 class WadoGate:
@@ -84,8 +86,11 @@ class WadoGate:
         except PeerNotTrusted:
             return None
         address = str(getattr(transport.getPeer(), "host", ""))
-        listed = certificate is not None and self._whitelist.lists(certificate)
-        return ConsumerPeer(address, listed)
+        if certificate is None:
+            return ConsumerPeer(address, False)
+        return ConsumerPeer(
+            address, self._whitelist.lists(certificate), certificate.subject.rfc4514_string()
+        )
 
     def enabled(self, site: Site) -> bool:
         """Say whether image access is switched on."""
@@ -95,8 +100,8 @@ class WadoGate:
         self, site: Site, peer: Peer, request: SeriesRequest, answer: RequestAnswer
     ) -> DrimboxError | None:
         """Deliver, then take note; return the error when nothing has been written."""
-        result = await self._deliveries.deliver(site, request, answer)
-        self._measure(site, result)
+        result = await self._deliveries.deliver(site, request, answer, peer.name)
+        self._measure(site, request, result)
         await self._audit.record(
             messages.images_served(
                 study_uid=request.study_uid,
@@ -130,15 +135,20 @@ class WadoGate:
             )
         )
 
-    def _measure(self, site: Site, result: Delivered) -> None:
+    def _measure(self, site: Site, request: SeriesRequest, result: Delivered) -> None:
         code = result.error.code if result.error is not None else "ok"
         metrics.DELIVERIES.labels(site.name, code).inc()
+        metrics.DELIVERY_WAIT_SECONDS.labels(site.name).observe(result.waited)
         metrics.DELIVERED_BYTES.labels(site.name).inc(result.bytes)
         metrics.DELIVERED_INSTANCES.labels(site.name).inc(result.instances)
         if result.first_image is not None:
             metrics.FIRST_IMAGE_SECONDS.labels(site.name).observe(result.first_image)
         self.log.info(
-            "series of {study} for {site}: {code}, {instances} instances, {bytes} bytes in {seconds:.3f} s",
+            "{what} of {study} for {site} from {origin}: {code}, {instances} instances, "
+            "{bytes} bytes in {seconds:.3f} s, {waited:.3f} s of it in line",
+            what="series" if request.instance_uid is None else "instance",
+            origin="cache" if result.cached else "PACS",
+            waited=result.waited,
             study=result.study_uid,
             site=site.name,
             code=code,

@@ -51,17 +51,17 @@ class Level(enum.Enum):
 
 @attrs.frozen
 class Target:
-    """A request target once read. UIDs are valid, and empty where the level has none."""
+    """A request target once read. UIDs are valid, and absent where the level has none."""
 
     level: Level
     study_uid: str = ""
     series_uid: str = ""
-    instance_uid: str = ""
+    instance_uid: str | None = None
 
 
 @attrs.frozen
 class SeriesRequest:
-    """A well-formed request for one series, its token not yet verified."""
+    """A well-formed request for one series, or for one instance of it; its token is not yet verified."""
 
     study_uid: str
     series_uid: str
@@ -72,6 +72,8 @@ class SeriesRequest:
     acceptable: Acceptable
     #: `Situation` header: structure of the professional's activity, None when absent.
     situation: str | None = None
+    #: The one instance asked for (DB.SO.195), None for the whole series.
+    instance_uid: str | None = None
 
 
 def split_target(target: bytes) -> tuple[str | None, str]:
@@ -114,7 +116,7 @@ def read_target(target: bytes, settings: WadoSettings) -> Target:
 def read_request(
     target: bytes, headers: Iterable[tuple[bytes, bytes]], settings: WadoSettings
 ) -> SeriesRequest:
-    """Read a GET of a series.
+    """Read a GET of a series or, with the key-image option, of one instance (DB.SO.195).
 
     `headers` are the raw (name, value) pairs in the order received. Raises, in this order:
     `BadRequest`/`NotServed`/`InstanceLevelUnsupported` for the target, `BadRequest` for a header given
@@ -122,10 +124,10 @@ def read_request(
     Accept, `TokenMissing` (401) or `TokenInvalid` (403) for Authorization.
     """
     wanted = read_target(target, settings)
-    if wanted.level is Level.INSTANCE:
+    if wanted.level is Level.INSTANCE and not settings.instance_level:
         raise InstanceLevelUnsupported("demander la série entière", status=settings.instance_level_status)
-    if wanted.level is not Level.SERIES:
-        raise NotServed("seul le niveau série est proposé")
+    if wanted.level is Level.OTHER:
+        raise NotServed("niveau non proposé")
     pairs = [(name.lower(), value.strip(b" \t")) for name, value in headers]
     refuse_duplicates(pairs)
     single = {name: value for name, value in pairs if name in SINGLE_VALUED}
@@ -133,7 +135,9 @@ def read_request(
     situation = _situation(single.get(b"situation"))
     acceptable = parse_accept(value for name, value in pairs if name == b"accept")
     token = _token(single.get(b"authorization"))
-    return SeriesRequest(wanted.study_uid, wanted.series_uid, kos_uid, token, acceptable, situation)
+    return SeriesRequest(
+        wanted.study_uid, wanted.series_uid, kos_uid, token, acceptable, situation, wanted.instance_uid
+    )
 
 
 def refuse_duplicates(headers: Iterable[tuple[bytes, bytes]]) -> None:

@@ -44,6 +44,10 @@ class Peer(Protocol):
         """Its address."""
 
     @property
+    def name(self) -> str:
+        """What its simultaneous requests are counted by."""
+
+    @property
     def listed(self) -> bool:
         """Say whether CN and OU of its certificate are in the whitelist (DB.SO.154)."""
 
@@ -232,7 +236,7 @@ class WadoResource(resource.Resource):
     def _capabilities(self, request: server.Request, answer: RequestAnswer) -> None:
         """Answer the "WADO ping": no token, no PACS (DB.SO.103)."""
         answer.over = True
-        body = wadl(self._settings, instances=False)
+        body = wadl(self._settings)
         for name, value in (
             (b"Content-Type", CONTENT_TYPE),
             (b"Allow", ALLOW),

@@ -26,10 +26,10 @@ from drimbox.dicom.moving import Abandoned, MoveResult
 from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.syntaxes import EXPLICIT_LE, JPEG_LS_LOSSLESS, RLE_LOSSLESS
 from drimbox.errors import PacsUnavailable, RetrieveTimeout, TokenInvalid, TooManyRequests
-from drimbox.model import KosState, Patient
+from drimbox.model import Instance, KosState, Patient, Series, Study
 from drimbox.ports import ArchivedKos, Introspection
 from drimbox.source import dues
-from drimbox.source.attempt import Delivered
+from drimbox.source.attempt import ClientGone, Delivered
 from drimbox.source.delivery import Deliveries
 from drimbox.wado.accept import parse
 from drimbox.wado.request import SeriesRequest
@@ -73,6 +73,11 @@ def kos(state: KosState = KosState.PUBLISHED, uid: str = KOS, number: int = 1) -
     )
 
 
+def held(*instances: str) -> Study:
+    """What the PACS lists of the study."""
+    return Study(STUDY, (Series(SERIES, "CT", tuple(Instance(uid, CT) for uid in instances)),))
+
+
 class Moving:
     """A C-MOVE whose instances and end the test plays."""
 
@@ -80,10 +85,13 @@ class Moving:
         self.receiver = receiver
         self.channel = FakeChannel()
         self.end: Deferred[MoveResult] = Deferred()
+        self.wait = 0.0
+        self.instance_uid: str | None = None
         self._world = world
 
     async def run(self, study: str, series: str, *, wait: float, instance_uid: str | None = None) -> Any:
         assert (study, series) == (STUDY, SERIES)
+        self.wait, self.instance_uid = wait, instance_uid
         self.receiver.opened(self.channel)
         return await self.end
 
@@ -156,10 +164,10 @@ class World:
         return self.moves[-1]
 
     def ask(
-        self, sink: FakeSink | None = None, request: SeriesRequest = REQUEST
+        self, sink: FakeSink | None = None, request: SeriesRequest = REQUEST, consumer: str = "C"
     ) -> tuple[FakeSink, Deferred[Delivered]]:
         sink = sink or FakeSink()
-        return sink, Deferred.fromCoroutine(self.deliveries.deliver(SITE, request, sink))
+        return sink, Deferred.fromCoroutine(self.deliveries.deliver(SITE, request, sink, consumer))
 
 
 @pytest.fixture
@@ -282,7 +290,7 @@ def test_without_a_kos_the_pacs_s_own_count_decides(
 
 @pytest.mark.requirement("DB.SO.35")
 def test_over_the_limit_is_e1003_with_a_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch, max_deliveries=3)
+    world = World(monkeypatch, max_deliveries=3, max_waiting=0)
     running = [world.ask() for _ in range(3)]
     _, asked = world.ask()
     error = result_of(asked).error
@@ -292,6 +300,36 @@ def test_over_the_limit_is_e1003_with_a_delay(monkeypatch: pytest.MonkeyPatch) -
     assert not any(each.called for _, each in running)
     world.moves[0].over(0xC000)
     assert not world.ask()[1].called
+
+
+@pytest.mark.requirement("DB.SO.35")
+def test_over_the_limit_of_a_consumer_a_request_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, max_per_consumer=3)
+    for _ in range(3):
+        world.ask(consumer="A")
+    _, waiting = world.ask(consumer="A")
+    assert len(world.moves) == 3
+    world.ask(consumer="B")
+    assert len(world.moves) == 4
+    world.clock.advance(2.0)
+    world.moves[0].over(0xC000)
+    assert len(world.moves) == 5
+    # What it waited for its turn it does not wait for a title again.
+    assert world.moves[4].wait == 18.0
+    world.moves[4].over(0xC000)
+    assert result_of(waiting).waited == 2.0
+
+
+@pytest.mark.requirement("DB.SO.35")
+def test_a_client_that_leaves_the_line_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, max_per_consumer=3)
+    for _ in range(3):
+        world.ask()
+    sink, asked = world.ask()
+    sink.lost()
+    assert isinstance(result_of(asked).error, ClientGone)
+    world.moves[0].over(0xC000)
+    assert len(world.moves) == 3
 
 
 @pytest.mark.parametrize(
@@ -354,7 +392,16 @@ def test_a_failed_move_says_nothing_about_what_the_pacs_holds(world: World) -> N
 
 
 @pytest.mark.requirement("DB.SO.190")
-@pytest.mark.parametrize(("held", "code", "differs"), [(None, "E1002", True), (object(), "E1004", False)])
+@pytest.mark.requirement("DB.SO.190")
+@pytest.mark.parametrize(
+    ("held", "code", "differs"),
+    [
+        (None, "E1002", True),
+        (held(), "E1002", True),
+        (held(ONE), "E1004", True),
+        (held(ONE, TWO), "E1004", False),
+    ],
+)
 def test_success_with_nothing_sent_is_asked_about(
     world: World, held: object, code: str, differs: bool
 ) -> None:

@@ -10,6 +10,7 @@ from drimbox.wado.request import Level, read_target
 from drimbox.xml import safe_parse
 
 SETTINGS = WadoSettings()
+WITH_INSTANCES = WadoSettings(instance_level=True)
 _NS = {"w": NAMESPACE}
 
 
@@ -21,7 +22,7 @@ def resources(document: bytes) -> dict[str, object]:
 
 @pytest.mark.requirement("DB.SO.103")
 def test_the_series_resource_is_the_one_of_the_specification() -> None:
-    found = resources(wadl(SETTINGS, instances=False))
+    found = resources(wadl(SETTINGS))
     assert list(found) == ["dicom-web-rs/studies/{studyUID}/series/{seriesUID}"]
     (series,) = found.values()
     templates = series.findall("w:param", _NS)  # type: ignore[attr-defined]
@@ -50,12 +51,12 @@ def test_the_series_resource_is_the_one_of_the_specification() -> None:
 
 @pytest.mark.requirement("DB.SO.103")
 def test_instances_are_declared_only_with_the_option() -> None:
-    found = resources(wadl(SETTINGS, instances=True))
+    found = resources(wadl(WITH_INSTANCES))
     assert list(found) == [
         "dicom-web-rs/studies/{studyUID}/series/{seriesUID}",
         "dicom-web-rs/studies/{studyUID}/series/{seriesUID}/instances/{sopInstanceUID}",
     ]
-    root = safe_parse(wadl(SETTINGS, instances=True))
+    root = safe_parse(wadl(WITH_INSTANCES))
     ids = [each.get("id") for each in root.iter() if each.get("id")]
     assert len(ids) == len(set(ids))
 
@@ -63,16 +64,16 @@ def test_instances_are_declared_only_with_the_option() -> None:
 @pytest.mark.requirement("DB.SO.103")
 @pytest.mark.parametrize("prefix", ["dicom-web-rs", "/a/b/", ""])
 def test_declared_paths_are_those_that_are_served(prefix: str) -> None:
-    settings = WadoSettings(prefixes=(prefix, "wado-rs"))
+    settings = WadoSettings(prefixes=(prefix, "wado-rs"), instance_level=True)
     levels = []
-    for path in resources(wadl(settings, instances=True)):
+    for path in resources(wadl(settings)):
         target = path.format(studyUID="1.2", seriesUID="1.2.3", sopInstanceUID="1.2.3.4")
         levels.append(read_target(b"/" + target.encode("ascii"), settings).level)
     assert levels == [Level.SERIES, Level.INSTANCE]
 
 
 def test_the_document_and_its_head() -> None:
-    document = wadl(SETTINGS, instances=False)
+    document = wadl(SETTINGS)
     assert document.startswith(b"<?xml")
     root = safe_parse(document)
     (doc,) = root.findall("w:doc", _NS)
@@ -84,5 +85,5 @@ def test_the_document_and_its_head() -> None:
 
 
 def test_a_prefix_cannot_break_the_document() -> None:
-    found = resources(wadl(WadoSettings(prefixes=('a"><b',)), instances=False))
+    found = resources(wadl(WadoSettings(prefixes=('a"><b',))))
     assert next(iter(found)).startswith('a"><b/studies/')

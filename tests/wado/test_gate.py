@@ -20,7 +20,7 @@ from drimbox.wado.request import SeriesRequest
 from tests.wado.test_server import SITE
 
 PATH = Path("/nowhere")
-PEER = ConsumerPeer("192.0.2.7", True)
+PEER = ConsumerPeer("192.0.2.7", True, "CN=consumer")
 REQUEST = SeriesRequest("2.25.1", "2.25.2", "2.25.3", "token", Acceptable(()), "1999999999")
 
 
@@ -48,7 +48,8 @@ class Around:
     async def compare(self, study_uid: str) -> None:
         self.compared.append(study_uid)
 
-    async def deliver(self, site: Any, request: Any, answer: Any) -> Delivered:
+    async def deliver(self, site: Any, request: Any, answer: Any, consumer: str) -> Delivered:
+        assert consumer == "CN=consumer"
         return self.result
 
     def lists(self, certificate: Any) -> bool:

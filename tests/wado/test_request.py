@@ -94,7 +94,16 @@ def test_prefixes_are_those_of_the_configuration():
             read_target(target, SETTINGS)
 
 
-@pytest.mark.requirement("DB.SO.32")
+@pytest.mark.requirement("DB.SO.195")
+def test_an_instance_is_read_with_the_option():
+    settings = attrs.evolve(SETTINGS, instance_level=True)
+    assert read_request(PATH + b"/instances/2.999.1", HEADERS, settings).instance_uid == "2.999.1"
+    assert read_request(PATH, HEADERS, settings).instance_uid is None
+    with pytest.raises(BadRequest):
+        read_request(PATH + b"/instances/2.999.x", HEADERS, settings)
+
+
+@pytest.mark.requirement("DB.SO.32", "DB.SO.195")
 def test_the_instance_level_has_its_own_error():
     with pytest.raises(InstanceLevelUnsupported) as caught:
         read_request(PATH + b"/instances/2.999.1", [], SETTINGS)
