@@ -47,7 +47,7 @@ class RealHospital(Hospital):
 
     def __init__(self, folder: Path) -> None:
         self.peers: list[Any] = []
-        super().__init__(folder, pacses=self._pacses)
+        super().__init__(folder, pacses=self._pacses, wado={"instance_level": "true"})
 
     def _pacses(self, port: int) -> Sequence[PacsAddress]:
         pools = [[f"{title}{number}" for title in POOL] for number in (1, 2)]
@@ -121,6 +121,18 @@ async def test_a_series_arrives_byte_for_byte(
     assert result.t_first_part is not None
     assert result.t_first_part < 2
     assert result.t_total < 10
+
+
+@peers
+@both
+@pytest.mark.requirement("DB.SO.195")
+@pytest_twisted.ensureDeferred
+async def test_one_instance_arrives_alone(real: RealHospital, tmp_path: Path, site: int) -> None:
+    served = await hold(real, tmp_path, site, instances=5, transfer_syntax=JPEG_LS, seed=65 + site)
+    wanted = served.study.instances[3].sop_instance_uid
+    result = await real.fetch(served, instance=wanted)
+    assert result.complete, (result.status, result.problem, result.error)
+    assert received(result) == {wanted: digests(served.study)[wanted]}
 
 
 @peers
@@ -275,9 +287,12 @@ class _ToLoopback(HTTPAdapter):
 @both
 @pytest.mark.requirement("DB.SO.32")
 @pytest_twisted.ensureDeferred
-async def test_dicomweb_client_takes_a_series(real: RealHospital, tmp_path: Path, site: int) -> None:
+async def test_dicomweb_client_takes_a_series_and_one_instance(
+    real: RealHospital, tmp_path: Path, site: int
+) -> None:
     dicomweb_client = pytest.importorskip("dicomweb_client")
     served = await hold(real, tmp_path, site, instances=4, transfer_syntax=JPEG_LS, seed=140 + site)
+    media = (("application/dicom", JPEG_LS),)
     name, pair = real.stand.sites[site], real.stand.consumer()
 
     def take() -> list[Any]:
@@ -291,11 +306,11 @@ async def test_dicomweb_client_takes_a_series(real: RealHospital, tmp_path: Path
         client = dicomweb_client.DICOMwebClient(
             f"https://{name}:{real.stand.wado_port}/dicom-web-rs", session=session
         )
-        return list(
-            client.retrieve_series(
-                served.uid, served.series(), media_types=(("application/dicom", JPEG_LS),)
-            )
-        )
+        first = served.study.instances[0].sop_instance_uid
+        alone = client.retrieve_instance(served.uid, served.series(), first, media_types=media)
+        series = list(client.retrieve_series(served.uid, served.series(), media_types=media))
+        assert alone in series
+        return series
 
     token = real.stand.token()
     datasets = await deferToThread(take)

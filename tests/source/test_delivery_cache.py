@@ -98,6 +98,25 @@ def test_an_answer_does_not_wait_for_the_disk(world: CachedWorld) -> None:
     assert result_of(asked).error is None
 
 
+@pytest.mark.requirement("DB.SO.195")
+def test_one_instance_is_not_kept_as_a_series_and_comes_from_one(world: CachedWorld) -> None:
+    request = attrs.evolve(REQUEST, instance_uid=TWO)
+    _, asked = world.ask(request=request)
+    move = world.moves[0]
+    assert move.instance_uid == TWO
+    move.send(TWO)
+    move.over(completed=1)
+    assert result_of(asked).error is None
+    assert not world.cache.writers
+    world.hold()
+    sink, asked = world.ask(request=request)
+    assert result_of(asked).cached
+    assert result_of(asked).instances == 1
+    assert len(sink.parts()) == 1
+    # The entry is held against the whole series, of which one leaves.
+    assert world.cache.asked[-1] == (KEY, frozenset({ONE, TWO}))
+
+
 def test_what_is_not_complete_is_not_kept(world: CachedWorld) -> None:
     _, asked = move_all(world, ONE)
     world.moves[0].over(0xA702)
