@@ -196,28 +196,31 @@ class Outflow:
         self._holding.close()
         self._tight = False
         self._wait()
-        if self._stall_call is not None and self._stall_call.active():
-            self._stall_call.cancel()
+        self._end_stall()
         self._steer()
         self._end_drain()
 
     # -- from the client's connection --------------------------------------------------------------
 
     def pause(self) -> None:
-        """The client's connection takes no more for now."""
-        if not self._paused and not self._closed:
+        """The client's connection takes no more for now.
+
+        Said again while it lasts: that the client has read some of what it left so far.
+        """
+        if self._closed:
+            return
+        if not self._paused:
             self._paused = True
             self._paused_at = self._clock.seconds()
-            self._stall_call = self._clock.callLater(
-                self._stall, self.fail, f"client sans lecture depuis {self._stall:.0f} s"
-            )
+        self._end_stall()
+        self._stall_call = self._clock.callLater(
+            self._stall, self.fail, f"client sans lecture depuis {self._stall:.0f} s"
+        )
 
     def resume(self) -> None:
         """The client's connection takes bytes again."""
         self._paused = False
-        if self._stall_call is not None and self._stall_call.active():
-            self._stall_call.cancel()
-        self._stall_call = None
+        self._end_stall()
         self._changed()
 
     # -- state -------------------------------------------------------------------------------------
@@ -303,6 +306,11 @@ class Outflow:
                 self._on_sent(part)
             else:
                 return
+
+    def _end_stall(self) -> None:
+        call, self._stall_call = self._stall_call, None
+        if call is not None and call.active():
+            call.cancel()
 
     def _end_drain(self) -> None:
         waiting, self._drained = self._drained, None

@@ -7,8 +7,13 @@ A connection goes through phases, each with a clock of its own that no drip of b
 
 `handshake_timeout` bounds the first, `header_timeout` the second, from the end of the handshake for the
 first request and from its first byte for the others. An answer has the time-outs of the delivery behind
-it. `idle_timeout` is for a connection between two requests. While flushing, a client must take what is
-left: one that has taken nothing for `stall_timeout` is cut.
+it. `idle_timeout` is for a connection between two requests; what the client has not taken by then is
+flushed all the same. While flushing, a client that has taken next to nothing for `stall_timeout` is cut.
+
+A slow client is not a stalled one. The kernel says that a connection takes bytes again once a third of
+what it holds has left, which may be a megabyte: minutes, for a client that reads 10 KB a second. So while a
+connection is full, what the client's machine has acknowledged tells whether it reads; if it does, whoever
+feeds the connection is told to pause once more, and begins to count the client's silence anew.
 
 One request at a time: what a client pipelines waits for the end of the answer before it is parsed, in
 bounded memory (Twisted's). A request body has no meaning here; it is counted, dropped, and refused when
@@ -20,6 +25,7 @@ from __future__ import annotations
 import array
 import fcntl
 import termios
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -36,6 +42,10 @@ from drimbox.config import WadoSettings
 
 #: Bytes of a request body that are read and dropped.
 MAX_BODY = 64 * 1024
+#: Bytes a second: who takes less does not read (a drip would hold a delivery and its disk for ever).
+LEAST_RATE = 1024
+#: Looks at a full connection in the time of a stall.
+_LOOKS = 4
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_LONG = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -84,12 +94,16 @@ class WadoChannel(http.HTTPChannel):
     #: A TLS transport; the reactor's `callLater`, put here by the factory.
     transport: Any
     callLater: Any
+    #: Twisted would cut a connection so long after its idle time, read or not; `_flushing` looks.
+    abortTimeout: Any = None
 
     def __init__(self) -> None:
         super().__init__()
         self._limit_call: IDelayedCall | None = None
         self._answering = False
-        self._left: int | None = None
+        #: Who feeds the answer, and bytes that the client had not taken at the last look.
+        self._feeder: Any = None
+        self._left = 0
 
     # -- Twisted -----------------------------------------------------------------------------------
 
@@ -117,6 +131,29 @@ class WadoChannel(http.HTTPChannel):
         self._answering = True
         super().allContentReceived()
 
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let the answer be fed as fast as the client reads."""
+        self._feeder = producer
+        super().registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """Nothing more comes."""
+        self._unlimit()
+        self._feeder = None
+        super().unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        """The connection is full: see from now on whether the client reads."""
+        super().pauseProducing()
+        if self._feeder is not None:
+            self._look_later(self._look)
+
+    def resumeProducing(self) -> None:
+        """The connection takes bytes again."""
+        if self._feeder is not None:
+            self._unlimit()
+        super().resumeProducing()
+
     def requestDone(self, request: http.Request) -> None:
         """Go on with the next request, unless the gateway stops."""
         self._answering = False
@@ -127,9 +164,7 @@ class WadoChannel(http.HTTPChannel):
     def loseConnection(self) -> None:
         """Close once everything is sent, and not later than the client's stall."""
         super().loseConnection()
-        self._unlimit()
-        self._left = None
-        self._limit_call = self.callLater(self.factory.settings.stall_timeout, self._flushing)
+        self._look_later(self._flushing, _LOOKS)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection."""
@@ -171,16 +206,37 @@ class WadoChannel(http.HTTPChannel):
         self.log.info("connection cut: {phase} takes too long", phase=phase)
         self.abort()
 
-    def _flushing(self) -> None:
+    def _look_later(self, look: Callable[[float], None], times: int = 1) -> None:
+        """Note what the client has not taken; `look` again, `times` a quarter of a stall later."""
+        self._unlimit()
+        self._left = _unsent(self.transport)
+        seconds = self.factory.settings.stall_timeout * times / _LOOKS
+        self._limit_call = self.callLater(seconds, look, seconds)
+
+    def _reads(self, seconds: float) -> bool:
+        """Say whether the client has read something worth the name since the last look."""
+        return self._left - _unsent(self.transport) >= LEAST_RATE * seconds
+
+    def _look(self, seconds: float) -> None:
+        """Tell whoever feeds a full connection when its client is slow, but reads."""
+        self._limit_call = None
+        reads = self._reads(seconds)
+        self._look_later(self._look)
+        if reads:
+            self._feeder.pauseProducing()
+
+    def _flushing(self, seconds: float) -> None:
         """Look whether the client has taken something since the last look."""
-        left = _unsent(self.transport)
-        if left and (self._left is None or left < self._left):
-            self._left = left
-            self._limit_call = self.callLater(self.factory.settings.stall_timeout, self._flushing)
-        else:
-            # All acknowledged and no farewell from the peer, or nothing taken for too long.
-            self._limit_call = None
+        self._limit_call = None
+        below = getattr(self.transport, "transport", None)
+        if self._reads(seconds):
+            self._look_later(self._flushing, _LOOKS)
+        elif below is None or _unsent(self.transport):
             self.abort()
+        else:
+            # Its machine has everything and it says no farewell. It may still be reading: no reset, which
+            # on some systems throws away what was not read.
+            below.loseConnection()
 
 
 def _unsent(transport: Any) -> int:

@@ -253,6 +253,21 @@ def test_a_client_that_reads_nothing_is_cut() -> None:
     scene.quiet()
 
 
+@pytest.mark.threat("stalled reader")
+def test_a_client_that_reads_slowly_is_not_cut() -> None:
+    scene = Scene()
+    one = bare_part(scene.channel())
+    scene.outflow.push(one, [b"begun"])
+    scene.sink.pause()
+    for _ in range(10):
+        scene.clock.advance(40.0)
+        scene.sink.pause()  # still full, but something was read
+    assert not scene.failures
+    scene.clock.advance(60.1)
+    assert scene.failures == ["client sans lecture depuis 60 s"]
+    scene.quiet()
+
+
 def test_failure_reaches_its_owner_before_whoever_waits_for_the_end() -> None:
     scene = Scene()
     one = bare_part(scene.channel())

@@ -281,37 +281,6 @@ def test_the_second_request_has_its_time_from_its_first_byte(face: Face) -> None
     assert wire.aborted
 
 
-class Below:
-    """The socket side: what has not left yet."""
-
-    def __init__(self) -> None:
-        self.dataBuffer = b"x" * 100
-        self._tempDataLen = 50
-
-
-@pytest.mark.threat("stalled reader")
-def test_a_client_that_does_not_take_the_last_bytes_is_cut(face: Face) -> None:
-    _, wire = face.ask("Connection: close")
-    wire.transport = Below()
-    face.gate.served[0][2].callback(PacsUnavailable())
-    assert wire.disconnecting
-    face.clock.advance(60)
-    wire.transport.dataBuffer = b"x" * 10  # it takes some: it may go on
-    face.clock.advance(60)
-    assert not wire.aborted
-    face.clock.advance(60)  # nothing taken since
-    assert wire.aborted
-
-
-def test_a_client_that_has_everything_and_does_not_leave_is_left(face: Face) -> None:
-    channel, wire = face.ask("Connection: close")
-    face.gate.served[0][2].callback(PacsUnavailable())
-    face.clock.advance(60)
-    assert wire.aborted
-    channel.connectionLost(_lost())
-    assert not face.clock.getDelayedCalls()
-
-
 def test_what_comes_after_a_refusal_is_not_looked_at(face: Face) -> None:
     channel, wire = face.connect()
     channel.dataReceived(b"GET / HTTP/1.1\r\nbroken\r\n\r\n")
