@@ -16,14 +16,17 @@ from twisted.web.client import Agent
 from drimbox.config import Config
 from drimbox.dicom.acceptor import AcceptorFactory
 from drimbox.dicom.aetitles import Pools
+from drimbox.dicom.archive import PacsArchive
 from drimbox.dicom.codecpool import CodecPool
 from drimbox.dicom.directory import find_study
 from drimbox.dicom.gateway import PacsGateway
 from drimbox.dicom.requestor import Links
 from drimbox.dicom.retrieval import Mover
 from drimbox.hl7.server import MllpFactory
+from drimbox.native.archive import NativeArchive
+from drimbox.native.loading import open_archive
 from drimbox.periodic import Periodic
-from drimbox.ports import FeedJob, InboxMessage
+from drimbox.ports import Archives, FeedJob, ImageArchive, InboxMessage
 from drimbox.psc.introspection import TokenIntrospector
 from drimbox.source.delivery import Deliveries
 from drimbox.source.feed import Doors as FeedDoors
@@ -33,12 +36,14 @@ from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
 from drimbox.source.speedtest import Doors as SpeedTestDoors
 from drimbox.source.speedtest import SpeedTests
+from drimbox.source.watch import Watch
 from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
 from drimbox.store.cache import Cache
 from drimbox.store.database import Database
 from drimbox.store.feed_jobs import FeedJobs
 from drimbox.store.inbox import Inbox
+from drimbox.store.native import NativeMemory
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox, OutboxItem
 from drimbox.store.speedtests import SpeedTestStore
@@ -85,6 +90,7 @@ class Stores:
         self.jobs = FeedJobs(self.database, clock=clock)
         self.outbox = Outbox(self.database, clock=clock)
         self.measures = SpeedTestStore(self.database, clock=clock)
+        self.natives = NativeMemory(self.database)
 
     async def open(self) -> None:
         """Open the database; take back what a killed process held."""
@@ -110,17 +116,19 @@ class Assembly:
         self._clock = clock
         self._stores = stores
         self._defer = defer
-        self.pools = Pools([site.pacs for site in config.sites], reactor)
+        self.pools = Pools([site.pacs for site in config.sites if site.pacs is not None], reactor)
         self._links = Links(config.dicom, reactor)
         self._mover = Mover(self._links, self.pools, reactor)
-        self._pacses = PacsGateway(self._links, self._mover, reactor)
+        self.natives = self._make_natives()
+        self._archives = self._make_archives()
         self.codecs = CodecPool(reactor, config.transcoding)
         self.cache = Cache(config.cache, config.drimbox.state_dir / "cache", clock=clock, in_thread=defer)
         self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor)
         self._reading, self._matching, publishing = self._make_workers()
         self.workers: list[Worker[Any]] = [self._reading, self._matching, publishing]
+        self._deliveries = self._make_deliveries()
         self.gate = WadoGate(
-            config, self._deliveries(), whitelist, stores.audit, stores.notices, self._compare
+            config, self._deliveries, whitelist, stores.audit, stores.notices, self._compare
         )
         reception = Reception(
             config, stores.inbox, stores.notices, clock, self._defer, stored=self._reading.wake
@@ -129,12 +137,40 @@ class Assembly:
         self.speed_tests = self._make_speed_tests()
         self.periodics = self._make_periodics()
 
-    async def _compare(self, study_uid: str) -> None:
-        """A delivery saw KOS and PACS differ: make the record match the PACS (DB.SO.190)."""
-        if await self._stores.jobs.again(study_uid):
-            self._matching.wake()
+    async def close_natives(self) -> None:
+        """Let go of the native archives."""
+        for archive in self.natives.values():
+            await archive.close()
 
-    def _deliveries(self) -> Deliveries:
+    async def _compare(self, study_uid: str) -> bool:
+        """KOS and archive differ: make the record match the archive (DB.SO.190, DB.SO.27).
+
+        Returns False when that is on its way already, or the study has no job.
+        """
+        queued = await self._stores.jobs.again(study_uid)
+        if queued:
+            self._matching.wake()
+        return queued
+
+    def _make_natives(self) -> dict[str, NativeArchive]:
+        """Make the native archives, by site. Raises `NativeUnusable`."""
+        return {
+            site.name: open_archive(
+                site.name, site.native, self._reactor, self._defer, client_policy(site.native.roots, None)
+            )
+            for site in self._config.sites
+            if site.native is not None
+        }
+
+    def _make_archives(self) -> Archives:
+        archives: dict[str, ImageArchive] = dict(self.natives)
+        pacses = PacsGateway(self._links, self._mover, self._reactor)
+        for site in self._config.sites:
+            if site.pacs is not None:
+                archives[site.name] = PacsArchive(site.pacs, pacses, self._mover)
+        return archives
+
+    def _make_deliveries(self) -> Deliveries:
         config, reactor = self._config, self._reactor
         return Deliveries(
             config,
@@ -146,8 +182,7 @@ class Assembly:
                 self._clock.now,
             ),
             archive=self._stores.archive,
-            pacses=self._pacses,
-            mover=self._mover,
+            archives=self._archives,
             spool=Spool(
                 config.drimbox.state_dir / "spool",
                 per_file=config.wado.spool,
@@ -167,7 +202,7 @@ class Assembly:
                 messages=stores.inbox,
                 jobs=stores.jobs,
                 archive=stores.archive,
-                pacses=self._pacses,
+                archives=self._archives,
                 record=record,
                 audit=stores.audit,
                 notices=stores.notices,
@@ -255,6 +290,11 @@ class Assembly:
             sweep = self.cache.sweep
             periodics.append(Periodic("cache-sweep", sweep, _HOUR, self._reactor, first=_SETTLED))
         for site in self._config.sites:
+            if site.native is not None:
+                watch, period = self._make_watch(site.name), site.native.poll
+                periodics.append(
+                    Periodic(f"changes-{site.name}", watch.look, period, self._reactor, first=period)
+                )
             if site.speedtest.enabled:
                 run = partial(self.speed_tests.run_if_due, site)
                 period = site.speedtest.period
@@ -263,6 +303,16 @@ class Assembly:
                     Periodic(f"speedtest-{site.name}", run, period, self._reactor, first=first)
                 )
         return periodics
+
+    def _make_watch(self, site: str) -> Watch:
+        return Watch(
+            site,
+            self.natives[site],
+            self._stores.natives,
+            self._stores.notices,
+            compare=self._compare,
+            forget=self._deliveries.forget,
+        )
 
     def _later(self) -> datetime:
         return self._clock.now() + _BROKEN_DELAY

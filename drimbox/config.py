@@ -146,6 +146,37 @@ class Pacs:
 
 
 @attrs.frozen
+class Native:
+    """`[site.native]`: an archive on this machine, in place of a PACS (DB.SO.165)."""
+
+    name: str
+    #: "orthanc", or "python" for the class of an editor (docs/native.md).
+    kind: str
+    #: Where it answers; required for Orthanc.
+    url: str | None = None
+    user: str | None = None
+    #: File that holds the password of `user`, one line.
+    password_file: Path | None = None
+    #: PEM file of the roots of its server certificate; None uses the system's.
+    roots: Path | None = None
+    #: `package.module:callable` that makes the editor's class.
+    factory: str | None = None
+    #: A file for that class alone.
+    settings: Path | None = None
+    #: Seconds it may leave a question, or a reading, without an answer.
+    timeout: float = 30.0
+    #: Absolute ceiling of the reading of one series, seconds.
+    ceiling: float = 3600.0
+    #: Longest pause put on a reading before going on into the spool.
+    patience: float = 5.0
+    #: Instances of one delivery read at once, and of all of them.
+    parallel: int = 4
+    max_readings: int = 32
+    #: Seconds between two looks for changed studies (DB.SO.27).
+    poll: float = 30.0
+
+
+@attrs.frozen
 class SpeedTestSettings:
     """`[site.speedtest]`: the throughput and latency test of a PACS (DB.SO.102, DB.SO.155)."""
 
@@ -179,14 +210,15 @@ class Structure:
 
 @attrs.frozen
 class Site:
-    """`[[site]]`: one PACS with its pair of FQDN (DB.SO.173, requirements.md 3.12)."""
+    """`[[site]]`: one PACS or native archive with its pair of FQDN (DB.SO.173, requirements.md 3.12)."""
 
     name: str
     #: `db1.349.mesimagesmedicales.fr`
     wado_fqdn: str
     #: `vi1.349.mesimagesmedicales.fr`
     viewer_fqdn: str
-    pacs: Pacs
+    #: None when the images are in a native archive.
+    pacs: Pacs | None
     #: SSL_SERV pair of the WADO FQDN (DB.SO.90).
     wado_certificate: Certificate
     #: Market pair of the viewer FQDN; None while no viewer is served.
@@ -204,6 +236,15 @@ class Site:
     #: Roots of SOP Instance UIDs that stay inside: left out of KOS and deliveries (DB.SO.199, 200).
     excluded_uid_roots: tuple[str, ...] = ()
     speedtest: SpeedTestSettings = SpeedTestSettings()
+    #: None when the images are in a PACS.
+    native: Native | None = None
+
+    @property
+    def archive(self) -> str:
+        """Name of what holds its images, PACS or native archive."""
+        holder = self.pacs or self.native
+        assert holder is not None, "the configuration has one of the two"
+        return holder.name
 
 
 @attrs.frozen

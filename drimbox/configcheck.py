@@ -81,7 +81,7 @@ def sites(tree: Tree) -> Iterator[tuple[str, Tree]]:
 
 def _pacs(tree: Tree) -> Iterator[tuple[str, Tree]]:
     for path, site in sites(tree):
-        if "pacs" in site:
+        if site.get("pacs") is not None:
             yield f"{path}.pacs", site["pacs"]
 
 
@@ -100,7 +100,13 @@ def _unique(pairs: list[tuple[str, str | None]], what: str, mend: str, report: R
 def _unique_names(tree: Tree, report: Report) -> None:
     another = "donner un autre nom"
     _unique([(f"{path}.name", site.get("name")) for path, site in sites(tree)], "nom", another, report)
-    _unique([(f"{path}.name", pacs.get("name")) for path, pacs in _pacs(tree)], "nom", another, report)
+    archives = [
+        (f"{path}.{key}.name", site[key].get("name"))
+        for path, site in sites(tree)
+        for key in ("pacs", "native")
+        if site.get(key) is not None
+    ]
+    _unique(archives, "nom", another, report)
     for section, field, key in (("ris", "ris", "name"), ("structure", "structures", "id")):
         pairs = [(f"{section}[{at}].{key}", item.get(key)) for at, item in enumerate(tree.get(field, []))]
         _unique(pairs, "nom" if key == "name" else "identifiant", another, report)

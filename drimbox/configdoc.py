@@ -23,7 +23,7 @@ HEAD = """# Configuration de DRIMbox
 <!-- Produit par « python -m drimbox.configdoc etc/drimbox.toml » : ne pas modifier ici. -->
 
 Toute la configuration tient dans un fichier TOML, `/etc/drimbox/drimbox.toml` par défaut (option
-`--config` ou variable `DRIMBOX_CONFIG`). `etc/drimbox.toml` est un exemple complet à deux sites.
+`--config` ou variable `DRIMBOX_CONFIG`). `etc/drimbox.toml` est un exemple complet à trois sites.
 
 - **Durées** : un nombre de secondes, ou `"500ms"`, `"30s"`, `"5min"`, `"2h"`, `"1j"`.
 - **Tailles** : un nombre d'octets, ou `"512KiB"`, `"32MiB"`, `"2GiB"`.

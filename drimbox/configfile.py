@@ -26,7 +26,7 @@ from typing import Any
 
 import attrs
 
-from drimbox import configcheck, configpaths
+from drimbox import configcheck, confignative, configpaths
 from drimbox.config import Certificate, Config, Listener
 from drimbox.configcheck import ConfigMistake, Report, Tree
 from drimbox.configkeys import RULES
@@ -91,6 +91,7 @@ def _examine(path: Path, *, files: bool, now: datetime | None) -> tuple[Config |
         return None, report
     tree = _Shape(report, path.absolute().parent).read(Config, raw, "")
     configcheck.check(tree, report)
+    confignative.check(tree, report)
     if files:
         configpaths.check(tree, report, now or datetime.now(UTC))
     if report.errors:
@@ -214,7 +215,9 @@ class _Shape:
         known = list(keys_of(cls))
         self._unknown(cls, [key for key, *_ in known], raw, path)
         tree: Tree = {}
+        hints = typing.get_type_hints(cls)
         for key, field, table, repeated in known:
+            optional = types.NoneType in typing.get_args(hints[field.name])
             if only is not None and key != only:
                 continue
             here = f"{path}.{key}" if path else key
@@ -222,6 +225,8 @@ class _Shape:
             if key not in raw:
                 if default is not attrs.NOTHING:
                     tree[field.name] = default if table is None else _tree_of(default)
+                elif table is not None and optional:
+                    tree[field.name] = None  # configcheck says when it must be there
                 elif repeated:
                     tree[field.name] = []  # configcheck says which lists must not be empty
                 else:

@@ -51,6 +51,9 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
     for path, site in sites(tree):
         files.pair(site.get("wado_certificate"), f"{path}.wado_certificate", site.get("wado_fqdn"))
         files.pair(site.get("viewer_certificate"), f"{path}.viewer_certificate", site.get("viewer_fqdn"))
+        native = site.get("native") or {}
+        files.roots(native.get("roots"), f"{path}.native.roots")
+        files.secret(native.get("password_file"), f"{path}.native.password_file")
     for section, key in (
         ("trust", "consumer_roots"),
         ("trust", "whitelist_roots"),

@@ -363,8 +363,11 @@ def uid(longest: int = 64) -> Rule:
     return Rule(f"UID ({longest} caractères au plus)", read)
 
 
-def https_url(*, base: bool = False) -> Rule:
-    """An `https` URL without credentials or fragment; with `base`, without path end or query either."""
+def https_url(*, base: bool = False, loopback: bool = False) -> Rule:
+    """An `https` URL without credentials or fragment; with `base`, without path end or query either.
+
+    With `loopback`, `http` too when it never leaves this machine.
+    """
     mend = "écrire une adresse de la forme « https://hote.exemple.fr" + ("" if base else "/chemin") + " »"
 
     def read(value: object) -> str:
@@ -375,8 +378,9 @@ def https_url(*, base: bool = False) -> Rule:
         except ValueError:
             raise Rejected(f"{show(value)} n'est pas une adresse URL", mend) from None
         name = parts.hostname or ""
-        if parts.scheme != "https":
-            raise Rejected(f"{show(value)} n'est pas une adresse https", mend)
+        if parts.scheme != "https" and not (loopback and parts.scheme == "http" and _is_loopback(name)):
+            what = "https, ni http sur cette machine" if loopback else "https"
+            raise Rejected(f"{show(value)} n'est pas une adresse {what}", mend)
         if number == 0 or not (is_host_name(name) or is_address(name)) or re.search(r"[\s\\]", words):
             raise Rejected(f"{show(value)} n'est pas une adresse URL", mend)
         if "@" in parts.netloc:
@@ -388,7 +392,12 @@ def https_url(*, base: bool = False) -> Rule:
             return words.rstrip("/")
         return words
 
-    return Rule("adresse https", read)
+    return Rule("adresse https, ou http sur cette machine" if loopback else "adresse https", read)
+
+
+def _is_loopback(name: str) -> bool:
+    """Say whether a URL's host is this very machine."""
+    return name == "localhost" or (is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
 def store_url() -> Rule:

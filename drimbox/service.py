@@ -97,7 +97,11 @@ class Gateway(Service):
             config, self._reactor, self._clock, self._stores, self._whitelist, self._defer
         )
         self._status = Status(config, self._stores, self._assembly, self._whitelist)
-        self._undo += [self._assembly.cache.close, self._assembly.codecs.close]
+        self._undo += [
+            self._assembly.close_natives,
+            self._assembly.cache.close,
+            self._assembly.codecs.close,
+        ]
         self._undo += [self._stop_pools, self._stop_workers]
         await self._open_cache()
         await self._stores.audit.record(messages.application_start(**self._names()))

@@ -20,6 +20,7 @@ class Status:
         self._config = config
         self._stores = stores
         self._pools = assembly.pools
+        self._natives = assembly.natives
         self._whitelist = whitelist
         #: True between the opening of the doors and the first step of the stop.
         self.ready = False
@@ -54,14 +55,18 @@ class Status:
         }
 
     def _site(self, site: Site) -> dict[str, Any]:
-        pool = self._pools.by_pacs[site.pacs.name]
-        return {
+        facts = {
             "name": site.name,
             "wado": site.wado_fqdn,
-            "pacs": site.pacs.name,
             "image_access": self._whitelist.serves(site),
-            "ae_titles": {title.ae_title: title.state.value for title in pool.titles.values()},
         }
+        if site.pacs is None:
+            places = self._natives[site.name].places
+            readings = {"used": places.total - places.free, "most": places.total, "waiting": places.waiting}
+            return {**facts, "archive": site.archive, "readings": readings}
+        pool = self._pools.by_pacs[site.pacs.name]
+        titles = {title.ae_title: title.state.value for title in pool.titles.values()}
+        return {**facts, "pacs": site.pacs.name, "ae_titles": titles}
 
     async def readiness(self) -> Mapping[str, bool]:
         """Return the checks that must all hold before work is sent to us."""

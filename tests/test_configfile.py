@@ -77,22 +77,29 @@ def test_fewer_than_three_deliveries_do_not_load(tmp_path: Path) -> None:
 
 def example_files(folder: Path, text: str) -> Path:
     """Write the example beside the files it names."""
-    for name in ("chu-auth", "chu-sign", "db1", "db2", "vi1"):
+    for name in ("chu-auth", "chu-sign", "db1", "db2", "db3", "vi1"):
         certificate, key = pair(f"{name}.350.mesimagesmedicales.fr")
         write_private(folder / "certs" / f"{name}.key", key)
         (folder / "certs" / f"{name}.pem").write_bytes(certificate)
     for name in ("igc-sante-ssl.pem", "igc-sante-org.pem", "liste-blanche.xml"):
         write_private(folder / "trust" / name, pair("racine")[0])
-    write_private(folder / "secrets" / "psc-client", b"secret\n")
+    for name in ("psc-client", "orthanc"):
+        write_private(folder / "secrets" / name, b"secret\n")
     path = folder / "drimbox.toml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-@pytest.mark.requirement("DB.SO.04", "DB.SO.05", "DB.SO.140", "DB.SO.173")
-def test_example_gives_two_sites_with_their_pacs_ris_and_names(tmp_path: Path) -> None:
+@pytest.mark.requirement("DB.SO.04", "DB.SO.05", "DB.SO.140", "DB.SO.173", "DB.SO.188")
+def test_example_gives_three_sites_with_their_pacs_or_archive_ris_and_names(tmp_path: Path) -> None:
     config = load(example_files(tmp_path, EXAMPLE.read_text(encoding="utf-8")))
-    first, second = config.sites
+    first, second, third = config.sites
+    assert first.pacs is not None
+    assert second.pacs is not None
+    assert third.native == classes.Native("ARCHIVE3", "orthanc", "http://127.0.0.1:8042")
+    assert third.pacs is None
+    assert third.ris == ("ris-radiologie", "ris-cardiologie")
+    assert [site.archive for site in config.sites] == ["PACS1", "PACS2", "ARCHIVE3"]
     assert (first.pacs.ae_title, first.pacs.host, first.pacs.port) == (
         "PACSRADIO",
         "pacs.radio.exemple.fr",
@@ -104,6 +111,7 @@ def test_example_gives_two_sites_with_their_pacs_ris_and_names(tmp_path: Path) -
     assert [site.wado_fqdn for site in config.sites] == [
         "db1.350.mesimagesmedicales.fr",
         "db2.350.mesimagesmedicales.fr",
+        "db3.350.mesimagesmedicales.fr",
     ]
     assert config.wado.prefixes[0] == "dicom-web-rs"
 
@@ -121,6 +129,11 @@ def uncommented() -> str:
     return re.sub(r"^#(?=[a-z0-9_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
+def together(tables: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what repeated tables show between them; the first that has a key counts."""
+    return {key: value for table in reversed(tables) for key, value in table.items()}
+
+
 def test_every_key_of_the_classes_is_in_the_example() -> None:
     raw = tomllib.loads(uncommented())
 
@@ -130,7 +143,7 @@ def test_every_key_of_the_classes_is_in_the_example() -> None:
             if key not in table:
                 absent.append(f"{path}{key}")
             elif inner is not None:
-                value = table[key][0] if repeated else table[key]
+                value = together(table[key]) if repeated else table[key]
                 absent += missing(inner, value, f"{path}{key}.")
         return absent
 
@@ -148,7 +161,7 @@ def test_defaults_named_in_the_example_are_those_of_the_code() -> None:
             if inner is not None:
                 value, plain = table[key], given.get(key, {})
                 if repeated:
-                    value, plain = value[0], (plain or [{}])[0]
+                    value, plain = together(value), together(plain or [])
                 if field.default is not None or key in given:
                     compare(inner, value, plain, f"{path}{key}.", field.default)
                 continue

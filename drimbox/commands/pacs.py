@@ -108,7 +108,10 @@ def chosen(
         config = load(config_path, files=False)
     except ConfigErrors as errors:
         raise refused(errors) from None
-    found = [each.pacs for each in config.sites if site in (None, each.name)]
+    asked = [each for each in config.sites if site in (None, each.name)]
+    found = [each.pacs for each in asked if each.pacs is not None]
+    if asked and not found:
+        raise Failed("aucun PACS à essayer : archive native" + ("" if site is None else f" (site {site})"))
     if not found:
         names = ", ".join(each.name for each in config.sites)
         raise Failed(f"aucun site ne s'appelle « {site} » ; sites configurés : {names}")

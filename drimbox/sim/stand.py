@@ -50,6 +50,14 @@ class PacsAddress:
     site: Mapping[str, str] = attrs.field(factory=dict)
 
 
+@attrs.frozen
+class NativeAddress:
+    """A native archive in place of a PACS: the keys of its `[site.native]` and `[[site]]`, as TOML."""
+
+    settings: Mapping[str, str]
+    site: Mapping[str, str] = attrs.field(factory=dict)
+
+
 class GatewayFailed(Exception):
     """The gateway did not start; its log tells why."""
 
@@ -77,7 +85,7 @@ class Stand:
         self,
         folder: Path,
         reactor: Any,
-        pacses: Sequence[PacsAddress],
+        pacses: Sequence[PacsAddress | NativeAddress],
         *,
         dicom_port: int | None = None,
         extra: Mapping[str, Mapping[str, str]] | None = None,
@@ -288,20 +296,13 @@ class Stand:
             },
         )
         for number, pacs in enumerate(self._pacses):
-            lines += self._site(number, pacs)
+            if isinstance(pacs, NativeAddress):
+                lines += self._native_site(number, pacs)
+            else:
+                lines += self._site(number, pacs)
         return "\n".join(lines) + "\n"
 
     def _site(self, number: int, pacs: PacsAddress) -> list[str]:
-        wado, viewer = self.sites[number], self._viewers[number]
-        site = {
-            "name": _text(f"site{number + 1}"),
-            "wado_fqdn": _text(wado),
-            "viewer_fqdn": _text(viewer),
-            "wado_certificate": _pair(self.pki.sites[wado]),
-            "viewer_certificate": _pair(self.pki.viewers[viewer]),
-            "retrieve_location_uid": _text(f"1.2.250.1.999.349.{number + 1}"),
-            **pacs.site,
-        }
         settings = {
             "name": _text(f"PACS{number + 1}"),
             "ae_title": _text(pacs.ae_title),
@@ -310,7 +311,24 @@ class Stand:
             "pool": "[" + ", ".join(_text(title) for title in pacs.pool) + "]",
             **pacs.settings,
         }
-        return _section("[[site]]", site) + _section("[site.pacs]", settings)
+        return self._site_head(number, pacs.site) + _section("[site.pacs]", settings)
+
+    def _native_site(self, number: int, archive: NativeAddress) -> list[str]:
+        settings = {"name": _text(f"ARCHIVE{number + 1}"), **archive.settings}
+        return self._site_head(number, archive.site) + _section("[site.native]", settings)
+
+    def _site_head(self, number: int, more: Mapping[str, str]) -> list[str]:
+        wado, viewer = self.sites[number], self._viewers[number]
+        site = {
+            "name": _text(f"site{number + 1}"),
+            "wado_fqdn": _text(wado),
+            "viewer_fqdn": _text(viewer),
+            "wado_certificate": _pair(self.pki.sites[wado]),
+            "viewer_certificate": _pair(self.pki.viewers[viewer]),
+            "retrieve_location_uid": _text(f"1.2.250.1.999.349.{number + 1}"),
+            **more,
+        }
+        return _section("[[site]]", site)
 
 
 def _text(value: object) -> str:

@@ -23,12 +23,11 @@ from drimbox.dicom.transcoding import Transcoder
 from drimbox.errors import DrimboxError, ImageError, KosDepublished, NotAcceptable, PacsUnavailable
 from drimbox.ports import (
     ArchivedKos,
+    Archives,
     CacheDamaged,
     CachedSeries,
     Introspection,
     MoveRun,
-    Pacses,
-    PacsMover,
     SeriesCache,
     SpoolArea,
 )
@@ -119,8 +118,7 @@ class Means:
 
     settings: WadoSettings
     clock: IReactorTime
-    pacses: Pacses
-    mover: PacsMover
+    archives: Archives
     spool: SpoolArea
     budget: Budget
     #: None leaves out what the client does not take as it is.
@@ -154,6 +152,7 @@ class Attempt:
     ) -> None:
         self._means = means
         self._site = site
+        self._archive = means.archives[site.name]
         self._request = request
         self._failure: DrimboxError | None = None
         self._checked = due is not None
@@ -164,7 +163,7 @@ class Attempt:
             budget=means.budget,
             spool=means.spool,
             window=means.settings.window,
-            patience=site.pacs.patience if series is None else PATIENCE,
+            patience=self._archive.patience if series is None else PATIENCE,
             stall=means.settings.stall_timeout,
             on_fail=self._output_failed,
         )
@@ -191,7 +190,7 @@ class Attempt:
             self._feeder = Replay(series, self._transfer, means.clock, request.instance_uid)
         else:
             self._keeping = self._keep(due)
-            self._feeder = means.mover.retrieval(site.pacs, self._keeping or self._transfer)
+            self._feeder = self._archive.retrieval(self._keeping or self._transfer, due)
         self._gone = False
         #: True while images come: only then is there something to abandon.
         self._moving = False
@@ -293,7 +292,7 @@ class Attempt:
         if not self._complete(move):
             self.log.warn(
                 "incomplete move from {pacs}: status 0x{status:04X}, {missing} of the KOS missing",
-                pacs=self._site.pacs.name,
+                pacs=self._archive.name,
                 status=move.status,
                 missing=len(transfer.missing),
             )
@@ -320,7 +319,7 @@ class Attempt:
         if tally.unacceptable:
             raise NotAcceptable(offered_text(tally.unacceptable))
         if move.success and not tally.refused:
-            study = await self._means.pacses.find_study(self._site.pacs, self._request.study_uid)
+            study = await self._archive.find_study(self._request.study_uid)
             if study is None:
                 result.differs = True
                 raise KosDepublished("examen absent du PACS")

@@ -21,7 +21,7 @@ from drimbox.config import Config, Site
 from drimbox.dicom.transcoding import Transcoder
 from drimbox.errors import DrimboxError, KosDepublished, KosMismatch, KosUnknown
 from drimbox.model import Identifier, KosState
-from drimbox.ports import ArchivedKos, Introspector, Pacses, PacsMover, SeriesCache, SpoolArea
+from drimbox.ports import ArchivedKos, Archives, Introspector, SeriesCache, SpoolArea
 from drimbox.source.attempt import (
     AnotherSyntax,
     Answer,
@@ -79,8 +79,7 @@ class Deliveries:
         clock: IReactorTime,
         introspector: Introspector,
         archive: KosArchive,
-        pacses: Pacses,
-        mover: PacsMover,
+        archives: Archives,
         spool: SpoolArea,
         in_thread: Callable[[Callable[[], Promise]], Awaitable[Promise]] = _at_once,
         transcoder: Transcoder | None = None,
@@ -95,8 +94,7 @@ class Deliveries:
         self._means = Means(
             settings=config.wado,
             clock=clock,
-            pacses=pacses,
-            mover=mover,
+            archives=archives,
             spool=spool,
             budget=Budget(config.wado.total_window),
             transcoder=transcoder,

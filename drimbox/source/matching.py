@@ -36,11 +36,11 @@ from drimbox.kos.manifest import build_manifest, remarks, retrieve_base
 from drimbox.model import Report, ReportMessage, Study, new_uid
 from drimbox.ports import (
     ArchivedKos,
+    Archives,
     AuditTrail,
     Clock,
     FeedJob,
     InboxMessage,
-    Pacses,
     Record,
     Submission,
 )
@@ -102,7 +102,7 @@ class Doors:
     messages: MessageQueue
     jobs: JobQueue
     archive: LatestKos
-    pacses: Pacses
+    archives: Archives
     record: Record
     audit: AuditTrail
     notices: OutageNotices
@@ -128,9 +128,7 @@ class Matching:
         self._config = config
         self._doors = doors
         self._structures = Structures(config)
-        self._pacses = {
-            site.pacs.name: self._outage(f"pacs-{site.pacs.name}", "E003") for site in config.sites
-        }
+        self._pacses = {site.archive: self._outage(f"pacs-{site.archive}", "E003") for site in config.sites}
         self._certificates = {
             structure.id: self._outage(f"certificat-{structure.id}", "E007")
             for structure in config.structures
@@ -208,13 +206,13 @@ class Matching:
             raise FeedError("aucun site configuré pour ce RIS et cette structure")
         waits: list[datetime] = []
         for site in sites:
-            outage = self._pacses[site.pacs.name]
+            outage = self._pacses[site.archive]
             due = outage.shut()
             if due is None:
                 try:
-                    study = await self._doors.pacses.find_study(site.pacs, job.study_uid)
+                    study = await self._doors.archives[site.name].find_study(job.study_uid)
                 except PacsCommunicationError as error:
-                    text = f"PACS {site.pacs.name} injoignable, examens en attente : {error}"
+                    text = f"PACS {site.archive} injoignable, examens en attente : {error}"
                     due = await self._unlucky(job, report, outage, error, text)
                 else:
                     await outage.answered()
@@ -229,7 +227,7 @@ class Matching:
                     break
         if waits:
             raise _Waiting(min(waits), "PACS injoignable")
-        raise StudyNotInPacs("PACS interrogés : " + ", ".join(site.pacs.name for site in sites))
+        raise StudyNotInPacs("PACS interrogés : " + ", ".join(site.archive for site in sites))
 
     def _candidates(self, job: FeedJob, structure: Structure, latest: ArchivedKos | None) -> list[Site]:
         sites = [

@@ -81,7 +81,7 @@ class Doors:
 
 
 class NoReferenceStudy(Exception):
-    """The site has no reference study: there is nothing to retrieve."""
+    """The site has no reference study, or no PACS: there is nothing to retrieve."""
 
 
 @attrs.define
@@ -157,14 +157,14 @@ class Counter:
 class Run:
     """One test of one site."""
 
-    def __init__(self, doors: Doors, site: Site, study_uid: str) -> None:
+    def __init__(self, doors: Doors, site: Site, pacs: Pacs, study_uid: str) -> None:
         self.tally = Tally()
         #: Reactor time of the first C-MOVE request.
         self.sent: float | None = None
         self._doors = doors
         self._clock = doors.clock
         self._site = site
-        self._pacs = site.pacs
+        self._pacs = pacs
         self._study_uid = study_uid
         self._began = doors.clock.seconds()
         self._move: MoveRun | None = None
@@ -309,14 +309,14 @@ class SpeedTests:
         """Begin a run; return what fires when it has ended, None when another is on its way."""
         if self._stopped:
             raise ServiceDisabled("arrêt de la passerelle")
-        study = site.speedtest.study
-        if study is None:
+        study, pacs = site.speedtest.study, site.pacs
+        if study is None or pacs is None:
             raise NoReferenceStudy(site.name)
         progress = self.progress(site)
         if progress.running:
             return None
         progress.begun += 1
-        run = Run(self._doors, site, study)
+        run = Run(self._doors, site, pacs, study)
         ended: Deferred[None] = Deferred()
         self._runs[site.name] = (run, ended)
         work = Deferred.fromCoroutine(self._see_through(site, run, progress, scheduled=scheduled))

@@ -273,3 +273,23 @@ speedtest = Table(
     Index(None, "site", "started_at"),
     sqlite_autoincrement=True,
 )
+
+#: Where the watching of a native archive goes on from (DB.SO.27).
+native_site = Table(
+    "native_site",
+    metadata,
+    Column("site", Text, primary_key=True),
+    Column("cursor", Text, nullable=False),
+)
+
+native_study = Table(
+    "native_study",
+    metadata,
+    Column("site", Text, primary_key=True),
+    Column("study_uid", String(64), primary_key=True),
+    #: The archive's word for the state in which study and KOS agreed; empty: gone; NULL: never looked at.
+    Column("mark", Text),
+    #: True when the two are to be compared.
+    Column("due", Boolean, nullable=False),
+    Index(None, "site", "due"),
+)

@@ -162,7 +162,7 @@ class WadoGate:
             await self._notices.post(
                 key=f"compare-{result.study_uid}",
                 code="E1002",
-                text=f"Examen {result.study_uid} : le KOS et le PACS {site.pacs.name} diffèrent",
+                text=f"Examen {result.study_uid} : le KOS et le PACS {site.archive} diffèrent",
             )
             await self._compare(result.study_uid)
         if result.error is not None and result.error.code in _NOTICED:

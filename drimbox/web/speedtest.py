@@ -44,6 +44,8 @@ def register(
         site = by_name.get(name)
         if site is None:
             raise AdminProblem(404, _unknown(name, by_name))
+        if site.pacs is None:
+            raise AdminProblem(409, f"site « {name} » sans PACS : son archive est native, rien à mesurer")
         if site.speedtest.study is None:
             raise AdminProblem(409, _no_study(name))
         await note(name)
@@ -75,7 +77,7 @@ def _state(site: Site, tests: SpeedTests) -> dict[str, Any]:
     progress = tests.progress(site)
     return {
         "site": site.name,
-        "reference_study": site.speedtest.study is not None,
+        "reference_study": site.pacs is not None and site.speedtest.study is not None,
         "enabled": site.speedtest.enabled,
         "period": site.speedtest.period,
         "running": progress.running,

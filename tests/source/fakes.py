@@ -25,6 +25,7 @@ from drimbox.config import (
     Structure,
     TrustSettings,
 )
+from drimbox.dicom.archive import PacsArchive
 from drimbox.model import Instance, KosState, Report, Series, Study
 from drimbox.ports import (
     Accepted,
@@ -230,6 +231,12 @@ class Pacses:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+def archives(settings: Config, pacses: Pacses) -> dict[str, PacsArchive]:
+    """The archive of each site, all of which ask `pacses`."""
+    mover: Any = None
+    return {each.name: PacsArchive(each.pacs, pacses, mover) for each in settings.sites if each.pacs}
 
 
 class Dmp:

@@ -22,6 +22,7 @@ from drimbox.config import (
     TrustSettings,
     WadoSettings,
 )
+from drimbox.dicom.archive import PacsArchive
 from drimbox.dicom.moving import Abandoned, MoveResult
 from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.syntaxes import EXPLICIT_LE, JPEG_LS_LOSSLESS, RLE_LOSSLESS
@@ -49,9 +50,8 @@ ONE, TWO = "2.25.103", "2.25.104"
 KOS = "2.25.500"
 PATH = Path("/nowhere")
 PAIR = Certificate(PATH, PATH)
-SITE = Site(
-    "site1", "db1.349.example", "vi1.349.example", Pacs("P", "PACS", "127.0.0.1", 104, ("DB1",)), PAIR
-)
+PACS = Pacs("P", "PACS", "127.0.0.1", 104, ("DB1",))
+SITE = Site("site1", "db1.349.example", "vi1.349.example", PACS, PAIR)
 REQUEST = SeriesRequest(
     STUDY,
     SERIES,
@@ -137,8 +137,7 @@ class World:
             clock=self.clock,
             introspector=self,
             archive=self,
-            pacses=self,
-            mover=self,  # type: ignore[arg-type]
+            archives={"site1": PacsArchive(PACS, self, self)},
             spool=FakeArea(),
         )
 
