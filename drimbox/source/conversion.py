@@ -115,5 +115,6 @@ class Conversion:
             self.log.warn("traits not written: {problem}", problem=str(error))
             self._refuse(ImageError("traits INS impossibles à écrire"))
             return
-        self._outflow.weigh(-part.weighed)
+        # In this order: room that came free sends whatever is ready, and this part says that it is.
         self._outflow.push(part, chunks)
+        self._outflow.weigh(-part.weighed)

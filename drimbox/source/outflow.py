@@ -299,7 +299,7 @@ class Outflow:
                     return
                 part.queue.popleft()
                 self._write(part, [data])
-            elif part.ended:
+            elif part.ended and part.opened:
                 self._parts.popleft()
                 if not self.first_part_at:
                     self.first_part_at = self._clock.seconds()
