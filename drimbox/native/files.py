@@ -13,6 +13,8 @@ from drimbox.dicom.pdu import Buffer
 
 #: Bytes of an element header that must be in sight before group 0002 is known to be over.
 _BEYOND = 8
+#: Bytes there must be before the first try to read group 0002: it has some 300 at most, as a rule.
+_FIRST_TRY = 512
 
 
 class FileReader:
@@ -21,7 +23,9 @@ class FileReader:
     def __init__(self) -> None:
         #: What group 0002 says, None until it has been read.
         self.meta: FileMeta | None = None
-        self._held = b""
+        self._held = bytearray()
+        #: Bytes there must be before the next try; doubled, so that tiny blocks cost no more than big ones.
+        self._enough = _FIRST_TRY
 
     def feed(self, data: bytes) -> Buffer:
         """Return the bytes of the data set among `data`; none before `meta` is known.
@@ -30,25 +34,32 @@ class FileReader:
         """
         if self.meta is not None:
             return data
+        if not self._held and len(data) >= self._enough:
+            return self._try(data)
         self._held += data
-        if self._held[128:132] != b"DICM"[: max(0, len(self._held) - 128)]:
-            raise DatasetRefused("no DICM at byte 128: not a Part 10 file")
-        try:
-            meta = read_file_meta(self._held)
-        except DatasetRefused:
-            if len(self._held) > MAX_FILE_META:
-                raise
-            return b""
-        # An element may follow of which nothing has come yet.
-        if meta.dataset_offset + _BEYOND > len(self._held):
-            return b""
-        return self._found(meta)
+        return self._try(bytes(self._held)) if len(self._held) >= self._enough else b""
 
     def finish(self) -> Buffer:
         """Say that no byte will come; return what was held back. Raises `DatasetRefused`."""
-        return b"" if self.meta is not None else self._found(read_file_meta(self._held))
+        return b"" if self.meta is not None else self._found(bytes(self._held))
 
-    def _found(self, meta: FileMeta) -> Buffer:
-        self.meta = meta
-        held, self._held = self._held, b""
-        return memoryview(held)[meta.dataset_offset :]
+    def _try(self, data: bytes) -> Buffer:
+        if data[128:132] != b"DICM":
+            raise DatasetRefused("no DICM at byte 128: not a Part 10 file")
+        try:
+            meta = read_file_meta(data)
+        except DatasetRefused:
+            if len(data) > MAX_FILE_META:
+                raise
+        else:
+            # Else an element may follow of which nothing has come yet.
+            if meta.dataset_offset + _BEYOND <= len(data):
+                return self._found(data, meta)
+        self._held = bytearray(data)
+        self._enough = 2 * len(data)
+        return b""
+
+    def _found(self, data: bytes, meta: FileMeta | None = None) -> Buffer:
+        self.meta = meta or read_file_meta(data)
+        self._held.clear()
+        return memoryview(data)[self.meta.dataset_offset :]
