@@ -4,7 +4,8 @@ The part whose turn it is, the head, is written as its bytes come. What cannot b
 client is slow or because it belongs to a later part, is held in memory up to the window; then the
 associations are paused, all but the head's while the client still reads: only its end lets the others
 on. A PACS does not wait for ever: after its patience (architecture.md, rule 5) the associations read on
-and what they bring goes to disk (`overflow`). Without room there, a slow client is cut.
+and what they bring goes to disk (`overflow`); for a client that takes nothing at all, soon: waiting would
+not help, and others may want the AE title, or the PACS. Without room on disk, a slow client is cut.
 
 An answer ends in one of two ways. `complete` writes the closing delimiter. Everything else is `fail`:
 the connection is cut, so that nobody takes what was sent for the whole.
@@ -26,6 +27,9 @@ from drimbox.source.budget import Budget, Holding
 from drimbox.source.overflow import Overflow
 from drimbox.source.parts import Part, Spooled
 from drimbox.wado.multipart import MultipartWriter
+
+#: Part of the PACS's patience after which a client that took nothing will not make room in the rest.
+_HICCUP = 0.1
 
 
 class Sink(Protocol):
@@ -97,6 +101,7 @@ class Outflow:
         #: True while too much is held to read on.
         self._tight = False
         self._patience_call: IDelayedCall | None = None
+        self._patience_end = 0.0
         self._stall_call: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
         budget.join(self._changed)
@@ -203,10 +208,7 @@ class Outflow:
     # -- from the client's connection --------------------------------------------------------------
 
     def pause(self) -> None:
-        """The client's connection takes no more for now.
-
-        Said again while it lasts: that the client has read some of what it left so far.
-        """
+        """The client's connection takes no more; said again: it still does not, but the client reads."""
         if self._closed:
             return
         if not self._paused:
@@ -353,7 +355,8 @@ class Outflow:
         """Count the PACS's patience while its associations are paused and no disk takes over."""
         waiting = self._tight and not self._overflow.active and not self._closed
         if waiting and self._patience_call is None:
-            self._patience_call = self._clock.callLater(self._patience, self._impatient)
+            self._patience_end = self._clock.seconds() + self._patience
+            self._impatient()
         elif not waiting and self._patience_call is not None:
             self._patience_call.cancel()
             self._patience_call = None
@@ -375,16 +378,20 @@ class Outflow:
             self._on_release()
 
     def _impatient(self) -> None:
-        """The PACS has waited long enough: read on, to disk."""
+        """Read on, to disk, once the PACS has waited long enough, or when it would for nothing."""
+        now = self._clock.seconds()
+        unread = now - self._paused_at if self._paused else 0.0
+        if self._overflow.enabled:
+            left = min(self._patience_end - now, self._patience * _HICCUP - unread)
+        else:
+            # Only a client that does not read is to blame, not one whose part comes after another.
+            left = max(self._patience_end - now, self._patience - unread)
+        if left > 1e-6:
+            self._patience_call = self._clock.callLater(left, self._impatient)
+            return
         self._patience_call = None
         if self._overflow.enabled:
             self._overflow.begin(list(self._parts))
             self._press()
-            return
-        # Without a spool only a client that does not read is to blame; an association that waits for
-        # the head to end goes on waiting.
-        waited = self._clock.seconds() - self._paused_at if self._paused else 0.0
-        if waited >= self._patience:
-            self.fail("client trop lent, et pas d'espace tampon sur disque")
         else:
-            self._patience_call = self._clock.callLater(self._patience - waited, self._impatient)
+            self.fail("client trop lent, et pas d'espace tampon sur disque")

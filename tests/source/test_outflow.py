@@ -94,12 +94,38 @@ def test_over_the_window_every_association_is_paused_and_let_go_at_half_of_it() 
 
 
 def test_after_the_pacs_s_patience_the_rest_goes_to_disk() -> None:
+    """The client reads now and then, not enough for the PACS."""
+    scene = Scene(window=100)
+    channel = scene.channel()
+    one = bare_part(channel)
+    scene.sink.full = True
+    scene.sink.pause()
+    scene.outflow.push(one, [bytes([number]) * 10 for number in range(70)])
+    for _ in range(12):
+        scene.clock.advance(0.4)
+        scene.sink.resume()
+        assert channel.paused
+        assert not scene.area.files
+    scene.clock.advance(0.3)
+    assert scene.area.pending
+    scene.area.settle()
+    assert not channel.paused
+    scene.sink.full = False
+    scene.sink.resume()
+    end(scene, one)
+    scene.area.settle()
+    scene.outflow.complete()
+    assert scene.sink.read() == ([b"".join(bytes([number]) * 10 for number in range(70))], True)
+    scene.quiet()
+
+
+def test_no_patience_is_spent_on_a_client_that_takes_nothing() -> None:
     scene = Scene(window=100)
     channel = scene.channel()
     one = bare_part(channel)
     scene.sink.pause()
     scene.outflow.push(one, [b"a" * 150])
-    scene.clock.advance(4.9)
+    scene.clock.advance(0.4)
     assert channel.paused
     assert not scene.area.files
     scene.clock.advance(0.2)
