@@ -28,6 +28,9 @@ from tests.dicom.datasets import BIG, EXPLICIT, IMPLICIT, ct, encode
 from tests.dicom.fuzzing import assert_keeps_nothing, assert_linear, cut, damages
 from tests.dicom.test_association_table import AC, DATA, REQUEST, RJ, RQ, asked, connected, granted
 
+#: Some seconds each in CI, forty times as many mutations in `make soak`.
+pytestmark = pytest.mark.slow
+
 STORE = message(1, store_request(), encode(ct(), EXPLICIT))
 SESSIONS = (
     storing() + STORE + RELEASE_RQ,

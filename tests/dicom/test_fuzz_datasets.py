@@ -32,6 +32,9 @@ from tests.dicom.images import frames_of
 from tests.dicom.test_scan import OTHERS, identified
 from tests.dicom.test_transcode_hostile import SAMPLES
 
+#: Some seconds each in CI, forty times as many mutations in `make soak`.
+pytestmark = pytest.mark.slow
+
 ENCODINGS = {
     EXPLICIT: Encoding.EXPLICIT_LITTLE,
     IMPLICIT: Encoding.IMPLICIT_LITTLE,

@@ -17,6 +17,9 @@ from tests.dicom.datasets import EXPLICIT, ct, encode
 from tests.dicom.fuzzing import EFFORT, damages
 from tests.integration.hospital import Hospital, Served, digests, received
 
+#: Some seconds each in CI, forty times as many mutations in `make soak`.
+pytestmark = pytest.mark.slow
+
 ROUNDS = 120
 STATUSES = {200, 400, 401, 403, 404, 405, 406, 413, 415, 421}
 

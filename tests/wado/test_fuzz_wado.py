@@ -21,6 +21,9 @@ from tests.dicom.fuzzing import assert_keeps_nothing, assert_linear, cut, damage
 from tests.wado.test_accept import QUOTED, SPECIFICATION
 from tests.wado.test_server import Face, request
 
+#: Some seconds each in CI, forty times as many mutations in `make soak`.
+pytestmark = pytest.mark.slow
+
 LINE = b",".join(SPECIFICATION)
 
 
