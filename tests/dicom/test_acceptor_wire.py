@@ -15,6 +15,7 @@ from drimbox.dicom.aetitles import Title, TitleState
 from drimbox.dicom.dimse import decode_command
 from drimbox.dicom.negotiation import AssociationRequest, ProposedContext, read_accept
 from drimbox.dicom.pdu import Fragment, PduReader
+from drimbox.source.conversion import Conversion
 from drimbox.source.transfer import Transfer
 from drimbox.wado.accept import parse
 from tests.dicom.box import (
@@ -36,7 +37,7 @@ from tests.dicom.box import (
 )
 from tests.source.answers import SERIES, STUDY, Scene, dataset
 
-JPEG_LS = "1.2.840.10008.1.2.4.80"
+JPEG_LS, RLE, DEFLATED = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99"
 ACCEPT, REJECT, DATA, ABORT = 2, 3, 4, 7
 CONTEXTS = ((1, VERIFICATION, (IMPLICIT,)), (3, CT, (EXPLICIT,)), (5, CT, (JPEG_LS,)))
 REQUEST = AssociationRequest("PACS", "DRIM1", tuple(ProposedContext(*context) for context in CONTEXTS))
@@ -195,3 +196,39 @@ def test_a_repeated_image_is_a_success_so_that_no_pacs_gives_up(leased: Leased) 
     assert answers(wire.take()) == [(0, "2.25.103")] * 3
     leased.scene.outflow.complete()
     assert len(leased.scene.sink.parts()) == 1
+
+
+@pytest.mark.requirement("DB.SO.85", "DB.CS.83")
+@pytest.mark.parametrize(
+    ("wanted", "accepted"),
+    [
+        # What the client takes as it is, and then nothing else of that class ...
+        (JPEG_LS, {5: JPEG_LS}),
+        (EXPLICIT, {3: EXPLICIT}),
+        # ... and for a class of which it takes nothing, whatever we can decode.
+        ("1.2.840.10008.1.2.4.70", {3: EXPLICIT, 5: JPEG_LS, 7: RLE}),
+    ],
+)
+def test_contexts_the_client_takes_come_before_those_we_can_decode(
+    wanted: str, accepted: dict[int, str]
+) -> None:
+    box, scene = memory(), Scene()
+    codec: Any = None
+    acceptable = parse([f'multipart/related; type="application/dicom"; transfer-syntax={wanted}'.encode()])
+    transfer = Transfer(
+        study_uid=STUDY,
+        series_uid=SERIES,
+        due={"2.25.103"},
+        acceptable=acceptable,
+        outflow=scene.outflow,
+        clock=scene.clock,
+        conversion=Conversion(codec, acceptable, scene.outflow, lambda error: None),
+        max_collected=1 << 20,
+    )
+    title = now_leased(box, transfer)
+    association, wire = inbound(box)
+    # Deflated is nothing we read.
+    contexts = ((3, CT, (EXPLICIT,)), (5, CT, (JPEG_LS,)), (7, CT, (RLE,)), (9, CT, (DEFLATED,)))
+    association.dataReceived(asking(title.ae_title, "PACS", contexts))
+    request = AssociationRequest("PACS", "DRIM1", tuple(ProposedContext(*context) for context in contexts))
+    assert read_accept(wire.take(), request).contexts == accepted
