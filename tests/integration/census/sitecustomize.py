@@ -1,0 +1,60 @@
+"""Lets a test count what lives in a gateway process: Python imports this module by its name at start.
+
+On SIGUSR2 the process collects its garbage, gives free memory back to the system, and writes what is
+left to the file that DRIMBOX_CENSUS names: objects by type, coroutines by function, timers and sockets of
+the reactor. A leak of one object a request shows after a dozen requests, where the size of the process
+shows it after thousands. The gateway itself knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from types import CoroutineType
+from typing import Any
+
+#: Modules whose objects are counted.
+COUNTED = ("drimbox.", "twisted.internet", "twisted.protocols", "twisted.web", "OpenSSL.")
+
+
+def name(thing: Any) -> str | None:
+    """Return what an object counts as, None for those that do not."""
+    if isinstance(thing, CoroutineType):
+        return f"coroutine {thing.__qualname__}"
+    kind = type(thing)
+    module = getattr(kind, "__module__", None)
+    # A thing may be half made, or lie about its class.
+    if isinstance(module, str) and module.startswith(COUNTED):
+        return f"{module}.{kind.__qualname__}"
+    return None
+
+
+def census() -> dict[str, object]:
+    """Count."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    names = (name(thing) for thing in gc.get_objects())
+    found: dict[str, object] = dict(Counter(each for each in names if each is not None))
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    if reactor is not None:
+        found["timers"] = len(reactor.getDelayedCalls())
+        found["readers"] = len(reactor.getReaders())
+        found["writers"] = len(reactor.getWriters())
+    return found
+
+
+def answer(number: int, frame: object) -> None:
+    """Write the census where it is looked for, whole or not at all."""
+    target = os.environ["DRIMBOX_CENSUS"]
+    with open(f"{target}.new", "w", encoding="utf-8") as file:
+        json.dump(census(), file)
+    os.replace(f"{target}.new", target)
+
+
+if "DRIMBOX_CENSUS" in os.environ:
+    signal.signal(signal.SIGUSR2, answer)
