@@ -287,6 +287,22 @@ def check_record(event: dict[str, Any], row: Row, hospital: Hospital, served: Se
         assert caller["alternative_user_id"] == "INCONNU"
 
 
+@pytest.mark.xfail(reason="WadoGate.refused is not told the study, nor the address without a certificate")
+@pytest.mark.requirement("DB.SO.46")
+@pytest.mark.parametrize("name", ["E1102 not listed", "E1104 no token", "E1101 no verified certificate"])
+@pytest_twisted.ensureDeferred
+async def test_a_refusal_before_the_delivery_names_study_and_caller(
+    hospital: Hospital, secret: Served, name: str
+) -> None:
+    """Requirements.md 3.8.3: the StudyInstanceUID queried, and where the question came from, always."""
+    before = hospital.audited()
+    async with ROWS[name].provoke(hospital, secret):
+        pass
+    (event,) = await records(hospital, before)
+    assert event["participants"][0]["network_id"] == "127.0.0.1"
+    assert event["objects"][0]["id"] == secret.uid
+
+
 @pytest.mark.requirement("DB.SO.134", "DB.SO.47")
 @pytest_twisted.ensureDeferred
 async def test_e1006_names_neither_of_the_two_patients(strict: Hospital, tmp_path: Path) -> None:
