@@ -132,6 +132,7 @@ def test_our_own_consumer_is_understood() -> None:
         "multipart/related; type=application/dicom+xml",
         "image/jpeg",
         "application/zip",
+        'multipart/mixed; type="application/dicom"',
         # One instance as it is, without its multipart: not what interfaces.md 6.2 has.
         "application/dicom; transfer-syntax=*",
     ],
