@@ -1,7 +1,9 @@
 """`python -m bench`: measure, print a table, write `bench/results/latest.json`.
 
-Each PACS in turn is started and loaded with the reference study, then every measure of `measure` runs
-on it. A PACS that is not installed is named and left out: its figures are absent, never invented.
+Each PACS in turn is started and loaded, a gateway is started before it, then every measure of `MEASURES`
+runs. A PACS or peer that is not installed is named and left out, a measure that fails is named with its
+reason, and the run goes on: a figure is measured or absent, never made up. The exit status says whether
+everything was measured that could be.
 """
 
 from __future__ import annotations
@@ -10,63 +12,135 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 
-from bench.baseline import measure_floor, measure_others
+from bench.baseline import measure_receivers
+from bench.first import measure_first
+from bench.gateway import Gateway
+from bench.growth import measure_growth, measure_memory, measure_tiny
+from bench.machine import describe, measure_again, measure_machine
+from bench.parallel import measure_parallel
 from bench.pipeline import measure_pipeline
+from bench.plan import QUICK, Plan
 from bench.results import Results
+from bench.rivals import measure_dicomweb, measure_obvious
 from bench.site import PACS_NAMES, Site, open_site
-from bench.study import DATA, reference_study
+from bench.study import DATA, Studies, make_studies
+from bench.transcoding import measure_codecs, measure_transcoded
 from drimbox.sim.peers import PeerMissing
-from drimbox.sim.studies import REFERENCE_INSTANCES
 
-LATEST = Path(__file__).parent / "results" / "latest.json"
+FOLDER = Path(__file__).parent / "results"
+LATEST, QUICK_RUN = FOLDER / "latest.json", FOLDER / "quick.json"
+
+#: Measures of one gateway before one PACS, all of the same one.
+MEASURES: dict[str, Callable[[Site, Gateway], None]] = {
+    "pipeline": measure_pipeline,
+    "first": measure_first,
+    "tiny": measure_tiny,
+    "obvious": measure_obvious,
+    "dicomweb": measure_dicomweb,
+    "transcoded": measure_transcoded,
+    "parallel": measure_parallel,
+}
+#: Measures of one PACS that start a gateway of their own, or none.
+APART: dict[str, Callable[[Site], None]] = {
+    "memory": measure_memory,
+    "growth": measure_growth,
+    "receivers": measure_receivers,
+}
+#: Made for the first PACS only: they say nothing of the others.
+ONCE = frozenset({"memory"})
+#: Measures without a PACS.
+ALONE = ("codecs",)
+ALL = (*MEASURES, *APART, *ALONE)
 
 
-def measure(site: Site, *, dcmtk: bool, everything: bool, memory: bool) -> None:
-    """Run every measure on one PACS; the floor first, since ratios divide by it."""
-    measure_floor(site)
-    measure_pipeline(site, memory=memory)
-    measure_others(site, dcmtk=dcmtk, everything=everything)
+def measure_pacs(
+    name: str, studies: Studies, plan: Plan, results: Results, wanted: frozenset[str], *, first: bool
+) -> None:
+    """Measure everything wanted on one PACS. Raises `PeerMissing` when it is not installed."""
+    with (
+        _folder(name) as folder,
+        open_site(name, folder, studies, plan, results) as site,
+    ):
+        _say(f"{name} {site.pacs.version} chargé")
+        names = [one for one in MEASURES if one in wanted]
+        if names:
+            with Gateway(folder / "gateway", site.pacs, port=site.gateway_port, pool=site.pool) as gateway:
+                for one in names:
+                    _attempt(results, f"{name}.{one}", partial(MEASURES[one], site, gateway))
+        for one, measure in APART.items():
+            if one in wanted and (first or one not in ONCE):
+                _attempt(results, f"{name}.{one}", partial(measure, site))
+
+
+def _attempt(results: Results, name: str, measure: Callable[[], None]) -> None:
+    """Make one measure; what goes wrong with it costs no other."""
+    _say(name)
+    try:
+        measure()
+    except PeerMissing as missing:
+        results.leave_out(name, f"{missing.program} absent (paquet {missing.package})")
+    except Exception as error:
+        results.fail(name, f"{type(error).__name__}: {error}")
+        _say(f"{name} : échec, {error}")
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    DATA.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=DATA))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @click.command()
-@click.option("--instances", default=REFERENCE_INSTANCES, show_default=True, help="Images de l'étude.")
+@click.option("--quick", is_flag=True, help="Petites tailles : vérifier que tout fonctionne.")
 @click.option("--pacs", "names", multiple=True, type=click.Choice(PACS_NAMES), help="Tous par défaut.")
-@click.option("--repeat", default=3, show_default=True, help="Répétitions (médiane retenue).")
-@click.option("--dcmtk/--no-dcmtk", default=True, help="Mesurer aussi le récepteur de DCMTK (lent).")
-@click.option("--all", "everything", is_flag=True, help="Mesurer aussi storescp (lent).")
+@click.option("--only", multiple=True, type=click.Choice(ALL), help="Mesures voulues ; toutes par défaut.")
+@click.option("--dcmtk/--no-dcmtk", default=True, help="Mesurer aussi le récepteur de DCMTK (une minute).")
 @click.option(
-    "--output", default=LATEST, type=click.Path(dir_okay=False, path_type=Path), show_default=True
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Fichier JSON des résultats."
 )
 def main(
-    instances: int, names: tuple[str, ...], repeat: int, dcmtk: bool, everything: bool, output: Path
+    quick: bool, names: tuple[str, ...], only: tuple[str, ...], dcmtk: bool, output: Path | None
 ) -> None:
     """Mesurer la passerelle et ce à quoi on la compare."""
-    results = Results()
-    _say(f"étude de référence : {instances} images")
-    study = reference_study(instances)
-    _say(f"{study.size / 1e6:.0f} Mo dans {study.folder}")
-    results.add("study.instances", instances, "images")
-    results.add("study.size", study.size / 1e6, "MB")
+    plan = QUICK if quick else Plan(dcmtk=dcmtk)
+    wanted = frozenset(only or ALL)
+    results = Results(quick=quick)
+    _attempt(results, "machine", lambda: measure_machine(results))
+    _say("examens")
+    studies = make_studies(plan)
+    results.add("study.instances", len(studies.reference.instances), "images")
+    results.add("study.size", studies.reference.size / 1e6, "MB")
     measured = 0
     for name in names or PACS_NAMES:
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=DATA))
         try:
-            with open_site(name, folder, study, results, max(1, repeat)) as site:
-                _say(f"{name} {site.pacs.version} chargé ; mesures en cours")
-                measure(site, dcmtk=dcmtk, everything=everything, memory=not measured)
-                measured += 1
+            measure_pacs(name, studies, plan, results, wanted, first=not measured)
+            measured += 1
         except PeerMissing as missing:
-            _say(f"{name} absent (paquet {missing.package}) : non mesuré")
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    results.write(output)
+            results.leave_out(name, f"{missing.program} absent (paquet {missing.package})")
+        except Exception as error:
+            results.fail(name, f"{type(error).__name__}: {error}")
+    if "codecs" in wanted:
+        with _folder("codecs") as folder:
+            _attempt(results, "codecs", lambda: measure_codecs(results, plan, folder))
+    _attempt(results, "machine", lambda: measure_again(results))
+    # A run that was not whole does not take the place of one that was.
+    part = bool(names or only)
+    path = output or (QUICK_RUN if quick else FOLDER / "partial.json" if part else LATEST)
+    results.write(path, describe())
     print(results.table())
-    _say(f"résultats dans {output}")
-    if not measured:
+    _say(f"résultats dans {path}")
+    if results.failed or not measured:
         sys.exit(1)
 
 

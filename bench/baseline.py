@@ -1,65 +1,121 @@
-"""What the same C-MOVE costs without the gateway: the floor, and what others make of it.
+"""What the same C-MOVE costs without the gateway: the floor, and what other receivers make of it.
 
-Figures, for a PACS named P:
-- `P.bare_move`: C-MOVE into the null receiver, median of the repetitions: the floor. The pipeline
-  ratio divides by it. `P.bare_first_image` is the time to the end of the first data set.
-- `P.pynetdicom_receiver.study`, `P.dcmtk_receiver.study`: into pynetdicom, and into `movescu +P
-  --ignore`; `P.storescp_receiver.study`: into DCMTK's `storescp --ignore`, when all are asked for.
-  DCMTK's take one or two minutes for the whole study, so they are measured once.
+The floor is a C-MOVE into the null receiver, asked for by the null receiver's own process with the
+socket options of the pipeline (`bench.mover`): the PACS and the wire. It is measured in turn with
+whatever is divided by it, so `Floor` is what those measures hold.
+
+Figures, for a PACS named P, the reference study in seconds:
+- `P.pynetdicom_receiver.study`: into pynetdicom; `P.dcmtk_receiver.study`: into `movescu +P --ignore`,
+  which takes one or two minutes and is measured once; `P.storescp_receiver.study`: into DCMTK's
+  `storescp --ignore`, as slow, on demand.
 """
 
 from __future__ import annotations
 
 import statistics
+from types import TracebackType
+from typing import Self
 
+import attrs
+
+from bench.gateway import JPEG_LS
 from bench.move import bare_move
+from bench.processes import cpu_seconds, session_cpu_seconds
 from bench.receivers import Kind, Receiver
 from bench.site import RECEIVERS, Site
+from drimbox.sim.studies import GeneratedStudy
 
 
 class Incomplete(Exception):
     """A receiver did not get every instance of the study: the figure would be worth nothing."""
 
 
-def measure_floor(site: Site) -> None:
-    """Measure the C-MOVE into the null receiver."""
-    whole, first = _into_receiver(site, "null", site.repeat)
-    site.results.add(f"{site.name}.bare_move", whole, "s")
-    site.results.add(f"{site.name}.bare_first_image", first, "s")
-    site.results.add(f"{site.name}.bare_rate", site.study.size / whole / 1e6, "MB/s")
+@attrs.frozen
+class Bare:
+    """One C-MOVE, or several at once, into a receiver that keeps nothing."""
+
+    seconds: float
+    #: Seconds from the request to the end of the first data set.
+    first: float
+    #: Processor seconds of the PACS and of the receiver.
+    pacs_cpu: float
+    receiver_cpu: float
 
 
-def measure_others(site: Site, *, dcmtk: bool, everything: bool) -> None:
-    """Measure the same into pynetdicom and, when wanted, DCMTK's receivers."""
-    whole, _ = _into_receiver(site, "pynetdicom", site.repeat)
-    _add(site, "pynetdicom_receiver.study", whole)
-    if dcmtk:
+class Floor:
+    """The null receiver, waiting; a context manager. `syntax` is that of what will be moved."""
+
+    def __init__(self, site: Site, *, syntax: str = JPEG_LS) -> None:
+        self._site = site
+        self._receiver = _receiver(site, "null", preferred=syntax)
+
+    def __enter__(self) -> Self:
+        self._receiver.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._receiver.__exit__(kind, error, trace)
+
+    def move(self, study: GeneratedStudy, *, at_once: int = 1) -> Bare:
+        """Move a study so many times at once. Raises `Incomplete`, `MoveFailed`."""
+        pacs = self._site.pacs
+        assert pacs.pid is not None
+        pacs_cpu, receiver_cpu = session_cpu_seconds(pacs.pid), cpu_seconds(self._receiver.pid)
+        taken, reception = self._receiver.move(pacs, study, at_once)
+        due = at_once * len(study.instances)
+        if reception.instances != due:
+            raise Incomplete(f"{reception.instances} instances of {due}")
+        return Bare(
+            taken.seconds,
+            reception.first_at - taken.started_at,
+            session_cpu_seconds(pacs.pid) - pacs_cpu,
+            cpu_seconds(self._receiver.pid) - receiver_cpu,
+        )
+
+    def movescu(self, study: GeneratedStudy) -> float:
+        """Move a study once, asked for by DCMTK's `movescu`; return its seconds. Raises `MoveFailed`."""
+        taken = bare_move(self._site.pacs, study, RECEIVERS["null"])
+        self._receiver.report()
+        return taken.seconds
+
+
+def measure_receivers(site: Site, *, everything: bool = False) -> None:
+    """Measure the C-MOVE into other receivers; DCMTK's when the plan says so."""
+    _add(site, "pynetdicom_receiver.study", _moved(site, "pynetdicom", site.plan.repeat_slow))
+    if site.plan.dcmtk:
         taken = bare_move(site.pacs, site.study, RECEIVERS["movescu"], receive_on=site.ports["movescu"])
         _add(site, "dcmtk_receiver.study", taken.seconds)
     if everything:
-        whole, _ = _into_receiver(site, "storescp", 1)
-        site.results.add(f"{site.name}.storescp_receiver.study", whole, "s")
+        _add(site, "storescp_receiver.study", _moved(site, "storescp", 1))
+
+
+def _moved(site: Site, kind: Kind, repeat: int) -> float:
+    """Return the median seconds of moves into a receiver, asked for by `movescu`."""
+    due = len(site.study.instances)
+    times = []
+    with _receiver(site, kind) as receiver:
+        for _ in range(repeat):
+            times.append(bare_move(site.pacs, site.study, RECEIVERS[kind]).seconds)
+            reception = receiver.report()
+            if reception is not None and reception.instances != due:
+                raise Incomplete(f"{kind}: {reception.instances} instances of {due}")
+    return statistics.median(times)
+
+
+def _receiver(site: Site, kind: Kind, preferred: str = JPEG_LS) -> Receiver:
+    return Receiver(
+        kind,
+        site.ports[kind],
+        ae_title=RECEIVERS[kind],
+        log=site.folder / f"{kind}.log",
+        preferred=preferred,
+    )
 
 
 def _add(site: Site, name: str, value: float) -> None:
     """Keep a figure under its PACS, and under its bare name for the first PACS measured."""
-    site.results.add(f"{site.name}.{name}", value, "s")
+    site.add(name, value, "s")
     if site.results.get(name) is None:
         site.results.add(name, value, "s")
-
-
-def _into_receiver(site: Site, kind: Kind, repeat: int) -> tuple[float, float]:
-    """Return the median seconds of the move and of its first image (0 from one that does not count)."""
-    due = len(site.study.instances)
-    whole, first = [], []
-    with Receiver(kind, site.ports[kind], ae_title=RECEIVERS[kind]) as receiver:
-        for _ in range(repeat):
-            taken = bare_move(site.pacs, site.study, RECEIVERS[kind])
-            reception = receiver.report()
-            whole.append(taken.seconds)
-            if reception is None:
-                continue
-            if reception.instances != due:
-                raise Incomplete(f"{kind}: {reception.instances} instances of {due}")
-            first.append(reception.first_at - taken.started_at)
-    return statistics.median(whole), statistics.median(first) if first else 0.0

@@ -32,8 +32,9 @@ _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 class NullReceiver(Protocol):
     """One association: reads, answers success, keeps nothing."""
 
-    def __init__(self, reception: Reception) -> None:
+    def __init__(self, reception: Reception, preferred: bytes = JPEG_LS_LOSSLESS) -> None:
         self._reception = reception
+        self._preferred = preferred
         self._buffer = bytearray()
         self._skip = 0  # pixel bytes of the current fragment still to come
         self._pdu_left = 0  # bytes of the current P-DATA PDU not yet taken
@@ -96,7 +97,7 @@ class NullReceiver(Protocol):
         body = bytes(buffer[6 : 6 + length])
         del buffer[: 6 + length]
         if kind == 0x01:
-            self._write(accept(body))
+            self._write(accept(body, self._preferred))
         elif kind == 0x05:
             self._write(b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00")
             self.transport.loseConnection()  # type: ignore[union-attr]
@@ -159,27 +160,28 @@ class NullReceiverFactory(Factory):
 
     noisy = False
 
-    def __init__(self) -> None:
+    def __init__(self, preferred: bytes = JPEG_LS_LOSSLESS) -> None:
         self.reception = Reception()
+        self._preferred = preferred
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """Return a receiver that counts here."""
-        return NullReceiver(self.reception)
+        return NullReceiver(self.reception, self._preferred)
 
 
-def accept(request: bytes) -> bytes:
+def accept(request: bytes, preferred: bytes = JPEG_LS_LOSSLESS) -> bytes:
     """Answer an A-ASSOCIATE-RQ body (PS3.8 9.3.2) by an A-ASSOCIATE-AC PDU that accepts every context.
 
-    JPEG-LS lossless is taken wherever it is proposed, else the first transfer syntax.
+    The transfer syntax preferred is taken wherever it is proposed, else the first one.
     """
-    answer = _item(0x10, _APPLICATION_CONTEXT)
-    for kind, value in _items(request[68:]):
+    answer = item(0x10, _APPLICATION_CONTEXT)
+    for kind, value in items(request[68:]):
         if kind == 0x20:
-            syntaxes = [name for inner, name in _items(value[4:]) if inner == 0x40]
-            chosen = JPEG_LS_LOSSLESS if JPEG_LS_LOSSLESS in syntaxes else syntaxes[0]
-            answer += _item(0x21, bytes((value[0], 0, 0, 0)) + _item(0x40, chosen))
-    user = _item(0x51, struct.pack(">I", MAXIMUM_PDU)) + _item(0x52, _IMPLEMENTATION_UID)
-    body = request[:68] + answer + _item(0x50, user)
+            syntaxes = [name for inner, name in items(value[4:]) if inner == 0x40]
+            chosen = preferred if preferred in syntaxes else syntaxes[0]
+            answer += item(0x21, bytes((value[0], 0, 0, 0)) + item(0x40, chosen))
+    user = item(0x51, struct.pack(">I", MAXIMUM_PDU)) + item(0x52, _IMPLEMENTATION_UID)
+    body = request[:68] + answer + item(0x50, user)
     return struct.pack(">BxI", 0x02, len(body)) + body
 
 
@@ -200,14 +202,16 @@ def command_pdu(context: int, fields: dict[int, bytes]) -> bytes:
     return struct.pack(">BxIIBB", 0x04, len(command) + 6, len(command) + 2, context, 3) + command
 
 
-def _items(data: bytes) -> list[tuple[int, bytes]]:
-    items, offset = [], 0
+def items(data: bytes) -> list[tuple[int, bytes]]:
+    """Cut the items of an association PDU (PS3.8 9.3.2) into type and value."""
+    found, offset = [], 0
     while offset + 4 <= len(data):
         kind, length = struct.unpack_from(">BxH", data, offset)
-        items.append((kind, data[offset + 4 : offset + 4 + length]))
+        found.append((kind, data[offset + 4 : offset + 4 + length]))
         offset += 4 + length
-    return items
+    return found
 
 
-def _item(kind: int, value: bytes) -> bytes:
+def item(kind: int, value: bytes) -> bytes:
+    """Encode one item of an association PDU."""
     return struct.pack(">BxH", kind, len(value)) + value

@@ -89,13 +89,18 @@ class Stand:
         *,
         dicom_port: int | None = None,
         extra: Mapping[str, Mapping[str, str]] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
-        """`extra` adds keys to sections of the configuration: {"wado": {"window": "1048576"}}."""
+        """`extra` adds keys to sections of the configuration: {"wado": {"window": "1048576"}}.
+
+        `options` are given to `twistd` (`--profile=FILE`).
+        """
         self.folder = folder
         self.log = folder / "gateway.log"
         self._reactor = reactor
         self._pacses = tuple(pacses)
         self._extra = {section: dict(keys) for section, keys in (extra or {}).items()}
+        self._options = tuple(options)
         self.dicom_port = dicom_port or free_port()
         self.wado_port, self.hl7_port, self.admin_port = free_port(), free_port(), free_port()
         numbers = range(1, len(self._pacses) + 1)
@@ -150,7 +155,8 @@ class Stand:
         """Start `twistd drimbox` and wait until it is ready. Raises `GatewayFailed`."""
         self._process = _Process(self.log)
         twistd = Path(sys.executable).parent / "twistd"
-        arguments = [str(twistd), "-n", "--pidfile=", "drimbox", "--config", str(self.config)]
+        arguments = [str(twistd), "-n", "--pidfile=", *self._options]
+        arguments += ["drimbox", "--config", str(self.config)]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         self._transport = self._reactor.spawnProcess(
             self._process, arguments[0], arguments, env=environment, path=str(self.folder)

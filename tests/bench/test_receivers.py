@@ -1,17 +1,14 @@
-"""The bench's own parts: receivers that count right, figures that are kept right."""
+"""The receivers of the bench count right, whatever comes, and the null receiver asks for its own moves."""
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
-from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
@@ -21,16 +18,13 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
 from twisted.internet.testing import StringTransport
 
-from bench import __main__ as bench_main
-from bench.baseline import Incomplete, measure_floor, measure_others
-from bench.move import MoveFailed, MoveTime, bare_move
+from bench.move import MoveFailed
 from bench.null_receiver import MAXIMUM_PDU, NullReceiver, accept, command_fields, command_pdu
 from bench.receivers import Kind, Receiver
 from bench.reception import Reception
-from bench.results import Results
-from bench.site import open_site
-from bench.study import reference_study
-from drimbox.sim.peers import PeerMissing, find_program, free_port
+from drimbox.sim.pacs import SimulatedPacs
+from drimbox.sim.pacs_behaviour import Behaviour
+from drimbox.sim.peers import PeerMissing, free_port
 from drimbox.sim.studies import GeneratedStudy, make_study
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -171,9 +165,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> GeneratedStudy:
 
 
 @pytest.mark.parametrize("kind", ["null", "pynetdicom", "storescp"])
-def test_receivers_take_jpeg_ls_from_pynetdicom(kind: Kind, study: GeneratedStudy) -> None:
+def test_receivers_take_jpeg_ls_from_pynetdicom(kind: Kind, study: GeneratedStudy, tmp_path: Path) -> None:
     try:
-        receiver = Receiver(kind, free_port(), ae_title="BENCH")
+        receiver = Receiver(kind, free_port(), ae_title="BENCH", log=tmp_path / "log")
         with receiver:
             entity = AE(ae_title="SENDER")
             association: Any = entity.associate(
@@ -201,98 +195,42 @@ def test_receivers_take_jpeg_ls_from_pynetdicom(kind: Kind, study: GeneratedStud
         pytest.skip(str(missing))
 
 
-def test_accepts_contexts_as_pynetdicom_reads_them() -> None:
+@pytest.mark.parametrize(
+    ("preferred", "taken"),
+    [(JPEGLSLossless, ImplicitVRLittleEndian), (ExplicitVRLittleEndian, ExplicitVRLittleEndian)],
+)
+def test_accepts_contexts_as_pynetdicom_reads_them(tmp_path: Path, preferred: str, taken: str) -> None:
     proposed = build_context(CT, [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
-    with Receiver("null", free_port()) as receiver:
+    with Receiver("null", free_port(), log=tmp_path / "log", preferred=preferred) as receiver:
         association: Any = AE().associate("127.0.0.1", receiver.port, [proposed])
         assert association.is_established
-        assert association.accepted_contexts[0].transfer_syntax == [ImplicitVRLittleEndian]
+        assert association.accepted_contexts[0].transfer_syntax == [taken]
         assert association.acceptor.maximum_length == MAXIMUM_PDU
         association.release()
         assert association.is_released
     assert accept(b"\0" * 68)[:1] == b"\x02"
 
 
-@pytest.mark.peer("dcmqrscp")
-def test_measures_a_real_pacs(tmp_path: Path, study: GeneratedStudy) -> None:
-    results = Results()
-    try:
-        find_program("movescu")
-        with open_site("dcmqrscp", tmp_path, study, results, 1) as site:
-            measure_floor(site)
-            measure_others(site, dcmtk=True, everything=True)
-            with pytest.raises(MoveFailed, match="MoveDestinationUnknown"):
-                bare_move(site.pacs, study, "NOWHERE")
-            with pytest.raises(MoveFailed, match="movescu ended"):
-                bare_move(site.pacs, study, "NULL")  # nobody listens there any more
-            site.pacs.pause()
-            with pytest.raises(MoveFailed, match="had not ended"):
-                bare_move(site.pacs, study, "NULL", timeout=0.3)
-            site.pacs.resume()
-            short = make_study(tmp_path / "more", instances=5, series=2, transfer_syntax=JPEGLSLossless)
-            with pytest.raises(Incomplete, match="4 instances of 5"):
-                measure_floor(attrs.evolve(site, study=short))
-    except PeerMissing as missing:
-        pytest.skip(str(missing))
-    figures = {result.name: result.value for result in results.all()}
-    assert set(figures) == {
-        "dcmqrscp.bare_move",
-        "dcmqrscp.bare_first_image",
-        "dcmqrscp.bare_rate",
-        "dcmqrscp.pynetdicom_receiver.study",
-        "dcmqrscp.dcmtk_receiver.study",
-        "dcmqrscp.storescp_receiver.study",
-        "pynetdicom_receiver.study",
-        "dcmtk_receiver.study",
-    }
-    assert all(value > 0 for value in figures.values())
-    assert figures["dcmqrscp.bare_first_image"] < figures["dcmqrscp.bare_move"]
-    assert results.peers["dcmqrscp"].count(".") == 2
-
-
-def test_results_are_written_whole_with_their_machine(tmp_path: Path) -> None:
-    results = Results()
-    results.add("dcmqrscp.study", 1.0456, "s")
-    results.add("memory.fast_client", 123456.0, "bytes")
-    with pytest.raises(ValueError, match="measured already"):
-        results.add("dcmqrscp.study", 2, "s")
-    assert (results.get("dcmqrscp.study"), results.get("orthanc.study")) == (1.0456, None)
-    path = tmp_path / "results" / "latest.json"
-    results.write(path)
-    written = json.loads(path.read_text())
-    assert written["results"] == [
-        {"name": "dcmqrscp.study", "value": 1.0456, "unit": "s"},
-        {"name": "memory.fast_client", "value": 123456.0, "unit": "bytes"},
-    ]
-    assert {"cpu", "cores", "python", "versions", "peers"} <= set(written["machine"])
-    assert [entry.name for entry in path.parent.iterdir()] == ["latest.json"]
-    assert "dcmqrscp.study" in results.table()
-    assert MoveTime(1.0, 3.5).seconds == 2.5
-
-
-def test_reference_study_is_made_once(tmp_path: Path) -> None:
-    first = reference_study(2, data=tmp_path)
-    stamp = first.files[0].stat().st_mtime_ns
-    again = reference_study(2, data=tmp_path)
-    assert again == first
-    assert again.files[0].stat().st_mtime_ns == stamp
-    first.files[1].write_bytes(b"")
-    mended = reference_study(2, data=tmp_path)
-    assert mended.files[1].stat().st_size > 1000
-
-
-def test_program_names_what_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*unused: object) -> None:
-        raise PeerMissing("Orthanc")
-
-    monkeypatch.setattr(bench_main, "open_site", absent)
-    monkeypatch.setattr(bench_main, "reference_study", lambda count: reference_study(count, data=tmp_path))
-    monkeypatch.setattr(bench_main, "DATA", tmp_path)
-    output = tmp_path / "latest.json"
-    done = CliRunner().invoke(
-        bench_main.main, ["--instances", "1", "--pacs", "orthanc", "--output", str(output)]
-    )
-    assert done.exit_code == 1
-    assert "paquet orthanc" in done.output
-    names = [result["name"] for result in json.loads(output.read_text())["results"]]
-    assert names == ["study.instances", "study.size"]
+def test_null_receiver_asks_for_its_own_moves(tmp_path: Path) -> None:
+    one_series = make_study(tmp_path / "study", instances=5, transfer_syntax=JPEGLSLossless)
+    port = free_port()
+    with (
+        SimulatedPacs("PACS", destinations={"NULL": ("127.0.0.1", port)}) as pacs,
+        Receiver("null", port, ae_title="NULL", log=tmp_path / "log") as receiver,
+    ):
+        pacs.load(one_series)
+        taken, reception = receiver.move(pacs, one_series, 2)
+        assert (reception.instances, reception.associations) == (10, 2)
+        assert 0 < taken.started_at < reception.first_at < reception.last_at <= taken.ended_at
+        # A move that fails is an error, and the next one is not burdened by it.
+        pacs.behaviour = Behaviour(final_status=0xA702)
+        with pytest.raises(MoveFailed, match="status 0xA702"):
+            receiver.move(pacs, one_series, 1)
+        pacs.behaviour = Behaviour()
+        _, reception = receiver.move(pacs, one_series, 1)
+        assert reception.instances == 5
+    with (
+        Receiver("null", port, ae_title="NULL", log=tmp_path / "log") as receiver,
+        pytest.raises(MoveFailed, match="refused"),
+    ):
+        receiver.move(pacs, one_series, 1)

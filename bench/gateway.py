@@ -1,0 +1,251 @@
+"""The gateway under measurement, as deployed, with the nation around it, in a process of its own.
+
+`Gateway` is the bench's handle. The process behind it (`python -m bench.gateway`) runs a
+`drimbox.sim.stand.Stand`: the simulated DMP and Pro Santé Connect, and `twistd drimbox` as a child. It
+publishes studies through their report, as in real life, and mints tokens; clients are processes that the
+bench starts itself (`bench.consumers`). So any measure can be made on a gateway that is up and warm, in
+any order, beside whatever it is compared with.
+
+What is configured beyond the defaults of an installation is in `settings_for`: as many AE titles as
+deliveries at once, and limits that let them run. Mutual TLS, whitelist and introspection are on.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from twisted.internet import defer, stdio, task
+from twisted.protocols.basic import LineReceiver
+
+from bench.move import Archive
+from bench.program import Program, say
+from drimbox.config import WadoSettings
+from drimbox.sim.ris import SimAct, SimMessage, SimReport, build_message
+from drimbox.sim.stand import PacsAddress, Stand
+from drimbox.sim.studies import GeneratedStudy
+
+JPEG_LS = "1.2.840.10008.1.2.4.80"
+#: Seconds a study may take from its report to its KOS in the archive.
+_PUBLICATION = 240.0
+
+Extra = Mapping[str, Mapping[str, str]]
+
+
+def accept(syntax: str) -> str:
+    """Return the Accept header that asks for one transfer syntax."""
+    return f'multipart/related; type="application/dicom"; transfer-syntax={syntax}; q=0.9'
+
+
+def settings_for(deliveries: int) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Return what an operator sets for that many deliveries at once: of `[site.pacs]`, of the rest.
+
+    Windows keep their size; the total grows with their number. One Consumer asks for all of them.
+    """
+    pacs = {"max_associations": str(deliveries + 8)}
+    window = WadoSettings(port=1).window
+    wado = {
+        "max_deliveries": str(max(16, deliveries)),
+        "max_per_consumer": str(max(16, deliveries)),
+        "total_window": str(max(16, deliveries) * window),
+    }
+    return pacs, {"wado": wado, "dicom": {"max_associations": str(2 * deliveries + 16)}}
+
+
+class Gateway:
+    """A running gateway in front of one PACS; a context manager.
+
+    `port` is where it listens for the AE titles of `pool`, `options` go to `twistd`; what is in `publish`
+    has been published once it is entered, any other study is when it is first asked for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pacs: Archive,
+        *,
+        port: int,
+        pool: Sequence[str],
+        options: Sequence[str] = (),
+        extra: Extra | None = None,
+        publish: Sequence[GeneratedStudy] = (),
+    ) -> None:
+        pacs_settings, more = settings_for(len(pool))
+        for section, keys in (extra or {}).items():
+            more.setdefault(section, {}).update(keys)
+        self.folder = folder
+        self._order = {
+            "folder": str(folder),
+            "ae_title": pacs.ae_title,
+            "port": pacs.port,
+            "dicom_port": port,
+            "pool": list(pool),
+            "settings": pacs_settings,
+            "extra": more,
+            "options": list(options),
+        }
+        self._studies = tuple(publish)
+        self._program = Program("bench.gateway", log=folder / "stand.log", timeout=_PUBLICATION)
+        self._facts: dict[str, Any] = {}
+        self._kos: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._program.start()
+        try:
+            self._program.tell(**self._order)
+            self._facts = self._program.read()
+            for study in self._studies:
+                self.publish(study)
+        except BaseException:
+            self._program.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._program.stop()
+
+    @property
+    def pid(self) -> int:
+        """Process number of the gateway itself."""
+        return int(self._facts["pid"])
+
+    def publish(self, study: GeneratedStudy) -> None:
+        """Feed a study through its report and wait until its KOS is published."""
+        if study.study_uid not in self._kos:
+            answer = self._program.ask(publish=study.study_uid)
+            self._kos[study.study_uid] = answer["kos"]
+
+    def order(self, study: GeneratedStudy, *, syntax: str = JPEG_LS, **more: object) -> dict[str, Any]:
+        """Return the order for a client (`bench.client`) that asks for the study's only series."""
+        self.publish(study)
+        facts = self._facts
+        series = study.series[0].series_uid
+        headers = [
+            f"Accept: {accept(syntax)}",
+            f"Authorization: Bearer {self._program.ask(token=True)['token']}",
+            f"KOS-SOPInstanceUID: {self._kos[study.study_uid]}",
+        ]
+        return {
+            **{key: facts[key] for key in ("port", "name", "roots", "certificate", "key")},
+            "path": f"/dicom-web-rs/studies/{study.study_uid}/series/{series}",
+            "headers": headers,
+            **more,
+        }
+
+
+class _Served(Exception):
+    """The standard input has ended."""
+
+
+class _Lines(LineReceiver):
+    """Orders from the bench, one a line."""
+
+    delimiter = b"\n"
+
+    def __init__(self) -> None:
+        self.lines: defer.DeferredQueue[bytes | None] = defer.DeferredQueue()
+
+    def lineReceived(self, line: bytes) -> None:
+        """Keep it for who asks."""
+        self.lines.put(line)
+
+    def connectionLost(self, reason: object = None) -> None:
+        """Tell that there are no more."""
+        self.lines.put(None)
+
+
+class _Behind:
+    """The process behind a `Gateway`."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._lines = _Lines()
+        self._published = 0
+
+    async def run(self) -> None:
+        stdio.StandardIO(self._lines)
+        order = await self._next()
+        folder = Path(order["folder"])
+        pacs = PacsAddress(order["ae_title"], order["port"], order["pool"], settings=order["settings"])
+        stand = Stand(
+            folder,
+            self._reactor,
+            [pacs],
+            dicom_port=order["dicom_port"],
+            extra=order["extra"],
+            options=order["options"],
+        )
+        await stand.start()
+        try:
+            await stand.start_gateway()
+            pair = stand.consumer()
+            say(
+                pid=stand.pid,
+                port=stand.wado_port,
+                name=stand.sites[0],
+                roots=str(stand.pki.roots),
+                certificate=str(pair.certificate),
+                key=str(pair.key),
+            )
+            while True:
+                await self._answer(stand, await self._next())
+        except _Served:
+            pass
+        finally:
+            await stand.stop()
+
+    async def _next(self) -> dict[str, Any]:
+        line = await self._lines.lines.get()
+        if line is None:
+            raise _Served
+        order: dict[str, Any] = json.loads(line)
+        return order
+
+    async def _answer(self, stand: Stand, order: dict[str, Any]) -> None:
+        try:
+            if "publish" in order:
+                say(kos=await self._publish(stand, order["publish"]))
+            else:
+                say(token=stand.token())
+        except Exception as error:  # the bench must hear of whatever goes wrong
+            say(failed=f"{type(error).__name__}: {error}")
+
+    async def _publish(self, stand: Stand, study: str) -> str:
+        self._published += 1
+        number = self._published
+        before = set(stand.published())
+        report = SimReport(
+            acts=(SimAct(study_uid=study, modalities=("CT",)),), document_id=f"2.25.{number}"
+        )
+        ack = await stand.send(build_message(report, SimMessage(control_id=str(number))))
+        fresh = set(await stand.wait_published(number, seconds=_PUBLICATION)) - before
+        if ack.code != "AA" or len(fresh) != 1:
+            raise RuntimeError(f"no KOS for {study}: {ack}")
+        kos = fresh.pop()
+        # The DMP has it a moment before the archive knows.
+        while not _archived(stand, kos):
+            await task.deferLater(self._reactor, 0.05)
+        return kos
+
+
+def _archived(stand: Stand, kos: str) -> bool:
+    path = stand.folder / "state" / "drimbox.db"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("select state from kos where sop_instance_uid = ?", (kos,)).fetchall()
+    return bool(rows) and str(rows[0][0]).lower() == "published"
+
+
+def main() -> None:
+    """Serve the bench until the standard input ends."""
+    task.react(lambda reactor: defer.Deferred.fromCoroutine(_Behind(reactor).run()))
+
+
+if __name__ == "__main__":
+    main()

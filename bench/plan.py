@@ -1,0 +1,52 @@
+"""How much is measured: the sizes of issue and specification, or a small run that shows that all works."""
+
+from __future__ import annotations
+
+import attrs
+
+from drimbox.sim.studies import REFERENCE_INSTANCES
+
+
+@attrs.frozen
+class Plan:
+    """Sizes and repetitions of one run."""
+
+    #: Instances of the reference study (DB.SO.100).
+    instances: int = REFERENCE_INSTANCES
+    #: Repetitions of a delivery or move of the reference study; the median is kept.
+    repeat: int = 5
+    #: Repetitions of what is slow: receivers and gateways on pynetdicom.
+    repeat_slow: int = 3
+    #: Deliveries looked at for the first image.
+    repeat_first: int = 9
+    #: Instances of the smaller and of the larger study of growth.
+    small: int = 100
+    large: int = 13_000
+    #: Deliveries at once.
+    parallel: tuple[int, ...] = (1, 3, 8, 10, 50)
+    #: Instances of 20 KB.
+    tiny: int = 2_000
+    #: Instances of the study for the slow client (about 20 MB) and for transcoding; bytes a second.
+    slow_instances: int = 125
+    slow_rate: float = 1_000_000.0
+    #: Seconds each pair of transfer syntaxes is transcoded for, and with how many workers.
+    codec_seconds: float = 2.0
+    workers: tuple[int, ...] = (1, 2)
+    #: Measure DCMTK's own receiver (`movescu +P`), which takes a minute.
+    dcmtk: bool = True
+
+
+QUICK = Plan(
+    instances=130,
+    repeat=2,
+    repeat_slow=1,
+    repeat_first=3,
+    small=20,
+    large=400,
+    parallel=(1, 3),
+    tiny=200,
+    slow_instances=20,
+    slow_rate=4_000_000.0,
+    codec_seconds=0.3,
+    dcmtk=False,
+)

@@ -1,0 +1,276 @@
+"""`python -m bench.report`: put the figures of the last run into docs/performance.md.
+
+The document is written by hand but for what stands between two comments, `<!-- figures: ... -->` and
+`<!-- end -->`: that is replaced by tables made from `bench/results/latest.json` and `profile.json`. A
+figure that the run does not have is a dash, one that misses its target is marked, and what failed is
+listed: nothing here rounds a miss into a hit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.profile import PROFILE
+from bench.program import ROOT
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+LATEST = Path(__file__).parent / "results" / "latest.json"
+_SECTION = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PACS = ("dcmqrscp", "orthanc")
+
+
+class Figures:
+    """The figures of one run, by name."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self._results = {each["name"]: each for each in document["results"]}
+
+    def cell(self, name: str) -> str:
+        """Write a figure: a dash when there is none, bold and marked when it misses its target."""
+        found = self._results.get(name)
+        if found is None:
+            return "–"
+        text = _written(found["value"], found["unit"])
+        return text if found.get("met", True) else f"**{text}** ✗"
+
+    def target(self, *names: str) -> str:
+        """Write the target of the first of these figures that has one."""
+        found = (self._results.get(name, {}).get("target") for name in names)
+        return next((text for text in found if text), "")
+
+    def numbers(self, pattern: str) -> list[str]:
+        """Return what stands for `(...)` in the names that fit, once each, in order."""
+        found = (re.fullmatch(pattern, name) for name in self._results)
+        return list(dict.fromkeys(match[1] for match in found if match))
+
+
+def _written(value: float, unit: str) -> str:
+    if unit == "s":
+        return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
+    if unit == "ratio":
+        return f"{value:.2f}"
+    digits = 0 if abs(value) >= 100 else 1
+    return f"{value:.{digits}f} {unit}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _by_pacs(figures: Figures, rows: Sequence[tuple[str, str]]) -> str:
+    return _table(
+        ("", "target", *_PACS),
+        [
+            (
+                title,
+                figures.target(*(f"{pacs}.{name}" for pacs in _PACS)),
+                *(figures.cell(f"{pacs}.{name}") for pacs in _PACS),
+            )
+            for title, name in rows
+        ],
+    )
+
+
+def machine(figures: Figures) -> str:
+    """Describe the machine and the run."""
+    about, run = figures.document["machine"], figures.document["run"]
+    peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    quick = " **A quick run: small sizes, its figures mean little.**" if run["quick"] else ""
+    return (
+        f"Run of {run['started']}, {run['seconds']} s.{quick} {about['cpu']}, {about['cores']} cores, "
+        f"{about['memory']}, {about['system']}, Python {about['python']}; {versions}; {peers}. "
+        f"One process hashes {figures.cell('machine.speed')} (SHA-256) at the start of the run and "
+        f"{figures.cell('machine.speed_after')} at its end; one per core together "
+        f"{figures.cell('machine.scaling')} times that.\n"
+    )
+
+
+def delivery(figures: Figures) -> str:
+    """The reference study, one delivery."""
+    size = f"{figures.cell('study.instances')}, {figures.cell('study.size')}"
+    rows = [
+        ("bare C-MOVE into the null receiver", "bare_move"),
+        ("whole study at the client (DB.SO.100)", "study"),
+        ("**pipeline ratio**", "pipeline_ratio"),
+        ("bare C-MOVE when `movescu` asks", "movescu_move"),
+        ("ratio to that", "movescu_ratio"),
+        ("throughput at the client", "rate"),
+        ("first image, from the request (DB.SO.113)", "first_image"),
+        ("the PACS's first C-STORE byte, from the request", "first_store"),
+        ("first image, from that byte", "first_image_after_store"),
+        ("processor time: gateway", "cpu.gateway"),
+        ("processor time: PACS", "cpu.pacs"),
+        ("processor time: client", "cpu.client"),
+        ("processor time of the bare C-MOVE: PACS", "cpu.bare_pacs"),
+        ("processor time of the bare C-MOVE: receiver", "cpu.bare_receiver"),
+    ]
+    return f"Reference study: {size}.\n\n{_by_pacs(figures, rows)}"
+
+
+def rivals(figures: Figures) -> str:
+    """Others at the same task."""
+    rows = [
+        ("gateway on pynetdicom, plain HTTP", "obvious.study"),
+        ("its time over ours", "obvious_ratio"),
+        ("its first image", "obvious.first_image"),
+        ("Orthanc DICOMweb from its own disk, plain HTTP", "dicomweb.study"),
+        ("our time over its", "dicomweb_ratio"),
+        ("its first image", "dicomweb.first_image"),
+        ("C-MOVE into pynetdicom, no HTTP", "pynetdicom_receiver.study"),
+        ("C-MOVE into `movescu +P`, no HTTP", "dcmtk_receiver.study"),
+    ]
+    return _by_pacs(figures, rows)
+
+
+def growth(figures: Figures) -> str:
+    """Time and memory with the size of the study."""
+    counts = sorted({int(n) for p in _PACS for n in figures.numbers(rf"{p}\.growth\.(\d+)\.study")})
+    rows = []
+    for pacs in _PACS:
+        for count in counts:
+            name = f"{pacs}.growth.{count}"
+            cells = [figures.cell(f"{name}.{each}") for each in _GROWTH.values()]
+            rows.append((pacs, f"{count:,}", *cells))
+    more = [
+        ("time per instance, largest over reference", "growth.linearity"),
+        ("the same of the bare C-MOVE", "growth.bare_linearity"),
+        ("memory, largest less reference", "growth.memory_spread"),
+        ("2,000 instances of 20 KB", "tiny.rate"),
+        ("the same, bare C-MOVE", "tiny.bare_rate"),
+        ("the one's time over the other's", "tiny.ratio"),
+    ]
+    memory = _table(
+        ("memory of the gateway", ""),
+        [
+            ("idle", figures.cell("memory.idle")),
+            ("above that, fast client", figures.cell("memory.fast_client")),
+            ("above that, a client that reads 1 MB/s of 20 MB", figures.cell("memory.slow_client")),
+        ],
+    )
+    table = _table(("PACS", "instances", *_GROWTH), rows)
+    return f"{table}\n{_by_pacs(figures, more)}\n{memory}"
+
+
+_GROWTH = {
+    "delivery": "study",
+    "bare C-MOVE": "bare_move",
+    "ratio": "ratio",
+    "rate": "rate",
+    "memory above idle": "memory",
+}
+_PARALLEL = {
+    "delivered": "rate",
+    "bare C-MOVEs": "bare_rate",
+    "over a single one": "to_single",
+    "over as many bare": "to_bare",
+    "better of both": "kept",
+    "slowest over fastest": "slowest",
+    "memory": "memory",
+}
+
+
+def parallel(figures: Figures) -> str:
+    """Many deliveries at once."""
+    rows = []
+    for pacs in _PACS:
+        for number in figures.numbers(rf"{pacs}\.parallel\.(\d+)\.rate"):
+            cells = [figures.cell(f"{pacs}.parallel.{number}.{each}") for each in _PARALLEL.values()]
+            rows.append((pacs, number, *cells))
+    targets = [f"{pacs}.parallel.{n}.kept" for pacs in _PACS for n in (3, 8, 10, 50)]
+    head = [
+        f"{name} ({figures.target(*targets)})" if key == "kept" else name for name, key in _PARALLEL.items()
+    ]
+    return _table(("PACS", "at once", *head), rows)
+
+
+def transcoding(figures: Figures) -> str:
+    """Pairs of syntaxes, and a transcoded series."""
+    workers = figures.numbers(r"transcode\..+\.(\d+)w\.rate")
+    rows = []
+    for pair in figures.numbers(r"transcode\.(.+)\.\d+w\.rate"):
+        cells = []
+        for number in workers:
+            name = f"transcode.{pair}.{number}w"
+            cells += [figures.cell(f"{name}.rate"), figures.cell(f"{name}.throughput")]
+        rows.append((pair.replace("-", " → "), *cells, figures.cell(f"transcode.{pair}.scaling")))
+    head = [
+        f"{number} worker{'s' if number != '1' else ''}{unit}"
+        for number in workers
+        for unit in ("", ", MB/s")
+    ]
+    table = _table(("pair", *head, "scaling"), rows)
+    more = [
+        ("first transcoded image at the client", "transcoded.first_image"),
+        ("a transcoded series at the client", "transcoded.rate"),
+    ]
+    return f"{table}\n{_by_pacs(figures, more)}"
+
+
+def missing(figures: Figures) -> str:
+    """What the run does not have."""
+    lines = [f"- failed: {each['name']}: {each['why']}" for each in figures.document["failed"]]
+    lines += [f"- left out: {each['name']}: {each['why']}" for each in figures.document["left_out"]]
+    return "\n".join(lines or ["Nothing failed, nothing was left out."]) + "\n"
+
+
+def profile(document: dict[str, Any] | None) -> str:
+    """Where the time goes."""
+    if document is None:
+        return "No profile was taken.\n"
+    native = document["native"]
+    if "shares" in native:
+        shares = [(kind, f"{100 * share:.0f} %") for kind, share in native["shares"].items()]
+        above = _table(("processor time of the gateway", "share"), shares)
+    else:
+        above = f"Not sampled from outside: {native['why']}.\n"
+    python = document["python"]
+    rows = [
+        (f"`{each['name']}`", f"{100 * each['share']:.1f} %", f"{each['calls_per_image']:.1f}")
+        for each in python["functions"]
+    ]
+    below = _table(("function (its own time, under cProfile)", "share", "calls per image"), rows)
+    count = f"{python['calls_per_image']:.0f} calls of functions, C ones included, for one image:"
+    return f"{above}\n{count}\n\n{below}"
+
+
+SECTIONS: dict[str, Callable[[Figures], str]] = {
+    "machine": machine,
+    "delivery": delivery,
+    "rivals": rivals,
+    "growth": growth,
+    "parallel": parallel,
+    "transcoding": transcoding,
+    "missing": missing,
+}
+
+
+def filled(text: str, results: dict[str, Any], profiled: dict[str, Any] | None) -> str:
+    """Return the document with every section made anew. Raises `KeyError` for a section nobody knows."""
+    figures = Figures(results)
+
+    def section(match: re.Match[str]) -> str:
+        name = match[2]
+        body = profile(profiled) if name == "profile" else SECTIONS[name](figures)
+        return f"{match[1]}\n{body}\n{match[3]}"
+
+    return _SECTION.sub(section, text)
+
+
+def main() -> None:
+    """Fill the document from the results named, `latest.json` by default."""
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else LATEST
+    profiled = json.loads(PROFILE.read_text()) if PROFILE.exists() else None
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), json.loads(path.read_text()), profiled))
+    print(f"{DOCUMENT} : chiffres de {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What the figures are held against: each target once, for every figure whose name it fits."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+
+
+@attrs.frozen
+class Target:
+    """A bound on the figures whose name `pattern` fits."""
+
+    pattern: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def covers(self, name: str) -> bool:
+        """Say whether it is about that figure."""
+        return re.fullmatch(self.pattern, name) is not None
+
+    def met(self, value: float) -> bool:
+        """Say whether a value is within it."""
+        above = self.at_least is None or value >= self.at_least
+        return above and (self.at_most is None or value <= self.at_most)
+
+    def __str__(self) -> str:
+        return f"≤ {self.at_most:g}" if self.at_most is not None else f"≥ {self.at_least:g}"
+
+
+_PACS: Final = r"(dcmqrscp|orthanc)\."
+
+TARGETS: Final = (
+    Target(_PACS + r"(pipeline|movescu)_ratio", at_most=1.5),
+    Target(_PACS + r"first_image", at_most=0.1),
+    Target(_PACS + r"first_image_after_store", at_most=0.02),
+    Target(_PACS + r"obvious_ratio", at_least=5.0),
+    Target(_PACS + r"dicomweb_ratio", at_most=2.0),
+    # Linear: an instance of the largest study costs no more than a tenth above one of the reference.
+    Target(_PACS + r"growth\.linearity", at_most=1.1),
+    # Flat: not even the window of one delivery (8 MiB) apart.
+    Target(_PACS + r"growth\.memory_spread", at_most=8.4),
+    Target(_PACS + r"parallel\.\d+\.kept", at_least=0.9),
+    Target(_PACS + r"tiny\.rate", at_least=1000.0),
+    Target(_PACS + r"transcoded\.first_image", at_most=0.15),
+    # The national limits (DB.SO.113, DB.SO.100), in seconds.
+    Target(_PACS + r"study", at_most=17.0),
+)
+
+
+def target_of(name: str) -> Target | None:
+    """Return the target of a figure, None when it has none."""
+    return next((target for target in TARGETS if target.covers(name)), None)
