@@ -20,7 +20,14 @@ from drimbox.dicom.dimse import Status
 from drimbox.dicom.moving import Abandoned, MoveResult
 from drimbox.dicom.syntaxes import offered_text
 from drimbox.dicom.transcoding import Transcoder
-from drimbox.errors import DrimboxError, ImageError, KosDepublished, NotAcceptable, PacsUnavailable
+from drimbox.errors import (
+    DrimboxError,
+    ImageError,
+    KosDepublished,
+    NotAcceptable,
+    PacsCommunicationError,
+    PacsUnavailable,
+)
 from drimbox.ports import (
     ArchivedKos,
     Archives,
@@ -319,7 +326,11 @@ class Attempt:
         if tally.unacceptable:
             raise NotAcceptable(offered_text(tally.unacceptable))
         if move.success and not tally.refused:
-            study = await self._archive.find_study(self._request.study_uid)
+            try:
+                study = await self._archive.find_study(self._request.study_uid)
+            except PacsCommunicationError as error:
+                # A code of the feed (E003) is none of an image request.
+                raise PacsUnavailable(error.detail) from error
             if study is None:
                 result.differs = True
                 raise KosDepublished("examen absent du PACS")

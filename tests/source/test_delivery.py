@@ -26,7 +26,13 @@ from drimbox.dicom.archive import PacsArchive
 from drimbox.dicom.moving import Abandoned, MoveResult
 from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.syntaxes import EXPLICIT_LE, JPEG_LS_LOSSLESS, RLE_LOSSLESS
-from drimbox.errors import PacsUnavailable, RetrieveTimeout, TokenInvalid, TooManyRequests
+from drimbox.errors import (
+    PacsCommunicationError,
+    PacsUnavailable,
+    RetrieveTimeout,
+    TokenInvalid,
+    TooManyRequests,
+)
 from drimbox.model import Instance, KosState, Patient, Series, Study
 from drimbox.ports import ArchivedKos, Introspection
 from drimbox.source import dues
@@ -156,6 +162,8 @@ class World:
         return next(one for one in self.archived if one.id == number)
 
     async def find_study(self, pacs: Pacs, study: str) -> Any:
+        if isinstance(self.in_pacs, Exception):
+            raise self.in_pacs
         return self.in_pacs
 
     def retrieval(self, pacs: Pacs, receiver: Any) -> Moving:
@@ -399,6 +407,7 @@ def test_a_failed_move_says_nothing_about_what_the_pacs_holds(world: World) -> N
         (held(), "E1002", True),
         (held(ONE), "E1004", True),
         (held(ONE, TWO), "E1004", False),
+        (PacsCommunicationError("pas de réponse"), "E1004", False),
     ],
 )
 def test_success_with_nothing_sent_is_asked_about(
