@@ -60,7 +60,11 @@ def _native(path: str, native: Tree, report: Report) -> None:
 
 def _module(path: str, factory: str, report: Report) -> None:
     package = factory.partition(":")[0].partition(".")[0]
-    if importlib.util.find_spec(package) is None:
+    try:
+        found = importlib.util.find_spec(package)
+    except ValueError:
+        found = None  # `__main__`, which is no module of anybody's
+    if found is None:
         report.error(
             f"{path}.factory",
             f"le module « {package} » n'est pas installé",

@@ -426,6 +426,18 @@ def test_wrong_study_uid_is_a_usage_mistake() -> None:
     assert run("pacs", "find", "--study", "../x").exit_code == 2
 
 
+@pytest.mark.requirement("DB.SO.165")
+def test_a_native_site_has_no_pacs_to_try(tmp_path: Path) -> None:
+    path = good_config(tmp_path)
+    head = path.read_text("utf-8").partition("[site.pacs]")[0]
+    path.write_text(head + '[site.native]\nname = "A"\nkind = "orthanc"\nurl = "http://localhost:8042"\n')
+    assert run("check-config", "--config", path).exit_code == 0
+    for arguments in (["echo"], ["find", "--study", "1.2.3"], ["echo", "--site", "radio"]):
+        result = run("pacs", *arguments, "--config", path)
+        assert result.exit_code == 1
+        assert "archive native" in result.output
+
+
 def test_unknown_site_names_the_known_ones(tmp_path: Path) -> None:
     result = run("pacs", "echo", "--site", "cardio", "--config", good_config(tmp_path))
     assert result.exit_code == 1

@@ -20,7 +20,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 
 from drimbox.cli import cli
-from drimbox.config import Listener
+from drimbox.config import Listener, Native
 from drimbox.errors import ServiceDisabled
 from drimbox.ports import SpeedMeasure
 from drimbox.source.speedtest import SpeedTests
@@ -47,7 +47,12 @@ class Gateway:
         self.tests: SpeedTests = self.world.tests
         self.asked: list[str] = []
         self.api = AdminApi()
-        sites = [self.world.site, World.make_site("cardio", study=None, enabled=False)]
+        native = attrs.evolve(
+            World.make_site("native", enabled=False),
+            pacs=None,
+            native=Native("A", "orthanc", "http://localhost"),
+        )
+        sites = [self.world.site, World.make_site("cardio", study=None, enabled=False), native]
         speedtest.register(self.api, sites, self.tests, self.store, self._note)
         self.note_failure: Exception | None = None
 
@@ -89,7 +94,7 @@ def drimbox(*arguments: str) -> Result:
 def test_the_state_names_the_sites_and_no_study(gateway: Gateway) -> None:
     status, _, body = Wire(gateway.api).ask("GET", "/speedtest")
     assert status == 200
-    radio, cardio = body["sites"]
+    radio, cardio, native = body["sites"]
     assert (radio["site"], radio["reference_study"], radio["enabled"], radio["running"]) == (
         "radio",
         True,
@@ -97,6 +102,7 @@ def test_the_state_names_the_sites_and_no_study(gateway: Gateway) -> None:
         False,
     )
     assert (cardio["reference_study"], cardio["last"], cardio["ended"]) == (False, None, 0)
+    assert native["reference_study"] is False
     assert "2.25.900" not in json.dumps(body)
 
 
@@ -117,7 +123,12 @@ def test_a_run_is_begun_audited_and_answered_at_once(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("site", "status", "words"), [("absent", 404, "inconnu"), ("cardio", 409, "sans examen de référence")]
+    ("site", "status", "words"),
+    [
+        ("absent", 404, "inconnu"),
+        ("cardio", 409, "sans examen de référence"),
+        ("native", 409, "archive est native"),
+    ],
 )
 def test_what_cannot_run_is_said(gateway: Gateway, site: str, status: int, words: str) -> None:
     answer = Wire(gateway.api).ask("POST", f"/speedtest/{site}", POST)
