@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
+from drimbox.config import Native as NativeSettings
 from drimbox.config import Site, Structure
 from drimbox.errors import PacsCommunicationError, PublicationError
 from drimbox.kos.compare import fingerprint
@@ -131,6 +132,35 @@ def test_a_changed_report_is_queued(raw: bytes) -> None:
     stage.archive.kos.append(archived(fingerprint=Stage().print_()))
     stage.match()
     assert stage.jobs.ended == [(5, "queued")]
+
+
+class Native:
+    """A native archive that holds the study."""
+
+    name = "ARCHIVE"
+    patience = 5.0
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def find_study(self, study_uid: str) -> Any:
+        self.asked.append(study_uid)
+        return study()
+
+
+@pytest.mark.requirement("DB.SO.188", "DB.SO.165")
+@pytest.mark.parametrize("ris", ["RIS", "RIS-CARDIO"])
+def test_several_ris_lead_to_one_native_archive(ris: str) -> None:
+    native = NativeSettings("ARCHIVE", "orthanc", "http://localhost:8042")
+    here = site(1, pacs=None, native=native, ris=("RIS", "RIS-CARDIO"))
+    stage = Stage(sites=(here, site(2, ris=("RIS-LABO",))))
+    archive: Any = Native()
+    doors = attrs.evolve(stage.matching._doors, archives={"site1": archive})
+    stage.matching = Matching(stage.settings, doors)
+    stage.match(ris=ris)
+    assert stage.jobs.ended == [(5, "queued")]
+    assert archive.asked == [STUDY]
+    assert stage.pacses.asked == []
 
 
 @pytest.mark.requirement("DB.SO.13")
