@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
 from drimbox.dicom.dimse import Status
@@ -172,6 +173,21 @@ def test_a_paused_reading_asks_for_nothing() -> None:
     scene.receiver.channels[0].resume()
     scene.settle()
     assert result(ended).completed == 2
+
+
+def test_a_pause_in_the_middle_of_a_block_is_obeyed() -> None:
+    scene = Scene()
+    scene.store.hold(1)
+    scene.store.files[uid(1)] = [part10(1, bytes(5_000_000))]
+    scene.receiver.on_data = lambda channel: channel.pause()
+    _, ended = scene.pull()
+    scene.settle()
+    assert scene.receiver.pieces == 1
+    assert not ended.called
+    scene.receiver.on_data = lambda channel: None
+    scene.receiver.channels[0].resume()
+    scene.settle()
+    assert result(ended).completed == 1
 
 
 def test_time_spent_paused_is_not_the_archives() -> None:
@@ -444,6 +460,29 @@ def test_a_form_nobody_needs_is_left_out() -> None:
     scene.settle()
     assert result(ended).success
     assert list(scene.receiver.whole) == [uid(1)]
+
+
+def test_a_file_that_is_not_read_to_its_end_is_closed_in_order() -> None:
+    scene = Scene(Receiver(EXPLICIT))
+    scene.store.listing = [StoredInstance(uid(1))]
+    ended_in_order: list[str] = []
+
+    async def careful(instance: StoredInstance) -> AsyncIterator[bytes]:
+        try:
+            # Only the file says that nobody takes it.
+            yield part10(1, syntax=JPEG_LS)
+            yield b"more"
+        finally:
+            await deferLater(scene.clock, 0.01)
+            ended_in_order.append(instance.sop_instance_uid)
+
+    scene.store.read = careful  # type: ignore[method-assign]
+    _, ended = scene.pull(needed=())
+    scene.settle()
+    scene.clock.advance(0.01)
+    assert result(ended).success
+    assert ended_in_order == [uid(1)]
+    assert scene.receiver.arrived == []
 
 
 @pytest.mark.requirement("DB.CS.83")
