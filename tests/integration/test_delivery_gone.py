@@ -227,7 +227,7 @@ async def test_nothing_is_left_of_clients_gone_at_every_state(lanes: tuple[Lanes
     same(before, after, memory=12 * MEGABYTE)
     again = await served_fast(hospital, small)
     print(f"eight good clients at once: {usual:.2f} s before, {again:.2f} s after")
-    assert again < 2 * usual + 1
+    assert again < 2 * usual + 3
     unharmed(hospital)
     for pacs in hospital.watched:
         assert not pacs.overlaps
@@ -338,5 +338,5 @@ async def test_a_real_pacs_is_let_go_by_clients_that_leave(
     same(before, after, memory=12 * MEGABYTE)
     await until(lambda: family(pid)[0] <= theirs[0] and family(pid)[1] <= theirs[1], what="a PACS at rest")
     again = await served_fast(real, [served])
-    assert again < 2 * usual + 1
+    assert again < 2 * usual + 3
     unharmed(real)

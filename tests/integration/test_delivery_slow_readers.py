@@ -42,9 +42,12 @@ PEER_CROWD, PEER_SECONDS = (50, 240.0) if SOAK else (8, 14.0)
 #: Images of half a megabyte in the series that slow clients ask for.
 IMAGES = 80 if SOAK else 24
 #: Four moves run at a time: together they want more than they may have.
-WINDOW, TOTAL_WINDOW = 2 * MEGABYTE, 5 * MEGABYTE
-#: What an association has read before it can be told to stop (`dicom.transport`), with what it brings.
-READ_AHEAD = MEGABYTE
+WINDOW, TOTAL_WINDOW = 2 * MEGABYTE, 4 * MEGABYTE
+#: What four associations have read before they can be told to stop (`dicom.transport`), twice over.
+READ_AHEAD = 4 * 2 * 256 * 1024
+#: Seconds a good client may take in the middle of the crowd, whose own answers take half an hour each.
+#: Most of them are this process's, which is PACS and clients at once.
+UNHURT = 10
 
 
 class Crowded(Hospital):
@@ -61,7 +64,9 @@ class Crowded(Hospital):
             pacs = WatchedPacs(name, destinations=dict.fromkeys(pool, (LOOPBACK, port)))
             pacs.start()
             self.watched.append(pacs)
-            settings = {**PACS_SETTINGS, "first_image_timeout": "60", "gap_timeout": "60"}
+            # Their threads share this process with the clients': a busy machine may keep us waiting.
+            timeouts = dict.fromkeys(("first_image_timeout", "gap_timeout", "query_timeout"), "60")
+            settings = {**PACS_SETTINGS, **timeouts}
             addresses.append(PacsAddress(pacs.ae_title, pacs.port, pool, settings=settings))
         return addresses
 
@@ -208,10 +213,9 @@ async def test_a_crowd_of_slow_readers_costs_what_is_configured_and_hurts_nobody
     )
     assert early < served.study.size / 4
     assert all(is_whole(client, served) for client in clients), [client.error for client in clients]
-    assert max(meanwhile) < 5
-    assert max(after) < 2 * max(usual) + 1
+    assert max(meanwhile + after) < UNHURT
     # What is counted as memory, what waits in user space for each socket, and the disk.
-    assert TOTAL_WINDOW / 2 < peaks.window <= TOTAL_WINDOW + 6 * READ_AHEAD
+    assert TOTAL_WINDOW / 2 < peaks.window <= TOTAL_WINDOW + READ_AHEAD
     assert WINDOW < peaks.spool <= min(hospital.total_spool, CROWD * hospital.spool)
     assert peaks.memory - before.memory < TOTAL_WINDOW + CROWD * (SOCKET_BUFFER + BLOCK) + 32 * MEGABYTE
     # Never a C-MOVE that failed because we paused it.
@@ -257,7 +261,7 @@ async def test_a_slow_reader_for_whom_there_is_no_disk_is_cut_and_the_others_go_
         )
         watching = Deferred.fromCoroutine(watch(probe, peaks, reading))
         # In the middle of them one who reads: a disk that is full is nothing to him.
-        await fetched(hospital, served)
+        assert await fetched(hospital, served) < UNHURT
         await reading
         await watching
         whole = [client for client in done if is_whole(client, served)]
@@ -270,7 +274,7 @@ async def test_a_slow_reader_for_whom_there_is_no_disk_is_cut_and_the_others_go_
         # Nobody had to be cut while there was room for him.
         assert len(whole) == 0 if full == "of one answer" else len(whole) >= CROWD // 4
         assert peaks.spool <= hospital.total_spool
-        assert peaks.window <= TOTAL_WINDOW + 6 * READ_AHEAD
+        assert peaks.window <= TOTAL_WINDOW + READ_AHEAD
         await deferToThread(probe.at_rest)
         await until(lambda: probe.descriptors() == before.descriptors, what="descriptors given back")
         await fetched(hospital, served)
@@ -290,8 +294,9 @@ class CrowdedPeers(RealHospital):
         Hospital.__init__(self, folder, pacses=self._pacses, wado=wado)
 
     def _pacses(self, port: int) -> Sequence[PacsAddress]:
+        timeouts = dict.fromkeys(("first_image_timeout", "gap_timeout", "query_timeout"), "60")
         return [
-            attrs.evolve(each, settings={**each.settings, "patience": "5", "first_image_timeout": "60"})
+            attrs.evolve(each, settings={**each.settings, "patience": "5", **timeouts})
             for each in super()._pacses(port)
         ]
 
@@ -333,8 +338,8 @@ async def test_no_real_pacs_gives_a_move_up_because_of_slow_readers(
         f"{max(client.early for client in clients)} bytes read slowly; {peaks}; {before}"
     )
     assert all(is_whole(client, served) for client in clients), [client.error for client in clients]
-    assert after < 2 * usual + 1
-    assert peaks.window <= TOTAL_WINDOW + 6 * READ_AHEAD
+    assert after < UNHURT
+    assert peaks.window <= TOTAL_WINDOW + READ_AHEAD
     complaints = [line for line in log.read_bytes()[said:].splitlines() if line.startswith((b"E", b"W"))]
     # dcmqrscp would like every move to be on an association that could find too.
     assert not [line for line in complaints if b"Move Presentation Context but no Find" not in line]
