@@ -200,6 +200,14 @@ def _pools(tree: Tree, report: Report) -> None:
                 f"{most} associations pour {len(pool)} AE titles : le pool ne servira pas en entier",
                 "augmenter max_associations ou réduire pool (DB.SO.121)",
             )
+    leased = sum(len(pacs.get("pool", ())) for _, pacs in _pacs(tree))
+    taken = tree.get("dicom", {}).get("max_associations")
+    if taken is not None and taken < leased:
+        report.warn(
+            "dicom.max_associations",
+            f"{taken} associations reçues à la fois pour {leased} AE titles en tout",
+            "augmenter max_associations : un PACS peut en ouvrir plusieurs par AE title (DB.SO.85)",
+        )
     where: dict[tuple[Any, ...], str] = {}
     for path, pacs in _pacs(tree):
         if all(key in pacs for key in ("ae_title", "host", "port")):

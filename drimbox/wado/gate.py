@@ -118,17 +118,15 @@ class WadoGate:
         await self._notify(site, result)
         return result.error if not result.cut else None
 
-    async def refused(
-        self, site: Site | None, peer: Peer | None, target: bytes, error: DrimboxError
-    ) -> None:
+    async def refused(self, site: Site | None, address: str, study_uid: str, error: DrimboxError) -> None:
         """Audit a request refused before it reached the deliveries."""
         name = site.name if site is not None else ""
         metrics.DELIVERIES.labels(name, error.code).inc()
         self.log.info("request refused: {code} {status}", code=error.code, status=error.status)
         await self._audit.record(
             messages.images_served(
-                study_uid="",
-                caller_address=peer.address if peer is not None else "",
+                study_uid=study_uid,
+                caller_address=address,
                 source_name=site.wado_fqdn if site is not None else self._config.sites[0].wado_fqdn,
                 kos=None,
                 error=error,

@@ -20,7 +20,14 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from drimbox.config import WadoSettings
-from drimbox.errors import BadRequest, InstanceLevelUnsupported, NotServed, TokenInvalid, TokenMissing
+from drimbox.errors import (
+    BadRequest,
+    DrimboxError,
+    InstanceLevelUnsupported,
+    NotServed,
+    TokenInvalid,
+    TokenMissing,
+)
 from drimbox.model import is_uid
 from drimbox.wado.accept import Acceptable
 from drimbox.wado.accept import parse as parse_accept
@@ -111,6 +118,14 @@ def read_target(target: bytes, settings: WadoSettings) -> Target:
         case ["studies", study, "series", series, "instances", instance]:
             return Target(Level.INSTANCE, _uid(study), _uid(series), _uid(instance))
     return Target(Level.OTHER)
+
+
+def named_study(target: bytes, settings: WadoSettings) -> str:
+    """Return the StudyInstanceUID a target names, for the audit trail; empty when it names none."""
+    try:
+        return read_target(target, settings).study_uid
+    except DrimboxError:
+        return ""
 
 
 def read_request(

@@ -30,7 +30,7 @@ from drimbox.errors import (
 )
 from drimbox.wado.capabilities import ALLOW, CONTENT_TYPE, wadl
 from drimbox.wado.problem import problem
-from drimbox.wado.request import SeriesRequest, check_authority, read_request
+from drimbox.wado.request import SeriesRequest, check_authority, named_study, read_request
 
 #: No version: it would only help who looks for a hole.
 SERVER = b"DRIMbox"
@@ -69,10 +69,11 @@ class Gate(Protocol):
     ) -> DrimboxError | None:
         """Deliver; return the error when nothing has been written yet."""
 
-    async def refused(
-        self, site: Site | None, peer: Peer | None, target: bytes, error: DrimboxError
-    ) -> None:
-        """Take note of a request refused before it reached the use-case."""
+    async def refused(self, site: Site | None, address: str, study_uid: str, error: DrimboxError) -> None:
+        """Take note of a request from `address` refused before it reached the use-case.
+
+        `study_uid` is empty when the request names no study.
+        """
 
 
 @implementer(IPushProducer)
@@ -214,7 +215,8 @@ class WadoResource(resource.Resource):
                 raise NotServed("méthode non proposée", status=405)
             wanted = read_request(request.uri, headers, self._settings)
         except DrimboxError as error:
-            await self._gate.refused(site, peer, request.uri, error)
+            address = str(getattr(transport.getPeer(), "host", ""))
+            await self._gate.refused(site, address, named_study(request.uri, self._settings), error)
             self._problem(request, answer, error)
             return
         failure = await self._gate.serve(site, peer, wanted, answer)

@@ -287,7 +287,6 @@ def check_record(event: dict[str, Any], row: Row, hospital: Hospital, served: Se
         assert caller["alternative_user_id"] == "INCONNU"
 
 
-@pytest.mark.xfail(reason="WadoGate.refused is not told the study, nor the address without a certificate")
 @pytest.mark.requirement("DB.SO.46")
 @pytest.mark.parametrize("name", ["E1102 not listed", "E1104 no token", "E1101 no verified certificate"])
 @pytest_twisted.ensureDeferred

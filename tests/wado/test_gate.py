@@ -127,10 +127,13 @@ def test_a_difference_between_kos_and_pacs_is_noticed(around: Around) -> None:
 @pytest.mark.requirement("DB.SO.154", "DB.SO.47")
 @pytest.mark.parametrize("known", [True, False])
 def test_a_request_that_never_reached_the_deliveries_is_recorded(around: Around, known: bool) -> None:
-    site, peer = (SITE, PEER) if known else (None, None)
-    done = Deferred.fromCoroutine(around.gate.refused(site, peer, b"/x", PeerNotListed()))
+    site = SITE if known else None
+    done = Deferred.fromCoroutine(around.gate.refused(site, "192.0.2.9", "2.25.7", PeerNotListed()))
     assert done.called
-    assert around.events[0].outcome_description.startswith("E1102")
+    (event,) = around.events
+    assert event.outcome_description.startswith("E1102")
+    assert event.participants[0].network_id == "192.0.2.9"
+    assert event.objects[0].id == "2.25.7"
 
 
 @pytest.mark.requirement("DB.CS.164")

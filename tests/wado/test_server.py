@@ -67,7 +67,7 @@ class FakeGate:
         self.served.append((request, answer, end))
         return await end
 
-    async def refused(self, site: Any, peer: Any, target: bytes, error: DrimboxError) -> None:
+    async def refused(self, site: Any, address: str, study_uid: str, error: DrimboxError) -> None:
         self.noted.append(error)
 
 
