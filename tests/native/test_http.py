@@ -186,6 +186,17 @@ async def test_a_slow_taker_slows_the_archive() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_connection_paused_by_the_end_of_an_answer_is_read_again() -> None:
+    with talking(lambda peer, _: peer.answer(bytes(600_000))) as (server, client):
+        for _ in range(3):
+            reply = await client.get("/x")
+            # All of it is held by now, which is more than is read ahead.
+            await deferLater(reactor, 0.2)  # type: ignore[arg-type]
+            assert len(await reply.body(1 << 20)) == 600_000
+        assert len(server.peers) == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_whoever_stops_half_way_cuts_the_connection() -> None:
     def script(peer: Peer, request: str) -> None:
         peer.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n12345")

@@ -61,6 +61,21 @@ def test_the_data_set_is_the_same_however_the_file_comes(cuts: list[int], preamb
     assert scene.receiver.whole == {uid(1): data_set(1)}
 
 
+@pytest.mark.parametrize("step", [1, 16, 24, 512, 1000, 4096])
+def test_long_file_meta_is_read_whole_however_it_comes(step: int) -> None:
+    """Private elements behind the usual ones, so that many a cut falls between two of them."""
+    usual = part10(1, b"")
+    private = b"".join(b"\x02\x00\x02\x01UI\x10\x00" + bytes(16) for _ in range(100))
+    whole = usual + private + data_set(1)
+    scene = Scene()
+    scene.store.hold(1)
+    scene.store.files[uid(1)] = [whole[at : at + step] for at in range(0, len(whole), step)]
+    _, ended = scene.pull()
+    scene.settle()
+    assert result(ended).completed == 1
+    assert scene.receiver.whole == {uid(1): data_set(1)}
+
+
 def test_a_bare_data_set_is_taken_as_it_is() -> None:
     scene = Scene()
     scene.store.listing = [StoredInstance(uid(1), CT, JPEG_LS, part10=False)]
