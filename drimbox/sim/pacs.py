@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +85,9 @@ class SimulatedPacs:
         self.index = Index()
         self.stopping = threading.Event()
         self._behaviour = behaviour or Behaviour()
+        #: Says how each C-MOVE behaves, by its number since the start; None: like everything else.
+        self.each_move: Callable[[int], Behaviour] | None = None
+        self._moves: list[int] = []
         self._seen: list[Seen] = []
         self._lock = threading.Lock()
         self._relational: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -165,7 +168,11 @@ class SimulatedPacs:
     def serve_move(self, association: Any, request: C_MOVE, context_id: int) -> None:
         """Serve one C-MOVE in the thread of its association."""
         association.dimse.cancel_req.clear()
-        Move(self, association, request, context_id).run()
+        with self._lock:
+            number, before = len(self._moves), self._moves[-1:]
+            self._moves.append(request.MessageID or 0)
+        behaviour = self.each_move(number) if self.each_move is not None else self._behaviour
+        Move(self, association, request, context_id, behaviour, before[0] if before else 1).run()
 
     def _listen(self) -> None:
         handlers: list[Any] = [

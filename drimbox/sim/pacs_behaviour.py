@@ -64,6 +64,12 @@ class Behaviour:
     fail: tuple[int, ...] = ()
     #: Instances never sent although reported as completed.
     skip: tuple[int, ...] = ()
+    #: The instances in an order of chance, by this seed; 0 leaves them as held.
+    shuffle: int = 0
+    #: The last so many instances are reported as completed, and sent only after the final answer: so
+    #: many seconds later, on an association of their own.
+    late: int = 0
+    late_after: float = 0.0
     #: Numbers of the final answer that are lies.
     claim_completed: int | None = None
     claim_failed: int | None = None
@@ -81,7 +87,8 @@ class Behaviour:
     # -- C-STORE sub-operations
     #: Calling AE title of the store associations; its own when None.
     store_calling: str | None = None
-    originator: Literal["right", "absent", "wrong"] = "right"
+    #: "other" names the C-MOVE that came before this one.
+    originator: Literal["right", "absent", "wrong", "other"] = "right"
     #: Transfer syntaxes offered: the stored one, the uncompressed ones, both in one presentation
     #: context, or both in one context each.
     propose: Literal["stored", "uncompressed", "both", "each"] = "both"
@@ -94,8 +101,20 @@ class Behaviour:
     patience: float = 30.0
     #: Instances sent twice.
     repeat: tuple[int, ...] = ()
-    #: One more instance, before number `intruder_at`, of another study, series or patient.
-    intruder: Literal["", "study", "series", "patient"] = ""
+    #: Seconds of silence in the middle of each data set.
+    drip: float = 0.0
+    #: One store association for each instance.
+    reopen: bool = False
+    #: Instances of which a copy goes to another AE title, at the address of the destination.
+    astray: tuple[int, ...] = ()
+    astray_to: str = "NOBODY"
+    #: Instances inside whose data set the connection is cut; the others follow on a new one, and these
+    #: again when `resend`.
+    tear: tuple[int, ...] = ()
+    resend: bool = False
+    #: One more instance, before number `intruder_at`, of another study, series or patient; "disguise" is
+    #: another study's under the UID of the instance that is due.
+    intruder: Literal["", "study", "series", "patient", "disguise"] = ""
     intruder_at: int = 0
     #: After so many instances, `stop` the store association ("inside" is in the middle of a data set).
     stop_after: int | None = None

@@ -8,6 +8,7 @@ those of PS3.4 C.4.2; `Behaviour` says where they are false.
 
 from __future__ import annotations
 
+import random
 import threading
 from io import BytesIO
 from typing import Any, Protocol
@@ -38,10 +39,6 @@ class Owner(Protocol):
     destinations: dict[str, tuple[str, int]]
     stopping: threading.Event
 
-    @property
-    def behaviour(self) -> Behaviour:
-        """How to behave."""
-
     def retrieve(self, identifier: Dataset) -> list[Entry]:
         """Return what a C-MOVE identifier names."""
 
@@ -54,11 +51,23 @@ class _Ended(Exception):
 
 
 class Move:
-    """Serves one C-MOVE request that came on an acceptor association of pynetdicom."""
+    """Serves one C-MOVE request that came on an acceptor association of pynetdicom.
 
-    def __init__(self, owner: Owner, association: Any, request: C_MOVE, context_id: int) -> None:
+    `before` is the message id of the C-MOVE that came before it.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        association: Any,
+        request: C_MOVE,
+        context_id: int,
+        behaviour: Behaviour,
+        before: int,
+    ) -> None:
         self._owner = owner
-        self._behaviour = owner.behaviour
+        self._behaviour = behaviour
+        self._before = before
         self._association = association
         self._request = request
         self._context_id = context_id
@@ -68,6 +77,8 @@ class Move:
         self._completed = self._warnings = 0
         self._failed: list[str] = []
         self._final_sent = False
+        #: Places at which a connection was cut.
+        self._torn: set[int] = set()
         #: Why the sub-operations ended before time: stop, cancel, gone, refused.
         self._end = ""
 
@@ -95,15 +106,22 @@ class Move:
         if behaviour.ignore_level and "SOPInstanceUID" in identifier:
             identifier.QueryRetrieveLevel = "SERIES"
             del identifier.SOPInstanceUID
-        jobs = list(enumerate(owner.retrieve(identifier)))
+        entries = owner.retrieve(identifier)
+        if behaviour.shuffle:
+            random.Random(behaviour.shuffle).shuffle(entries)
+        jobs = list(enumerate(entries))
         self._total = len(jobs)
-        self._distribute(jobs, address, destination)
+        late = jobs[max(0, len(jobs) - behaviour.late) :] if behaviour.late else []
+        self._completed += len(late)
+        self._distribute(jobs[: len(jobs) - len(late)], address, destination)
         if self._end == "stop" and behaviour.stop_move:
             cut(self._association)
         elif self._end == "stop" and behaviour.stop == "silent":
             wait(self._association, None, owner.stopping)
         elif self._end != "gone":
             self._finish()
+        if late and not self._end and not owner.stopping.wait(behaviour.late_after):
+            self._distribute(late, address, destination)
         owner.note("move-over", destination=destination, sent=self._sent, end=self._end)
 
     @property
@@ -133,29 +151,65 @@ class Move:
             thread.join()
 
     def _send_share(self, share: list[_Job], address: tuple[str, int], destination: str) -> None:
-        """Send these instances over one association of their own."""
+        """Send these instances over one association of their own, or several if it must be."""
+        while share:
+            store = self._open([entry for _, entry in share], address, destination)
+            if store is None:
+                self._owner.note("store-refused", destination=destination)
+                with self._lock:
+                    self._failed += [entry.uid("SOPInstanceUID") for _, entry in share]
+                return
+            try:
+                share = self._send_over(store, share, address)
+            except _Ended:
+                share = []
+            if self._end == "stop" and self._behaviour.stop == "silent":
+                wait(self._association, None, self._owner.stopping)
+            store.release()
+
+    def _open(
+        self, entries: list[Entry], address: tuple[str, int], destination: str
+    ) -> StoreAssociation | None:
         originator: dict[str, tuple[str | None, int | None]] = {
             "right": (self._calling, self._request.MessageID),
             "absent": (None, None),
             "wrong": _WRONG_ORIGINATOR,
+            "other": (self._calling, self._before),
         }
         store = StoreAssociation(
             self._owner.ae_title, self._behaviour, originator[self._behaviour.originator]
         )
-        pairs = [(entry.uid("SOPClassUID"), entry.transfer_syntax) for _, entry in share]
-        if not store.open(address, destination, pairs):
-            self._owner.note("store-refused", destination=destination)
-            with self._lock:
-                self._failed += [entry.uid("SOPInstanceUID") for _, entry in share]
-            return
-        try:
-            for index, entry in share:
-                self._send_one(store, index, entry)
-        except _Ended:
-            pass
-        if self._end == "stop" and self._behaviour.stop == "silent":
-            wait(self._association, None, self._owner.stopping)
-        store.release()
+        pairs = [(entry.uid("SOPClassUID"), entry.transfer_syntax) for entry in entries]
+        return store if store.open(address, destination, pairs) else None
+
+    def _send_over(
+        self, store: StoreAssociation, share: list[_Job], address: tuple[str, int]
+    ) -> list[_Job]:
+        """Send over one association; return what is left for another one."""
+        behaviour = self._behaviour
+        for place, (index, entry) in enumerate(share):
+            if index in behaviour.astray:
+                self._send_astray(entry, address)
+            if index in behaviour.tear and index not in self._torn:
+                self._torn.add(index)
+                store.send_half(Payload.of(entry))
+                if not behaviour.resend:
+                    with self._lock:
+                        self._failed.append(entry.uid("SOPInstanceUID"))
+                return share[place + (not behaviour.resend) :]
+            self._send_one(store, index, entry)
+            if behaviour.reopen:
+                return share[place + 1 :]
+        return []
+
+    def _send_astray(self, entry: Entry, address: tuple[str, int]) -> None:
+        """Send a copy to another title of the same receiver."""
+        store = self._open([entry], address, self._behaviour.astray_to)
+        status = None
+        if store is not None:
+            status = store.send(Payload.of(entry))
+            store.release()
+        self._owner.note("astray", uid=entry.uid("SOPInstanceUID"), status=status)
 
     def _send_one(self, store: StoreAssociation, index: int, entry: Entry) -> None:
         behaviour = self._behaviour
@@ -180,7 +234,7 @@ class Move:
             for _ in range(2 if index in behaviour.repeat else 1):
                 status = self._store(store, payload)
             self._count(uid, status)
-        if behaviour.pending:
+        if behaviour.pending and not self._final_sent:
             self._answer(_PENDING)
         if behaviour.pause:
             wait(self._association, behaviour.pause, self._owner.stopping)
@@ -207,6 +261,9 @@ class Move:
         """End the sub-operations when somebody else ended them, or when the one who asked said so."""
         if self._end or self._owner.stopping.is_set():
             self._give_up(self._end or "gone")
+        if self._final_sent and self._behaviour.late:
+            # Nobody listens to what was asked any more.
+            return
         if not self._behaviour.survive_abort and is_over(self._association):
             self._owner.note("move-aborted")
             self._give_up("gone")

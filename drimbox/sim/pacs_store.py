@@ -53,13 +53,14 @@ class Payload:
     def intruder(cls, entry: Entry, kind: str) -> Payload:
         """Make an instance that has no business in the move: another study's, series' or patient's."""
         data = dcmread(entry.path)
-        if kind == "study":
+        if kind in ("study", "disguise"):
             data.StudyInstanceUID = derived_uid(data.StudyInstanceUID, "intruder")
-        if kind in ("study", "series"):
+        if kind in ("study", "series", "disguise"):
             data.SeriesInstanceUID = derived_uid(data.SeriesInstanceUID, "intruder")
         if kind == "patient":
             data.PatientID, data.PatientName = "IPP9999", "AUTRE^PATIENT"
-        data.SOPInstanceUID = derived_uid(data.SOPInstanceUID, "intruder", kind)
+        if kind != "disguise":
+            data.SOPInstanceUID = derived_uid(data.SOPInstanceUID, "intruder", kind)
         encoded = encode(data, entry.transfer_syntax == ImplicitVRLittleEndian, True)
         assert encoded is not None
         return cls(str(data.SOPClassUID), str(data.SOPInstanceUID), entry.transfer_syntax, encoded)
@@ -115,7 +116,13 @@ class StoreAssociation:
         request, context = self._request(payload)
         if request is None or context is None:
             return 0x0122
-        self._association.dimse.send_msg(request, context)
+        if self._behaviour.drip:
+            stream = self._stream(request, context)
+            self._association.dul.socket.send(stream[: len(stream) // 2])
+            time.sleep(self._behaviour.drip)
+            self._association.dul.socket.send(stream[len(stream) // 2 :])
+        else:
+            self._association.dimse.send_msg(request, context)
         _, response = self._association.dimse.get_msg(block=True)
         if response is None:
             cut(self._association)
@@ -127,14 +134,8 @@ class StoreAssociation:
         """Send the command and half of the data set, then drop the connection."""
         request, context = self._request(payload)
         if request is not None and context is not None:
-            message = C_STORE_RQ()
-            message.primitive_to_message(request)
-            stream = bytearray()
-            for fragment in message.encode_msg(context, self._association.dimse.maximum_pdu_size):
-                pdu = P_DATA_TF()
-                pdu.from_primitive(fragment)
-                stream += pdu.encode()
-            self._association.dul.socket.send(bytes(stream[: len(stream) // 2]))
+            stream = self._stream(request, context)
+            self._association.dul.socket.send(stream[: len(stream) // 2])
             time.sleep(0.05)
         self.cut()
 
@@ -150,6 +151,17 @@ class StoreAssociation:
     def cut(self) -> None:
         """End it by closing the connection without a word."""
         cut(self._association)
+
+    def _stream(self, request: C_STORE, context: int) -> bytes:
+        """Encode a whole request, for what pynetdicom cannot do with it."""
+        message = C_STORE_RQ()
+        message.primitive_to_message(request)
+        stream = bytearray()
+        for fragment in message.encode_msg(context, self._association.dimse.maximum_pdu_size):
+            pdu = P_DATA_TF()
+            pdu.from_primitive(fragment)
+            stream += pdu.encode()
+        return bytes(stream)
 
     def _request(self, payload: Payload) -> tuple[C_STORE | None, int | None]:
         accepted = [
