@@ -294,7 +294,7 @@ class Attempt:
         transfer = self._transfer
         # What did not come in a move that failed says nothing about what the PACS holds.
         result.differs = bool(transfer.unexpected or (transfer.missing and move.success))
-        if transfer.received == 0:
+        if transfer.received == 0 and not self._outflow.started:
             await self._nothing_came(move, result)
         if not self._complete(move):
             self.log.warn(
