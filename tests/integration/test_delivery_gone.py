@@ -236,6 +236,35 @@ async def test_nothing_is_left_of_clients_gone_at_every_state(lanes: tuple[Lanes
         assert not pacs.counts["move-aborted"]
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_was_paused_is_read_on_for_who_left(lanes: tuple[Lanes, list[Lane]]) -> None:
+    """A PACS blocked in the middle of an image would not look at a C-CANCEL, only at an abort."""
+    hospital, all_lanes = lanes
+    probe, pacs, served = Probe(hospital), hospital.watched[-1], all_lanes[-1].holding.long
+    await deferToThread(probe.at_rest)
+    pacs.behaviour = behave()
+    before, cancelled, context = pacs.last(), pacs.finals[0xFE00], tls_context(hospital)
+
+    def ask_and_wait() -> Client:
+        client = Client(hospital, context, site=served.site)
+        client.send(hospital.request(served))
+        pacs.wait(served.uid, before, "move")
+        limit = time.monotonic() + 20
+        while probe.gauges()["drimbox_window_bytes"] <= MEGABYTE:
+            assert time.monotonic() < limit, "nothing held"
+            time.sleep(0.02)
+        return client
+
+    client = await deferToThread(ask_and_wait)
+    move = pacs.last()
+    assert move is not None
+    assert not move.over
+    client.leave(reset=True)
+    assert await deferToThread(probe.at_rest) < 4
+    assert pacs.finals[0xFE00] == cancelled + 1
+    assert not pacs.counts["move-aborted"]
+
+
 @pytest.mark.requirement("DB.SO.85")
 @pytest.mark.threat("patient mix-up")
 @pytest_twisted.ensureDeferred

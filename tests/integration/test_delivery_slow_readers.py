@@ -7,9 +7,11 @@ long after the PACS has been let go.
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,10 +55,11 @@ UNHURT = 10
 class Crowded(Hospital):
     """Two sites with watched PACS, room for the crowd, and a window and a disk to be tested."""
 
-    def __init__(self, folder: Path, *, spool: int, total_spool: int) -> None:
+    def __init__(self, folder: Path, *, spool: int, total_spool: int, stall: int = 60) -> None:
         self.watched: list[WatchedPacs] = []
         self.spool, self.total_spool = spool, total_spool
-        super().__init__(folder, pacses=self._pacses, wado=limits(spool, total_spool))
+        wado = {**limits(spool, total_spool), "stall_timeout": str(stall)}
+        super().__init__(folder, pacses=self._pacses, wado=wado)
 
     def _pacses(self, port: int) -> Sequence[PacsAddress]:
         addresses = []
@@ -85,8 +88,6 @@ def limits(spool: int, total_spool: int) -> dict[str, str]:
         "max_deliveries": "80",
         "max_per_consumer": "80",
         "queue_timeout": "300",
-        # The kernel holds megabytes for each: at 10 KB a second none of them leaves it in this time.
-        "stall_timeout": "6",
     }
 
 
@@ -156,7 +157,8 @@ async def fetched(hospital: Hospital, served: Served) -> float:
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Crowded, Served, Served, Served]]:
     """The hospital, the series for the slow, and one that others ask for at each site."""
     folder = tmp_path_factory.mktemp("crowded")
-    hospital = Crowded(folder, spool=256 * MEGABYTE, total_spool=4096 * MEGABYTE)
+    # The kernel holds megabytes for each client: at 10 KB a second they do not leave it in eight seconds.
+    hospital = Crowded(folder, spool=256 * MEGABYTE, total_spool=4096 * MEGABYTE, stall=8)
     try:
         with counted(folder):
             wait(hospital.start())
@@ -246,10 +248,13 @@ async def test_a_slow_reader_for_whom_there_is_no_disk_is_cut_and_the_others_go_
     try:
         with counted(tmp_path):
             await hospital.start()
+        few = large(tmp_path / "few", 812, images=10)
         hospital.watched[0].load(study)
+        hospital.watched[1].load(few)
         served = await hospital.publish(study, 0, load=False)
+        other = await hospital.publish(few, 1, load=False)
         probe, peaks, context = Probe(hospital), Peaks(), tls_context(hospital)
-        await fetched(hospital, served)
+        await fetched(hospital, other)
         before = await deferToThread(probe.holdings)
         done: list[Client] = []
         reading = gatherResults(
@@ -261,7 +266,7 @@ async def test_a_slow_reader_for_whom_there_is_no_disk_is_cut_and_the_others_go_
         )
         watching = Deferred.fromCoroutine(watch(probe, peaks, reading))
         # In the middle of them one who reads: a disk that is full is nothing to him.
-        assert await fetched(hospital, served) < UNHURT
+        assert await fetched(hospital, other) < UNHURT
         await reading
         await watching
         whole = [client for client in done if is_whole(client, served)]
@@ -269,8 +274,9 @@ async def test_a_slow_reader_for_whom_there_is_no_disk_is_cut_and_the_others_go_
         for client in done:
             assert client.complete or client.error.startswith("connection"), client.error
         rows = hospital.database("select payload from audit where payload like '%RAD-107%'")
-        cut = sum("espace tampon sur disque plein" in payload for (payload,) in rows)
-        assert cut == CROWD - len(whole) > 0
+        reasons = Counter(json.loads(payload)["event"].get("outcome_description") for (payload,) in rows)
+        cut = sum(count for why, count in reasons.items() if why and "sur disque plein" in why)
+        assert cut == CROWD - len(whole) > 0, reasons
         # Nobody had to be cut while there was room for him.
         assert len(whole) == 0 if full == "of one answer" else len(whole) >= CROWD // 4
         assert peaks.spool <= hospital.total_spool
