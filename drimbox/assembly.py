@@ -6,6 +6,7 @@ Nothing is opened, listened to or started here; `service` does that, in its orde
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -22,6 +23,7 @@ from drimbox.dicom.directory import find_study
 from drimbox.dicom.gateway import PacsGateway
 from drimbox.dicom.requestor import Links
 from drimbox.dicom.retrieval import Mover
+from drimbox.errors import PacsCommunicationError
 from drimbox.hl7.server import MllpFactory
 from drimbox.native.archive import NativeArchive
 from drimbox.native.loading import open_archive
@@ -135,12 +137,15 @@ class Assembly:
         )
         self.mllp = MllpFactory(config.hl7, reception, reactor)
         self.speed_tests = self._make_speed_tests()
+        self.watches = {name: self._make_watch(name) for name in self.natives}
         self.periodics = self._make_periodics()
 
     async def close_natives(self) -> None:
         """Let go of the native archives."""
         for archive in self.natives.values():
-            await archive.close()
+            # One that fails to close keeps no other open.
+            with suppress(PacsCommunicationError):
+                await archive.close()
 
     async def _compare(self, study_uid: str) -> bool:
         """KOS and archive differ: make the record match the archive (DB.SO.190, DB.SO.27).
@@ -291,7 +296,7 @@ class Assembly:
             periodics.append(Periodic("cache-sweep", sweep, _HOUR, self._reactor, first=_SETTLED))
         for site in self._config.sites:
             if site.native is not None:
-                watch, period = self._make_watch(site.name), site.native.poll
+                watch, period = self.watches[site.name], site.native.poll
                 periodics.append(
                     Periodic(f"changes-{site.name}", watch.look, period, self._reactor, first=period)
                 )

@@ -181,6 +181,8 @@ class Gateway(Service):
     async def _stop_periodics(self) -> None:
         """Before the doors close: what runs gives its AE titles back to those who still are served."""
         stopping = [each.stopService() for each in self._assembly.periodics if each.running]
+        for watch in self._assembly.watches.values():
+            watch.stop()
         ended = Deferred.fromCoroutine(self._assembly.speed_tests.stop())
         waited = gatherResults([ended, *(each for each in stopping if each is not None)])
         await self._at_most(waited, self.config.drimbox.drain_timeout)

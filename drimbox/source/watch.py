@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from drimbox.errors import PacsCommunicationError
@@ -76,21 +77,42 @@ class Watch:
         #: Studies that waited at the last look: their mark then, and how often they have waited.
         self._unsettled: dict[str, tuple[str, int]] = {}
         self._failures = 0
+        self._looking: Deferred[None] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Cut the present look short, and look no more: what it left undone is done at the next start."""
+        self._stopped = True
+        if self._looking is not None:
+            self._looking.cancel()
 
     async def look(self) -> None:
         """Look once; an archive that does not answer is asked again next time."""
-        try:
-            await self._look()
-        except PacsCommunicationError as error:
-            self._failures += 1
-            self.log.warn("changes of {site} not known: {error}", site=self._site, error=str(error))
-            if self._failures == TELL_AFTER:
-                text = f"Archive {self._archive.name} : changements inconnus, KOS non mis à jour : {error}"
-                await self._notices.post(key=self._key, code=error.code, text=text)
+        if self._stopped:
             return
-        if self._failures >= TELL_AFTER:
-            await self._notices.resolve(self._key)
-        self._failures = 0
+        self._looking = Deferred.fromCoroutine(self._look())
+        try:
+            await self._looking
+        except CancelledError:
+            return
+        except PacsCommunicationError as error:
+            await self._failed(error)
+        else:
+            if self._failures >= TELL_AFTER:
+                await self._notices.resolve(self._key)
+            self._failures = 0
+        finally:
+            self._looking = None
+
+    async def _failed(self, error: PacsCommunicationError) -> None:
+        if self._stopped:
+            # Cut short by ourselves: the archive is not to blame.
+            return
+        self._failures += 1
+        self.log.warn("changes of {site} not known: {error}", site=self._site, error=str(error))
+        if self._failures == TELL_AFTER:
+            text = f"Archive {self._archive.name} : changements inconnus, KOS non mis à jour : {error}"
+            await self._notices.post(key=self._key, code=error.code, text=text)
 
     @property
     def _key(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
 from drimbox.errors import PacsCommunicationError
 from drimbox.native.store import Changes
@@ -262,6 +263,26 @@ def test_a_silent_archive_is_told_of_and_nothing_is_lost(world: World) -> None:
     world.silent = False
     assert world.look(2) == [ONE]
     assert world.notices.open == {}
+
+
+def test_a_stop_cuts_a_look_short_and_nothing_is_lost(world: World) -> None:
+    waiting: Deferred[Any] = Deferred()
+    answer = world.changes
+
+    async def slow(cursor: str | None) -> Changes:
+        await waiting
+        return await answer(cursor)
+
+    world.changes = slow  # type: ignore[method-assign]
+    world.add(ONE)
+    looking = Deferred.fromCoroutine(world.watch.look())
+    assert not looking.called
+    world.watch.stop()
+    assert looking.called
+    world.changes = answer  # type: ignore[method-assign]
+    assert world.look() == []
+    world.watch = world.make()
+    assert world.look(2) == [ONE]
 
 
 def test_large_sites_are_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
