@@ -47,9 +47,9 @@ class WatchedPacs(SimulatedPacs):
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
-        self._changed = threading.Condition()
-        self._moves: deque[Watched] = deque(maxlen=64)
-        self._serving: dict[int, Watched] = {}
+        self._news = threading.Condition()
+        self._watched: deque[Watched] = deque(maxlen=64)
+        self._watched_now: dict[int, Watched] = {}
         #: Final statuses; what was noted, by kind; moves that met another one on their AE title.
         self.finals: Counter[int] = Counter()
         self.counts: Counter[str] = Counter()
@@ -58,49 +58,49 @@ class WatchedPacs(SimulatedPacs):
 
     def note(self, kind: str, **details: Any) -> None:
         """Count, and put it down to its move: all notes of a move come from one thread."""
-        with self._changed:
+        with self._news:
             self.counts[kind] += 1
-            move = self._serving.get(threading.get_ident())
+            move = self._watched_now.get(threading.get_ident())
             if move is not None:
                 move.happened.add(kind)
                 if kind == "move":
                     move.study = str(details["identifier"].StudyInstanceUID)
-                    self._moves.append(move)
+                    self._watched.append(move)
                 if kind == "final":
                     # From here on the gateway may use the title again.
                     move.over = True
                     self.finals[details["status"]] += 1
                 if kind == "stored" and details["status"] != 0:
                     self.counts["refused"] += 1
-            self._changed.notify_all()
+            self._news.notify_all()
 
     def serve_move(self, association: Any, request: Any, context_id: int) -> None:
         """Serve, and look whether the destination was still in use."""
         move = Watched(str(request.MoveDestination).strip())
-        with self._changed:
-            others = self._serving.values()
+        with self._news:
+            others = self._watched_now.values()
             self.overlaps += any(not each.over and each.destination == move.destination for each in others)
-            self._serving[threading.get_ident()] = move
+            self._watched_now[threading.get_ident()] = move
         try:
             super().serve_move(association, request, context_id)
         finally:
-            with self._changed:
-                del self._serving[threading.get_ident()]
+            with self._news:
+                del self._watched_now[threading.get_ident()]
 
     def last(self) -> Watched | None:
         """Return the newest move."""
-        with self._changed:
-            return self._moves[-1] if self._moves else None
+        with self._news:
+            return self._watched[-1] if self._watched else None
 
     def wait(self, study: str, after: Watched | None, kind: str) -> None:
         """Wait until something has happened in a move of this study newer than `after`."""
 
         def there() -> bool:
-            newer = takewhile(lambda each: each is not after, reversed(self._moves))
+            newer = takewhile(lambda each: each is not after, reversed(self._watched))
             return any(each.study == study and kind in each.happened for each in newer)
 
-        with self._changed:
-            done = self._changed.wait_for(there, _PATIENCE)
+        with self._news:
+            done = self._news.wait_for(there, _PATIENCE)
         assert done, f"{self.ae_title}: no {kind!r} in {_PATIENCE} s"
 
 
