@@ -225,9 +225,12 @@ class Retrieval:
         since = self._clock.seconds()
         while not self._receiver.satisfied and title.channels:
             now = self._clock.seconds()
+            # As before the final response: as long as something comes, however slowly, it is waited for.
             quiet = now - max(self._receiver.last_activity, since)
-            idle = quiet > _SETTLE and not self._receiver.busy and not self._receiver.held_back
-            if idle or now - since > self._pacs.gap_timeout:
+            patience = self._pacs.gap_timeout if self._receiver.busy else _SETTLE
+            if quiet > patience and not self._receiver.held_back:
+                return
+            if now - self._started > self._pacs.move_ceiling:
                 return
             pause: Deferred[None] = Deferred()
             self._clock.callLater(0.05, pause.callback, None)
