@@ -55,6 +55,8 @@ CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 #: RSA and DH of 2048 bits at least, no SHA-1 signatures.
 _SECURITY_LEVEL = ":@SECLEVEL=2"
 _VERIFY_DEPTH = 6
+#: SSL_MODE_ENABLE_PARTIAL_WRITE, which pyOpenSSL sets and does not name: one record for each call.
+_PARTIAL_WRITE = 0x1
 _OPTIONS = (
     SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
 )
@@ -200,6 +202,7 @@ class ServerContexts:
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
         _harden(context, self._trust.ciphers)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.clear_mode(_PARTIAL_WRITE)
         # A session id context for each name, 32 bytes at most, keeps a session from moving between them.
         context.set_session_id(hashlib.sha256(fqdn.encode()).digest())
         context.set_alpn_select_callback(_only_http11)
