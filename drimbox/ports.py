@@ -153,6 +153,25 @@ class Submission:
     structure_id: str
 
 
+@attrs.frozen
+class Removal:
+    """Everything a withdrawal sends, fixed before the first attempt: TD3.3c (DB.SO.26, DB.SO.97).
+
+    The registry's entryUUID is not in it: it is asked for at each attempt.
+    """
+
+    #: uniqueId of the manifest to withdraw.
+    sop_instance_uid: str
+    submission_uid: str
+    #: HL7 TS in UTC of its submission set.
+    submission_time: datetime
+    #: The report the manifest was published for: whose record it is, and who vouches for it.
+    report: Report
+    patient_class: str
+    #: Structure that published it; nobody else may withdraw it.
+    structure_id: str
+
+
 class Outcome:
     """What the DMP said to one exchange. Transport failures are raised, not returned."""
 
@@ -211,6 +230,9 @@ class Record(Protocol):
 
     async def publish(self, structure: Structure, submission: Submission, replaces: str | None) -> Outcome:
         """TD2.1; `replaces` is the entryUUID of the KOS it takes the place of (RPLC)."""
+
+    async def remove(self, structure: Structure, removal: Removal, entry_uuid: str) -> Outcome:
+        """TD3.3c: withdraw the manifest that the registry knows as `entry_uuid`."""
 
     async def find_entry(
         self, structure: Structure, report: Report, unique_id: str

@@ -1,4 +1,4 @@
-"""The DMP as the Source uses it: `drimbox.ports.Record` over HTTPS (TD0.2, TD2.1, TD3.1).
+"""The DMP as the Source uses it: `drimbox.ports.Record` over HTTPS (TD0.2, TD2.1, TD3.1, TD3.3c).
 
 Theory of operation. Everything a submission sends is a function of the submission; this adapter adds what
 is new at each attempt (message id, VIHF), sends it with the structure's own certificate, and hands the
@@ -27,6 +27,7 @@ from drimbox.ports import (
     Outcome,
     Refused,
     RegistryEntry,
+    Removal,
     Submission,
 )
 from drimbox.xds import codes, queries, soap
@@ -39,7 +40,7 @@ from drimbox.xds.answers import (
     read_fault,
     read_reply,
 )
-from drimbox.xds.metadata import submission_metadata
+from drimbox.xds.metadata import removal_metadata, submission_metadata
 from drimbox.xds.outcomes import (
     existence_outcome,
     fault_outcome,
@@ -156,6 +157,22 @@ class DmpClient:
                 accepted = registry_outcome(RegistryAnswer("Success", answer.errors), *known)
                 assert isinstance(accepted, Accepted)
                 return accepted
+        return registry_outcome(answer, *known)
+
+    async def remove(self, structure: Structure, removal: Removal, entry_uuid: str) -> Outcome:
+        """TD3.3c: withdraw the manifest that the registry knows as `entry_uuid`.
+
+        Raises `DmpUnavailable`, and the `FeedError`s of a request that cannot be made. A partial success
+        counts as no answer: what the registry holds now has to be asked.
+        """
+        body = removal_metadata(self._sender(structure), removal, entry_uuid)
+        reply = await self._ask(structure, removal.report, "registry", soap.UPDATE, body)
+        known = _known(removal.report)
+        answer = reply if isinstance(reply, Refused) else reply_or_refusal(reply, *known)
+        if isinstance(answer, Refused):
+            return answer
+        if answer.status == "PartialSuccess":
+            raise DmpUnavailable("le DMP n'a répondu qu'en partie au retrait", sent=True)
         return registry_outcome(answer, *known)
 
     async def find_entry(

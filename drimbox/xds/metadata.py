@@ -19,7 +19,7 @@ import attrs
 
 from drimbox.errors import ReportNotInterpretable
 from drimbox.model import DCM_OID, SNOMED_OID, Code, Person, Report
-from drimbox.ports import Submission
+from drimbox.ports import Removal, Submission
 from drimbox.xds import codes, ebrim, hl7types
 from drimbox.xds.manifest import ManifestFacts, read_facts
 from drimbox.xds.sender import Sender
@@ -68,23 +68,24 @@ def submission_metadata(
     return serialize(ebrim.submit_objects_request(objects))
 
 
-def removal_metadata(
-    sender: Sender, report: Report, patient_class: str, submission_uid: str, time: str, entry_uuid: str
-) -> bytes:
+def removal_metadata(sender: Sender, removal: Removal, entry_uuid: str) -> bytes:
     """Return the SubmitObjectsRequest that withdraws a manifest: TD3.3c (interfaces.md 4.8).
 
-    `time` is `YYYYMMDDHHMMSS` (`hl7types.digits`), `entry_uuid` the registry's identifier of the entry.
+    `entry_uuid` is the registry's identifier of the entry. Raises `ReportNotInterpretable` (E005) and
+    `ebrim.ValueTooLong` as `submission_metadata` does.
     """
+    local = sender.settings.times == "local"
+    zone = hl7types.zone_of(removal.report.effective_time) if local else None
     package = _submission_set(
         sender,
-        report,
+        removal.report,
         ebrim.Numbering(),
-        unique_id=submission_uid,
-        time=time,
-        patient_class=patient_class,
+        unique_id=removal.submission_uid,
+        time=hl7types.digits(removal.submission_time, zone),
+        patient_class=removal.patient_class,
     )
     change = ebrim.association(
-        _association_id(submission_uid, "removal"),
+        _association_id(removal.submission_uid, "removal"),
         codes.UPDATE_STATUS,
         SET_ID,
         registry_uuid(entry_uuid),

@@ -34,7 +34,7 @@ from drimbox.model import (
     StudyAct,
     Visibility,
 )
-from drimbox.ports import Submission
+from drimbox.ports import Removal, Submission
 from drimbox.xds.sender import Sender
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +146,15 @@ SUBMISSION = Submission(
     secret_connection=False,
     patient_class="O",
     study=STUDY,
+    structure_id="1999999999",
+)
+
+REMOVAL = Removal(
+    sop_instance_uid=KOS_UID,
+    submission_uid="2.25.446",
+    submission_time=datetime(2026, 1, 13, 9, 46, 1, tzinfo=UTC),
+    report=REPORT,
+    patient_class="O",
     structure_id="1999999999",
 )
 

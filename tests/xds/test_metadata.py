@@ -25,6 +25,7 @@ from drimbox.xml import safe_parse
 from tests.xds.builders import (
     INS,
     KOS_UID,
+    REMOVAL,
     REPORT,
     STUDY,
     SUBMISSION,
@@ -100,7 +101,7 @@ def test_the_schema_of_the_registry_accepts_it(make: Make, replaces: str | None,
 
 
 def test_the_schema_of_the_registry_accepts_a_removal(structure: Structure) -> None:
-    data = removal_metadata(make_sender(structure), REPORT, "I", "2.25.9", "20260112094601", "abc-1")
+    data = removal_metadata(make_sender(structure), attrs.evolve(REMOVAL, patient_class="I"), "abc-1")
     root = safe_parse(data)
     link = root.find(".//r:Association", R)
     assert link.get("associationType") == "urn:ihe:iti:2010:AssociationType:UpdateAvailabilityStatus"
