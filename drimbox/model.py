@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import re
 import uuid
+from datetime import datetime
 
 import attrs
 
@@ -206,6 +207,8 @@ class ReportMessage:
     #: Document id of TXA-12 and parent of TXA-13, empty when absent; the report's own ids win.
     announced_id: str = ""
     announced_parent: str = ""
+    #: MSH-7, None when it names no instant.
+    sent_at: datetime | None = None
 
 
 @attrs.frozen

@@ -6,6 +6,7 @@ is a coroutine that runs on the reactor thread; none blocks it.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 from typing import Protocol
@@ -15,7 +16,7 @@ import attrs
 from drimbox.config import Pacs, Structure
 from drimbox.dicom.elements import Buffer
 from drimbox.dicom.moving import MoveReceiver, MoveResult
-from drimbox.model import KosState, Report, Study, Visibility
+from drimbox.model import KosState, MessageAction, Report, Study, Visibility
 
 
 @attrs.frozen
@@ -104,6 +105,35 @@ class FeedJob:
     study_uid: str
     ris: str
     attempts: int
+
+
+@attrs.frozen
+class ReportSaid:
+    """What one message says, for the record of reports."""
+
+    document_id: str
+    replaces: str | None
+    action: MessageAction
+    #: MSH-7; None when it says nothing usable.
+    sent_at: datetime | None
+    studies: tuple[str, ...]
+
+
+class Voice(enum.Enum):
+    """When no message speaks for a study."""
+
+    #: No report ever cited it.
+    UNKNOWN = "unknown"
+    #: All that did were taken back.
+    NONE_LEFT = "none left"
+
+
+@attrs.frozen
+class Speaker:
+    """The message that speaks for a study."""
+
+    message_id: int
+    ris: str
 
 
 @attrs.frozen

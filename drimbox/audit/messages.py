@@ -20,6 +20,7 @@ from drimbox.ports import (
     AuditObject,
     AuditParticipant,
     Introspection,
+    Removal,
     Submission,
 )
 
@@ -141,7 +142,7 @@ def report_received(
 
 def kos_published(
     *,
-    submission: Submission,
+    submission: Submission | Removal,
     study_uid: str,
     dmp: str,
     source_name: str,
@@ -160,7 +161,7 @@ def kos_published(
 
 def kos_removed(
     *,
-    submission: Submission,
+    submission: Submission | Removal,
     study_uid: str,
     dmp: str,
     source_name: str,
@@ -181,7 +182,7 @@ def kos_failed(
     error: DrimboxError,
     dmp: str = "",
     internal_id: str = "",
-    submission: Submission | None = None,
+    submission: Submission | Removal | None = None,
 ) -> AuditEvent:
     """No manifest was made, or the DMP did not take it: E001 to E008 (DB.SO.45).
 
@@ -201,7 +202,7 @@ def _submission_event(
     dmp: str,
     source_name: str,
     internal_id: str,
-    submission: Submission | None,
+    submission: Submission | Removal | None,
     error: DrimboxError | None,
     details: tuple[tuple[str, str], ...] = (),
 ) -> AuditEvent:

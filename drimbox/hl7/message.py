@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from drimbox.hl7.document import find_document, obx_location
@@ -36,6 +37,8 @@ TRIGGERS: Final[dict[str, dict[str, MessageAction | None]]] = {
 }
 _BY_STATUS: Final = {"F": MessageAction.NEW, "C": MessageAction.REPLACE, "D": MessageAction.DELETE}
 _BY_ORDER: Final = {"NW": MessageAction.NEW, "RO": MessageAction.REPLACE, "CA": MessageAction.DELETE}
+
+_TS: Final = re.compile(r"([0-9]{8}|[0-9]{12}|[0-9]{14})(?:\.([0-9]{1,6}))?([+-][0-9]{4})?")
 
 #: Spellings of the flags this gateway reads (interfaces.md 1.4); all others are ignored.
 _FLAGS: Final = {
@@ -95,7 +98,28 @@ def read_report_message(raw: bytes, *, on_header: Callable[[Message], None] | No
         ins=_ins(message, pid),
         announced_id=_document_id(message, txa, 12),
         announced_parent=_document_id(message, txa, 13),
+        sent_at=_instant(message.get(message.msh, 7)),
     )
+
+
+def _instant(value: str) -> datetime | None:
+    """Return the instant of an HL7 TS (`YYYYMMDDHHMM[SS[.s]][+ZZZZ]`), None for anything else.
+
+    Without a zone it is in ours: the RIS stands beside us.
+    """
+    found = _TS.fullmatch(value)
+    if found is None:
+        return None
+    digits, fraction, zone = found.groups(default="")
+    text = digits.ljust(14, "0")
+    try:
+        if zone:
+            moment = datetime.strptime(text + zone, "%Y%m%d%H%M%S%z")
+        else:
+            moment = datetime.strptime(text, "%Y%m%d%H%M%S").astimezone()
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.replace(microsecond=int(fraction.ljust(6, "0")))
 
 
 def _check_header(message: Message) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """What the audit trail says of the exchanges with the DMP (SC.DMP/CONF.14, DB.SO.45).
 
-Every request that left for the DMP gives one record: the questions (TD0.2, TD3.1) and the submissions
-(TD2.1), answered or not. What failed before anything left is recorded without the DMP's address.
+Every request that left for the DMP gives one record: the questions (TD0.2, TD3.1), the submissions
+(TD2.1) and the removals (TD3.3c), answered or not. What failed before anything left is recorded without
+the DMP's address.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from drimbox.audit import messages
 from drimbox.audit.messages import DmpExchange
 from drimbox.config import Config
 from drimbox.errors import DrimboxError, PublicationError
-from drimbox.ports import AuditTrail, Submission
+from drimbox.ports import AuditTrail, Removal, Submission
 from drimbox.source.structures import Structures
 
 
@@ -26,7 +27,7 @@ class Item(Protocol):
     @property
     def study_uid(self) -> str: ...
     @property
-    def submission(self) -> Submission: ...
+    def submission(self) -> Submission | Removal: ...
     @property
     def attempts(self) -> int: ...
     @property
@@ -58,6 +59,19 @@ class PublicationAudit:
                 source_name=self._name(item),
                 internal_id=self._internal_id(item),
                 replaced=replaced,
+            )
+        )
+
+    async def removed(self, item: Item, error: DrimboxError | None) -> None:
+        """The DMP does not hold it any more, or would not let go of it."""
+        await self._trail.record(
+            messages.kos_removed(
+                submission=item.submission,
+                study_uid=item.study_uid,
+                dmp=self._dmp,
+                source_name=self._name(item),
+                internal_id=self._internal_id(item),
+                error=error,
             )
         )
 

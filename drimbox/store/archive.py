@@ -30,7 +30,7 @@ from drimbox.model import KosState
 from drimbox.ports import ArchivedKos, Clock, Submission
 from drimbox.store import codec
 from drimbox.store.database import AnyRow, Database
-from drimbox.store.schema import kos, kos_report, outbox
+from drimbox.store.schema import PUBLISH, REMOVE, WAITING, kos, kos_report, outbox
 
 _LIGHT = (
     kos.c.id,
@@ -50,6 +50,16 @@ _LIGHT = (
 _PENDING, _PUBLISHED = KosState.PENDING.value, KosState.PUBLISHED.value
 #: KOS of one study looked at to judge a request: more versions than a study ever has.
 MAX_CANDIDATES = 100
+
+
+def still_wanted() -> ColumnElement[bool]:
+    """Condition on `kos`: the DMP holds it, or will, and it is not being withdrawn."""
+    leaving = (
+        exists()
+        .where(outbox.c.kos_id == kos.c.id, outbox.c.kind == REMOVE, outbox.c.state == WAITING)
+        .correlate(kos)
+    )
+    return and_(kos.c.state.in_((_PENDING, _PUBLISHED)), ~leaving)
 
 
 def insert_report(connection: Connection, kos_id: int, report_id: str) -> None:
@@ -76,8 +86,11 @@ class Archive:
         return found[0]
 
     async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
-        """Return the newest KOS of the study that the DMP holds or will hold, at any site (DB.SO.13)."""
-        alive = and_(kos.c.study_uid == study_uid, kos.c.state.in_((_PENDING, _PUBLISHED)))
+        """Return the newest KOS of the study that the DMP is to hold, at any site (DB.SO.13).
+
+        Not one whose removal is on its way.
+        """
+        alive = and_(kos.c.study_uid == study_uid, still_wanted())
         return next(iter(await self._find(alive, limit=1, with_data=with_data)), None)
 
     async def published(self, site: str, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
@@ -110,7 +123,12 @@ class Archive:
 
     async def submission(self, kos_id: int) -> Submission | None:
         """Return what was (or is to be) sent for this KOS, whole: report, study, structure."""
-        query = select(outbox.c.submission).where(outbox.c.kos_id == kos_id).order_by(outbox.c.id).limit(1)
+        query = (
+            select(outbox.c.submission)
+            .where(outbox.c.kos_id == kos_id, outbox.c.kind == PUBLISH)
+            .order_by(outbox.c.id)
+            .limit(1)
+        )
 
         def work(connection: Connection) -> Submission | None:
             text = connection.execute(query).scalar_one_or_none()

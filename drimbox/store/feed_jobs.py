@@ -20,12 +20,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, insert, or_, select, update
 
 from drimbox.model import KosState
-from drimbox.ports import Clock, FeedJob, Submission
+from drimbox.ports import Clock, FeedJob, Removal, Submission
 from drimbox.store import codec
-from drimbox.store.archive import insert_report
-from drimbox.store.database import Database
+from drimbox.store.archive import insert_report, still_wanted
+from drimbox.store.database import AnyRow, Database
 from drimbox.store.queue import LEASE, Queue
-from drimbox.store.schema import DONE, WAITING, feed_job, inbox, kos, outbox
+from drimbox.store.schema import DONE, PUBLISH, REMOVE, WAITING, feed_job, inbox, kos, outbox
 
 _JOB = select(
     feed_job.c.id, feed_job.c.message_id, feed_job.c.study_uid, feed_job.c.ris, feed_job.c.attempts
@@ -182,6 +182,61 @@ class FeedJobs(Queue):
             )
         )
         return kos_id
+
+    async def queue_removal(
+        self, job_id: int, make: Callable[[Submission], Removal], result: str = "removal"
+    ) -> int:
+        """Queue the removal of everything the DMP holds or may hold of the study, and end the job.
+
+        `make` turns what was submitted into its removal. A submission of which nothing has left yet is
+        dropped instead, its KOS DEPUBLISHED at once. Returns how many KOS this was about; with none,
+        only the job ends. One transaction.
+        """
+
+        def work(connection: Connection) -> int:
+            study = connection.execute(
+                select(feed_job.c.study_uid).where(feed_job.c.id == job_id)
+            ).scalar_one()
+            query = (
+                select(outbox)
+                .join(kos, kos.c.id == outbox.c.kos_id)
+                .where(kos.c.study_uid == study, outbox.c.kind == PUBLISH, still_wanted())
+                .order_by(outbox.c.id)
+            )
+            rows = connection.execute(query).all()
+            if self._finish(job_id, result if rows else "nothing", "", connection):
+                for row in rows:
+                    self._remove(connection, row, make)
+            return len(rows)
+
+        return await self._database.run(work)
+
+    def _remove(self, connection: Connection, row: AnyRow, make: Callable[[Submission], Removal]) -> None:
+        now = self._clock.now()
+        if row.state == WAITING and row.attempts == 0 and row.holder is None:
+            connection.execute(
+                update(outbox)
+                .where(outbox.c.id == row.id)
+                .values(state=DONE, finished_at=now, error_text="retiré avant son envoi")
+            )
+            connection.execute(
+                update(kos)
+                .where(kos.c.id == row.kos_id)
+                .values(state=KosState.DEPUBLISHED.value, changed_at=now)
+            )
+            return
+        removal = make(codec.loads(row.submission, Submission))
+        connection.execute(
+            insert(outbox).values(
+                kos_id=row.kos_id,
+                site=row.site,
+                study_uid=row.study_uid,
+                kind=REMOVE,
+                submission=codec.dumps(removal),
+                created_at=now,
+                due_at=now,
+            )
+        )
 
     async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
         """The archived KOS already says it all: add the report to it and end the job (DB.SO.12)."""

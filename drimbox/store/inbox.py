@@ -6,16 +6,16 @@ the same transaction) or *failed* (E005: kept for ever, with the reason, for the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 
 from sqlalchemy import Connection, insert, select
 
-from drimbox.ports import Clock, InboxMessage
+from drimbox.ports import Clock, InboxMessage, ReportSaid
 from drimbox.store.codec import clip
 from drimbox.store.database import Database
 from drimbox.store.queue import LEASE, Queue
+from drimbox.store.reports import record_report
 from drimbox.store.schema import DONE, FAILED, feed_job, inbox
 
 _MESSAGE = select(inbox.c.id, inbox.c.ris, inbox.c.peer, inbox.c.raw, inbox.c.received_at, inbox.c.attempts)
@@ -73,19 +73,21 @@ class Inbox(Queue):
             raise KeyError(message_id)
         return InboxMessage(**row[0]._mapping)
 
-    async def processed(self, message_id: int, *, result: str, studies: Iterable[str]) -> None:
+    async def processed(self, message_id: int, *, result: str, said: ReportSaid | None = None) -> None:
         """The message is read: end it and create one feed job per study, in one transaction (DB.SO.12).
 
-        `result` says in a word what the message was. Doing it twice creates nothing twice; raises
-        `NotInHand` when the message is not ours.
+        `result` says in a word what the message was; `said` is what counts of it, None for nothing. The
+        studies are those it cites and those of the report it takes back. Doing it twice creates nothing
+        twice; raises `NotInHand` when the message is not ours.
         """
-        await self._database.run(
-            partial(self._processed, message_id, clip(result), list(dict.fromkeys(studies)))
-        )
+        await self._database.run(partial(self._processed, message_id, clip(result), said))
 
-    def _processed(self, message_id: int, result: str, studies: list[str], connection: Connection) -> None:
-        if not self._end(connection, message_id, DONE, result=result):
+    def _processed(
+        self, message_id: int, result: str, said: ReportSaid | None, connection: Connection
+    ) -> None:
+        if not self._end(connection, message_id, DONE, result=result) or said is None:
             return
+        studies = record_report(connection, message_id, said)
         ris = connection.execute(select(inbox.c.ris).where(inbox.c.id == message_id)).scalar_one()
         now = self._clock.now()
         jobs = [

@@ -1,11 +1,11 @@
 """The outbox: every transaction with the DMP, whole, before its first byte leaves (DB.SO.22).
 
-Theory of operation. A row carries the complete `Submission`: a second attempt sends the same identifiers
-as the first. For each study only the oldest unfinished row is handed out, so replacements reach the DMP
-in order; while the DMP is down everything waits here, and leaves in order when it is back
-(interfaces.md 4.9).
+Theory of operation. A row carries the complete `Submission`, or the complete `Removal` of a manifest: a
+second attempt sends the same identifiers as the first. For each study only the oldest unfinished row is
+handed out, so replacements and removals reach the DMP in order; while the DMP is down everything waits
+here, and leaves in order when it is back (interfaces.md 4.9).
 
-    take -> begin -> (bytes leave) -> published | refused | retry
+    take -> begin -> (bytes leave) -> published | removed | refused | retry
 
 `begin` commits "an attempt has begun, its outcome is unknown" first. Whatever happens next, the row
 says so until somebody learns the truth: after `kill -9` it comes back with `outcome_unknown`, and the
@@ -23,22 +23,22 @@ import attrs
 from sqlalchemy import ColumnElement, Connection, Table, and_, exists, or_, select, update
 
 from drimbox.model import KosState
-from drimbox.ports import Clock, Submission
+from drimbox.ports import Clock, Removal, Submission
 from drimbox.store import codec
-from drimbox.store.database import Database
+from drimbox.store.database import AnyRow, Database
 from drimbox.store.queue import LEASE, Queue
-from drimbox.store.schema import DONE, FAILED, WAITING, kos, outbox
+from drimbox.store.schema import DONE, FAILED, REMOVE, WAITING, kos, outbox
 
 
 @attrs.frozen
 class OutboxItem:
-    """One publication to make, or to find out about."""
+    """One publication or removal to make, or to find out about."""
 
     id: int
     kos_id: int
     site: str
     study_uid: str
-    submission: Submission
+    submission: Submission | Removal
     #: Attempts begun so far.
     attempts: int
     #: An attempt may have reached the DMP: ask before sending again.
@@ -50,10 +50,17 @@ _ITEM = select(
     outbox.c.kos_id,
     outbox.c.site,
     outbox.c.study_uid,
+    outbox.c.kind,
     outbox.c.submission,
     outbox.c.attempts,
     outbox.c.outcome_unknown,
 )
+
+
+def _read(row: AnyRow) -> Submission | Removal:
+    if row.kind == REMOVE:
+        return codec.loads(row.submission, Removal)
+    return codec.loads(row.submission, Submission)
 
 
 def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
@@ -92,7 +99,7 @@ class Outbox(Queue):
                     kos_id=row.kos_id,
                     site=row.site,
                     study_uid=row.study_uid,
-                    submission=codec.loads(row.submission, Submission),
+                    submission=_read(row),
                     attempts=row.attempts,
                     outcome_unknown=row.outcome_unknown,
                 )
@@ -150,8 +157,30 @@ class Outbox(Queue):
             .values(state=KosState.PUBLISHED.value, entry_uuid=entry_uuid, published_at=now, changed_at=now)
         )
 
+    async def removed(self, item_id: int, warnings: Sequence[str] = ()) -> None:
+        """The DMP does not hold it any more: end the row, its KOS is DEPUBLISHED (DB.SO.26).
+
+        A KOS that is no longer the current one stays what it is.
+        """
+        words = codec.canonical([codec.clip(warning) for warning in warnings])
+
+        def work(connection: Connection) -> None:
+            if not self._end(connection, item_id, DONE, outcome_unknown=False, warnings=words):
+                return
+            kos_id = select(outbox.c.kos_id).where(outbox.c.id == item_id).scalar_subquery()
+            connection.execute(
+                update(kos)
+                .where(kos.c.id == kos_id, kos.c.state == KosState.PUBLISHED.value)
+                .values(state=KosState.DEPUBLISHED.value, changed_at=self._clock.now())
+            )
+
+        await self._database.run(work)
+
     async def refused(self, item_id: int, code: str, text: str) -> None:
-        """The DMP refused for good: end the row as failed, its KOS as REFUSED (E006, E007)."""
+        """The DMP refused for good: end the row as failed (E006, E007).
+
+        The KOS of a publication is REFUSED; that of a removal stays what it is.
+        """
         await self._database.run(partial(self._refused, item_id, code, codec.clip(text)))
 
     def _refused(self, item_id: int, code: str, text: str, connection: Connection) -> None:

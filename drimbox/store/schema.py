@@ -40,6 +40,8 @@ from sqlalchemy import (
 WAITING = "waiting"
 DONE = "done"
 FAILED = "failed"
+#: Kinds of rows in the outbox.
+PUBLISH, REMOVE = "publish", "remove"
 
 #: Hash that precedes the first link of the audit chain.
 GENESIS = "0" * 64
@@ -129,6 +131,35 @@ feed_job = Table(
     sqlite_autoincrement=True,
 )
 
+#: What each message that counts says: `reports` tells which one speaks for a study.
+report = Table(
+    "report",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("message_id", _KEY, ForeignKey("inbox.id"), nullable=False),
+    Column("document_id", Text, nullable=False),
+    Column("replaces", Text),
+    Column("action", String(8), nullable=False),
+    #: When the RIS says it sent it, never after it came.
+    Column("sent_at", UtcDateTime, nullable=False),
+    CheckConstraint("action in ('new', 'replace', 'delete')", name="action"),
+    UniqueConstraint("message_id"),
+    Index(None, "document_id"),
+    Index(None, "replaces"),
+    sqlite_autoincrement=True,
+)
+
+report_study = Table(
+    "report_study",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("report_id", _KEY, ForeignKey("report.id"), nullable=False),
+    Column("study_uid", String(64), nullable=False),
+    UniqueConstraint("report_id", "study_uid"),
+    Index(None, "study_uid"),
+    sqlite_autoincrement=True,
+)
+
 kos = Table(
     "kos",
     metadata,
@@ -187,7 +218,8 @@ outbox = Table(
     Column("kos_id", _KEY, ForeignKey("kos.id"), nullable=False),
     Column("site", Text, nullable=False),
     Column("study_uid", String(64), nullable=False),
-    #: The whole `Submission`, as `codec` writes it.
+    #: "publish" or "remove": the whole `Submission`, or the whole `Removal`, as `codec` writes it.
+    Column("kind", String(8), nullable=False, server_default=PUBLISH),
     Column("submission", Text, nullable=False),
     #: True from "attempt begun" until somebody knows whether the DMP got it.
     Column("outcome_unknown", Boolean, nullable=False, server_default=text("false")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -10,6 +11,7 @@ from drimbox.model import (
     Code,
     Identifier,
     Instance,
+    MessageAction,
     Organization,
     Patient,
     Person,
@@ -20,7 +22,7 @@ from drimbox.model import (
     StudyAct,
     Visibility,
 )
-from drimbox.ports import Submission
+from drimbox.ports import ReportSaid, Submission
 
 START = datetime(2026, 1, 12, 9, 30, 1, 123456, tzinfo=UTC)
 INS = "284070100499094"
@@ -108,3 +110,11 @@ def submission(sop: str = "2.25.500", study_uid: str = "2.25.1", ins: str | None
         study=attrs.evolve(study(study_uid), ins=ins),
         structure_id="1240001451",
     )
+
+
+_DOCUMENTS = itertools.count(1)
+
+
+def said(*studies: str) -> ReportSaid:
+    """What a new report about these studies says; each time another document."""
+    return ReportSaid(f"2.25.77.{next(_DOCUMENTS)}", None, MessageAction.NEW, None, studies)

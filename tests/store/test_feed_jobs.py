@@ -14,7 +14,7 @@ from drimbox.store.database import Database
 from drimbox.store.errors import NotInHand
 from drimbox.store.schema import feed_job, outbox
 from tests.store.conftest import Stores, stores_of
-from tests.store.samples import TestClock, submission
+from tests.store.samples import TestClock, said, submission
 
 
 async def message(stores: Stores, *studies: str, ris: str = "ris-a") -> int:
@@ -32,7 +32,7 @@ async def read(stores: Stores, number: int, *studies: str) -> None:
         if other.id != number:
             await stores.inbox.release_all()
     await stores.inbox.take(stores.clock.now(), 100)
-    await stores.inbox.processed(number, result="new", studies=studies)
+    await stores.inbox.processed(number, result="new", said=said(*studies))
     await stores.inbox.release_all()
 
 

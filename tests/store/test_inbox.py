@@ -21,7 +21,7 @@ from drimbox.store.errors import NotInHand, StoreError
 from drimbox.store.inbox import Inbox
 from drimbox.store.schema import feed_job, inbox
 from tests.store.conftest import Stores, stores_of
-from tests.store.samples import TestClock
+from tests.store.samples import TestClock, said
 
 
 async def _add(stores: Stores, number: int = 1, ris: str = "ris-a") -> list[int]:
@@ -71,8 +71,9 @@ async def test_a_read_message_makes_one_job_per_study_once(stores: Stores) -> No
     (number,) = await _add(stores)
     await stores.inbox.take(stores.clock.now(), 1)
     studies = ["2.25.1", "2.25.2", "2.25.1"]
-    await stores.inbox.processed(number, result="new", studies=studies)
-    await stores.inbox.processed(number, result="new", studies=studies)
+    what = said(*studies)
+    await stores.inbox.processed(number, result="new", said=what)
+    await stores.inbox.processed(number, result="new", said=what)
     rows = await stores.database.read(
         lambda c: c.execute(select(feed_job.c.study_uid, feed_job.c.ris).order_by(feed_job.c.id)).all()
     )
@@ -85,7 +86,7 @@ async def test_a_read_message_makes_one_job_per_study_once(stores: Stores) -> No
 async def test_a_message_without_study_ends_without_job(stores: Stores) -> None:
     (number,) = await _add(stores)
     await stores.inbox.take(stores.clock.now(), 1)
-    await stores.inbox.processed(number, result="ignored", studies=())
+    await stores.inbox.processed(number, result="ignored")
     assert (await stores.jobs.counts()).waiting == 0
 
 
@@ -94,7 +95,7 @@ async def test_the_end_of_a_message_and_its_jobs_are_one_transaction(stores: Sto
     (number,) = await _add(stores)
     await stores.inbox.take(stores.clock.now(), 1)
     with pytest.raises(IntegrityError):
-        await stores.inbox.processed(number, result="new", studies=["2.25.1", None])  # type: ignore[list-item]
+        await stores.inbox.processed(number, result="new", said=said("2.25.1", None))  # type: ignore[arg-type]
     assert (await stores.inbox.counts()).in_hand == 1
     assert (await stores.jobs.counts()).waiting == 0
 
@@ -137,9 +138,9 @@ async def test_a_result_is_only_accepted_from_who_holds_the_row(
     assert await two.inbox.take(clock.advance(299), 1) == []
     assert len(await two.inbox.take(clock.advance(2), 1)) == 1
     with pytest.raises(NotInHand):
-        await one.inbox.processed(number, result="new", studies=["2.25.1"])
+        await one.inbox.processed(number, result="new", said=said("2.25.1"))
     assert (await one.jobs.counts()).waiting == 0
-    await two.inbox.processed(number, result="new", studies=["2.25.1"])
+    await two.inbox.processed(number, result="new", said=said("2.25.1"))
     with pytest.raises(NotInHand):
         await two.inbox.failed(number, "E005", "déjà finie autrement")
 

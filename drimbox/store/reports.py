@@ -1,0 +1,110 @@
+"""What the reports say of each study: which one speaks for it now, if any still does (DB.SO.97, DB.SO.12).
+
+Every message that counts leaves one row: its document, what it replaces, what it wants, when it was sent,
+and the studies it cites. A report speaks for a study until it is taken back: withdrawn (T04), replaced by
+another document (T10), or sent again with other flags under the same identifier. Of those that still
+speak, the one that came last does.
+
+Messages may arrive in another order than they were sent: a replacement before what it replaces, a
+withdrawal before what it withdraws. Whatever was known first then takes back what comes late; "late" is
+told by the instants the sender wrote (MSH-7), used for nothing else, because a sender's clock may lie:
+a withdrawal that comes last counts whatever its instant.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, insert, or_, select
+
+from drimbox.model import MessageAction
+from drimbox.ports import ReportSaid, Speaker, Voice
+from drimbox.store.database import AnyRow, Database
+from drimbox.store.schema import inbox, kos, kos_report, report, report_study
+
+
+class Reports:
+    """The record of reports."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def speaker(self, study_uid: str) -> Speaker | Voice:
+        """Return which message says what the record must hold of a study."""
+        return await self._database.read(lambda connection: _speaker(connection, study_uid))
+
+
+def record_report(connection: Connection, message_id: int, said: ReportSaid) -> list[str]:
+    """Write down what a message says, once; return every study it is about.
+
+    Those it cites, those cited by what it takes back, and those whose manifest was published for that.
+    """
+    received = connection.execute(select(inbox.c.received_at).where(inbox.c.id == message_id)).scalar_one()
+    # Nothing is sent after it came, whatever the sender's clock says.
+    sent_at = min(said.sent_at, received) if said.sent_at is not None else received
+    if connection.execute(select(report.c.id).where(report.c.message_id == message_id)).first() is None:
+        key = connection.execute(
+            insert(report).values(
+                message_id=message_id,
+                document_id=said.document_id,
+                replaces=said.replaces,
+                action=said.action.value,
+                sent_at=sent_at,
+            )
+        ).inserted_primary_key
+        assert key is not None
+        rows = [{"report_id": key[0], "study_uid": study} for study in dict.fromkeys(said.studies)]
+        if rows:
+            connection.execute(insert(report_study), rows)
+    return list(dict.fromkeys((*said.studies, *_concerned(connection, said))))
+
+
+def _concerned(connection: Connection, said: ReportSaid) -> list[str]:
+    """Studies of the same document, and of the one it replaces."""
+    documents = [said.document_id, *([said.replaces] if said.replaces else [])]
+    cited = (
+        select(report_study.c.study_uid)
+        .join(report, report.c.id == report_study.c.report_id)
+        .where(report.c.document_id.in_(documents))
+        .order_by(report_study.c.id)
+    )
+    archived = (
+        select(kos.c.study_uid)
+        .join(kos_report, kos_report.c.kos_id == kos.c.id)
+        .where(kos_report.c.report_id.in_(documents))
+        .order_by(kos.c.id)
+    )
+    return [*connection.execute(cited).scalars(), *connection.execute(archived).scalars()]
+
+
+def _speaker(connection: Connection, study_uid: str) -> Speaker | Voice:
+    citing = (
+        select(report, inbox.c.ris)
+        .join(report_study, report_study.c.report_id == report.c.id)
+        .join(inbox, inbox.c.id == report.c.message_id)
+        .where(report_study.c.study_uid == study_uid)
+        .order_by(report.c.message_id.desc())
+    )
+    rows = connection.execute(citing).all()
+    if not rows:
+        return Voice.UNKNOWN
+    documents = {row.document_id for row in rows}
+    related = connection.execute(
+        select(report).where(or_(report.c.document_id.in_(documents), report.c.replaces.in_(documents)))
+    ).all()
+    for row in rows:
+        if row.action == MessageAction.DELETE.value:
+            continue
+        if not any(_takes_back(other, row) for other in related):
+            return Speaker(row.message_id, row.ris)
+    return Voice.NONE_LEFT
+
+
+def _takes_back(other: AnyRow, row: AnyRow) -> bool:
+    """Say whether the message `other` takes back what `row` said."""
+    came_after = other.message_id > row.message_id
+    if other.action == MessageAction.DELETE.value:
+        return bool(other.document_id == row.document_id and (came_after or row.sent_at < other.sent_at))
+    if other.document_id == row.document_id:
+        if came_after:
+            return bool(other.sent_at >= row.sent_at)
+        return other.message_id != row.message_id and bool(other.sent_at > row.sent_at)
+    return bool(other.replaces == row.document_id and (came_after or row.sent_at <= other.sent_at))
