@@ -48,6 +48,7 @@ from drimbox.store.inbox import Inbox
 from drimbox.store.native import NativeMemory
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox, OutboxItem
+from drimbox.store.reports import Reports
 from drimbox.store.speedtests import SpeedTestStore
 from drimbox.store.spool import Spool
 from drimbox.trust.contexts import client_policy
@@ -86,6 +87,7 @@ class Stores:
         url = config.store.url or f"sqlite:///{config.drimbox.state_dir / 'drimbox.db'}"
         self.database = Database(url, reactor=reactor, threads=config.store.threads, exclusive=True)
         self.archive = Archive(self.database, clock=clock)
+        self.reports = Reports(self.database)
         self.audit = AuditStore(self.database, clock=clock)
         self.notices = NoticeStore(self.database, clock=clock)
         self.inbox = Inbox(self.database, clock=clock)
@@ -206,6 +208,7 @@ class Assembly:
             FeedDoors(
                 messages=stores.inbox,
                 jobs=stores.jobs,
+                reports=stores.reports,
                 archive=stores.archive,
                 archives=self._archives,
                 record=record,
@@ -228,7 +231,12 @@ class Assembly:
                 notices=stores.notices,
                 clock=self._clock,
             ),
+            removed=self._forget,
         )
+
+    async def _forget(self, site: str, study_uid: str) -> None:
+        """What was removed from the record leaves the cache too (requirements.md 2.7)."""
+        await self._deliveries.forget(site, study_uid)
 
     def _make_workers(self) -> tuple[Worker[InboxMessage], Worker[FeedJob], Worker[OutboxItem]]:
         """Make one worker a queue; each wakes the next."""

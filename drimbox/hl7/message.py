@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from drimbox.hl7.document import find_document, obx_location
@@ -114,9 +114,10 @@ def _instant(value: str) -> datetime | None:
     text = digits.ljust(14, "0")
     try:
         if zone:
-            moment = datetime.strptime(text + zone, "%Y%m%d%H%M%S%z")
+            # In UTC at once: year 1 at +1400 names no instant that can be stored.
+            moment = datetime.strptime(text + zone, "%Y%m%d%H%M%S%z").astimezone(UTC)
         else:
-            moment = datetime.strptime(text, "%Y%m%d%H%M%S").astimezone()
+            moment = datetime.strptime(text, "%Y%m%d%H%M%S").astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None
     return moment.replace(microsecond=int(fraction.ljust(6, "0")))

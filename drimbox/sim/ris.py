@@ -65,6 +65,8 @@ class SimMessage:
     kind: str = "ORU"
     action: MessageAction = MessageAction.NEW
     control_id: str = "015"
+    #: MSH-7.
+    sent_at: str = "20260112093000"
     application: str = "RIS-Y"
     facility: str = "SITE-X"
     #: Flags that differ from `FLAGS`; None leaves that OBX out.
@@ -107,7 +109,7 @@ def build_message(
     version = message.version if message.version is not None else ("2.6" if mdm else "2.5")
     kind = message.message_type or (f"MDM^{event}^MDM_T02" if mdm else "ORU^R01^ORU_R01")
     segments = [
-        f"MSH|^~\\&|{message.application}|{message.facility}|DRIMBOX|SITE-X|20260112093000||{kind}|"
+        f"MSH|^~\\&|{message.application}|{message.facility}|DRIMBOX|SITE-X|{message.sent_at}||{kind}|"
         f"{message.control_id}|P|{version}|||{message.accept_ack}|{message.application_ack}|FRA|"
         f"{message.charset}|||2.1^CISIS_CDA_HL7_V2",
         "EVN||20260112093000" if mdm else "",

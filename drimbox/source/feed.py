@@ -1,9 +1,10 @@
 """From a stored report to a queued publication (requirements.md 4.2, steps 2 to 7).
 
-Two steps, each a queue of the store. *Reading* (here) turns a message into one job per StudyInstanceUID
-(DB.SO.12). *Matching* (`matching`) makes the record match the PACS for one study. Either step may be
-killed at any moment: its row is still there, and doing it again changes nothing but a second line in
-the audit trail, which is written first so that nothing ever goes unaudited.
+Two steps, each a queue of the store. *Reading* (here) writes down what a message says, and makes one job
+per StudyInstanceUID it is about: those it cites, and those of the report it replaces or withdraws
+(DB.SO.12, DB.SO.97). *Matching* (`matching`) makes the record match the PACS for one study. Either step
+may be killed at any moment: its row is still there, and doing it again changes nothing but a second line
+in the audit trail, which is written first so that nothing ever goes unaudited.
 """
 
 from __future__ import annotations
@@ -13,13 +14,32 @@ from twisted.logger import Logger
 from drimbox.audit import messages
 from drimbox.config import Config
 from drimbox.errors import DrimboxError
-from drimbox.model import is_uid
-from drimbox.ports import FeedJob, InboxMessage
+from drimbox.model import MessageAction, is_uid
+from drimbox.ports import FeedJob, InboxMessage, ReportSaid
 from drimbox.source.interpretation import Interpretation, interpret
 from drimbox.source.matching import Doors, Matching
 from drimbox.source.structures import Structures
 
 __all__ = ["Doors", "Feed"]
+
+#: Result of a message that withdraws its report.
+WITHDRAWAL = "depublication"
+
+
+def _said(read: Interpretation) -> ReportSaid:
+    """Return what a message says of which studies."""
+    message, report = read.message, read.report
+    assert message is not None
+    assert report is not None
+    studies = dict.fromkeys(act.study_uid for act in report.acts if is_uid(act.study_uid))
+    withdraws = message.action is MessageAction.DELETE
+    return ReportSaid(
+        document_id=report.document_id,
+        replaces=None if withdraws else report.replaces,
+        action=message.action,
+        sent_at=message.sent_at,
+        studies=tuple(studies),
+    )
 
 
 class Feed:
@@ -48,11 +68,11 @@ class Feed:
             return
         if read.reason:
             self.log.info("message {id} does not feed: {reason}", id=stored.id, reason=read.reason)
-            await self._doors.messages.processed(stored.id, result=read.reason, studies=())
+            await self._doors.messages.processed(stored.id, result=read.reason)
             return
-        assert read.report is not None
-        studies = dict.fromkeys(act.study_uid for act in read.report.acts)
-        await self._doors.messages.processed(stored.id, result="feed", studies=studies)
+        said = _said(read)
+        result = WITHDRAWAL if said.action is MessageAction.DELETE else "feed"
+        await self._doors.messages.processed(stored.id, result=result, said=said)
 
     async def _audit_reception(self, stored: InboxMessage, read: Interpretation) -> None:
         """Audit that the report came; one that nobody can read carries its error (DB.SO.43)."""

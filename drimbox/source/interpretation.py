@@ -1,4 +1,4 @@
-"""What a stored message wants: feed, not feed, or E005 (DB.SO.11, DB.SO.12).
+"""What a stored message wants: feed, withdraw, neither, or E005 (DB.SO.11, DB.SO.12, DB.SO.97).
 
 Pure function of the bytes. The wish of the RIS comes first: a report that is not for the DMP, or whose
 INS is not qualified, is nobody's business here, complete or not. Only then is it held against
@@ -23,11 +23,12 @@ NOT_FOR_DMP, NOT_QUALIFIED = "destdmp-n", "ins-non-qualified"
 
 @attrs.frozen
 class Interpretation:
-    """What was understood. It feeds when there is neither `reason` nor `error`."""
+    """What was understood. It counts when there is neither `reason` nor `error`."""
 
     #: None when the bytes are no report message at all.
     message: ReportMessage | None
-    #: Whole when it feeds; as far as known, with empty values, when there is a `reason` or an `error`.
+    #: Whole when it feeds; as far as known, with empty values, when it withdraws a report, or there is a
+    #: `reason` or an `error`.
     report: Report | None
     #: Why it does not feed although nothing is wrong.
     reason: str = ""
@@ -48,12 +49,25 @@ def interpret(raw: bytes, *, missing_destdmp: str = "error") -> Interpretation:
         if message.to_dmp is None and missing_destdmp != "yes":
             raise ReportNotInterpretable("segment DESTDMP absent")
         if message.action is MessageAction.DELETE:
-            raise ReportNotInterpretable(
-                "dépublication non prise en charge : retirer le KOS du DMP à la main"
-            )
+            return Interpretation(message, _withdrawn(message))
         return Interpretation(message, build_report(message))
     except DrimboxError as error:
         return Interpretation(message, _known(message), error=error)
+
+
+def _withdrawn(message: ReportMessage) -> Report:
+    """Return the report that a message withdraws: it needs no more than its identifier.
+
+    What else table 3.1 asks for is not held against it: a report that should not be seen any more must
+    not stay because of a missing value.
+    """
+    report = _known(message)
+    if report is None:
+        raise ReportNotInterpretable("le compte rendu à retirer n'est pas un document CDA lisible")
+    document_id = report.document_id or message.announced_id
+    if not document_id:
+        raise ReportNotInterpretable("le compte rendu à retirer n'a pas d'identifiant")
+    return attrs.evolve(report, document_id=document_id)
 
 
 def _reason(message: ReportMessage) -> str:

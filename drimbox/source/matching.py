@@ -1,7 +1,8 @@
 """Makes the national record match the PACS for one study (requirements.md 4.2, steps 3 to 7).
 
 Ask the PACS what the study holds, digest what a manifest would be made of, compare with the archive, and
-queue a submission when anything changed (DB.SO.13). A PACS that is silent, or a certificate that cannot
+queue a submission when anything changed (DB.SO.13), or a removal when no report speaks for the study any
+more or its images are gone (DB.SO.26, DB.SO.97). A PACS that is silent, or a certificate that cannot
 be used, keeps the request waiting for as long as it takes (`outage`); what the PACS or the report cannot
 give ends it with its code.
 
@@ -13,7 +14,7 @@ lets nobody else replace its document (interfaces.md 4.6).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from typing import Protocol
 
@@ -42,7 +43,11 @@ from drimbox.ports import (
     FeedJob,
     InboxMessage,
     Record,
+    Removal,
+    ReportSaid,
+    Speaker,
     Submission,
+    Voice,
 )
 from drimbox.source.filters import UidRootFilter
 from drimbox.source.interpretation import Interpretation, interpret
@@ -56,8 +61,8 @@ class MessageQueue(Protocol):
     async def message(self, message_id: int) -> InboxMessage:
         """Read a message again."""
 
-    async def processed(self, message_id: int, *, result: str, studies: Iterable[str]) -> None:
-        """End the message and create one job per study, in one transaction."""
+    async def processed(self, message_id: int, *, result: str, said: ReportSaid | None = None) -> None:
+        """End the message and create one job per study it is about, in one transaction."""
 
     async def failed(self, message_id: int, code: str, detail: str) -> None:
         """End the message; it is kept."""
@@ -87,6 +92,22 @@ class JobQueue(Protocol):
     ) -> int:
         """Archive the KOS as pending, queue its submission and end the job, in one transaction."""
 
+    async def queue_removal(
+        self,
+        job_id: int,
+        make: Callable[[Submission], Removal],
+        *,
+        sites: Collection[str] | None = None,
+    ) -> int:
+        """Queue the removal of what the DMP holds or may hold of the study, and end the job."""
+
+
+class SpokenReports(Protocol):
+    """The record of reports as the feed reads it."""
+
+    async def speaker(self, study_uid: str) -> Speaker | Voice:
+        """Return which message says what the record must hold of a study."""
+
 
 class LatestKos(Protocol):
     """The archive as the feed reads it."""
@@ -101,6 +122,7 @@ class Doors:
 
     messages: MessageQueue
     jobs: JobQueue
+    reports: SpokenReports
     archive: LatestKos
     archives: Archives
     record: Record
@@ -139,8 +161,19 @@ class Matching:
         return Outage(key, code, doors.notices, doors.clock, settings.retry_first, settings.retry_max)
 
     async def match(self, job: FeedJob) -> None:
-        """End the job as queued, unchanged or failed, or put it off."""
+        """End the job as queued, unchanged, withdrawn or failed, or put it off.
+
+        The report that counts is the one that speaks for the study now, be it another than the job's own:
+        whatever came in between, in whatever order, every job of a study has the same end.
+        """
         doors = self._doors
+        speaker = await doors.reports.speaker(job.study_uid)
+        if speaker is Voice.NONE_LEFT:
+            metrics.FEED_JOBS.labels(await self._withdraw(job, None)).inc()
+            await self._ended(job)
+            return
+        if isinstance(speaker, Speaker):
+            job = attrs.evolve(job, message_id=speaker.message_id, ris=speaker.ris)
         stored = await doors.messages.message(job.message_id)
         missing = self._config.hl7.missing_destdmp
         read = await doors.in_thread(lambda: interpret(stored.raw, missing_destdmp=missing))
@@ -172,7 +205,14 @@ class Matching:
         if named is None:
             raise PublicationError(f"aucun certificat configuré pour la structure {report.structure.id}")
         before = await doors.archive.latest(job.study_uid, with_data=False)
-        site, study = await self._find(job, report, named, before)
+        try:
+            site, study = await self._find(job, report, named, before)
+        except StudyNotInPacs:
+            asked = {each.name for each in self._candidates(job, named, before)}
+            if before is None or before.site not in asked:
+                raise
+            # No dead links: the PACS that had the images says that it has them no more (DB.SO.25, 190).
+            return await self._withdraw(job, asked)
         # Asked again: much may have happened to it while the PACS took its time.
         latest = await doors.archive.latest(job.study_uid, with_data=False)
         first = self._structures.find(latest.structure_id) if latest is not None else None
@@ -237,6 +277,29 @@ class Matching:
             and (not site.structures or structure.id in site.structures)
         ]
         return sorted(sites, key=lambda site: latest is None or site.name != latest.site)
+
+    # -- withdrawal --------------------------------------------------------------------------------
+
+    async def _withdraw(self, job: FeedJob, sites: Collection[str] | None) -> str:
+        """Take back what the DMP holds of a study: nobody speaks for it, or its images are gone.
+
+        The structure that published each manifest withdraws it (DB.SO.97).
+        """
+        root, now = self._config.drimbox.uid_root, self._doors.clock.now()
+
+        def make(made: Submission) -> Removal:
+            return Removal(
+                sop_instance_uid=made.sop_instance_uid,
+                submission_uid=new_uid(root),
+                submission_time=now,
+                report=made.report,
+                patient_class=made.patient_class,
+                structure_id=made.structure_id,
+            )
+
+        count = await self._doors.jobs.queue_removal(job.id, make, sites=sites)
+        self.log.info("{count} KOS of {study} to be removed", count=count, study=job.study_uid)
+        return "removal" if count else "nothing"
 
     # -- the submission ----------------------------------------------------------------------------
 

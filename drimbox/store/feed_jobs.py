@@ -12,12 +12,24 @@ whatever stops the process, the work is either still to do or safely on its way,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from drimbox.model import KosState
 from drimbox.ports import Clock, FeedJob, Removal, Submission
@@ -184,14 +196,21 @@ class FeedJobs(Queue):
         return kos_id
 
     async def queue_removal(
-        self, job_id: int, make: Callable[[Submission], Removal], result: str = "removal"
+        self,
+        job_id: int,
+        make: Callable[[Submission], Removal],
+        *,
+        sites: Collection[str] | None = None,
     ) -> int:
         """Queue the removal of everything the DMP holds or may hold of the study, and end the job.
 
-        `make` turns what was submitted into its removal. A submission of which nothing has left yet is
+        `make` turns what was submitted into its removal; `sites` are those it is about, None for all. A
+        submission of which nothing has left yet is
         dropped instead, its KOS DEPUBLISHED at once. Returns how many KOS this was about; with none,
         only the job ends. One transaction.
         """
+
+        here = true() if sites is None else kos.c.site.in_(list(sites))
 
         def work(connection: Connection) -> int:
             study = connection.execute(
@@ -200,11 +219,11 @@ class FeedJobs(Queue):
             query = (
                 select(outbox)
                 .join(kos, kos.c.id == outbox.c.kos_id)
-                .where(kos.c.study_uid == study, outbox.c.kind == PUBLISH, still_wanted())
+                .where(kos.c.study_uid == study, outbox.c.kind == PUBLISH, still_wanted(), here)
                 .order_by(outbox.c.id)
             )
             rows = connection.execute(query).all()
-            if self._finish(job_id, result if rows else "nothing", "", connection):
+            if self._finish(job_id, "removal" if rows else "nothing", "", connection):
                 for row in rows:
                     self._remove(connection, row, make)
             return len(rows)

@@ -6,6 +6,7 @@ import base64
 import os
 import time
 import tracemalloc
+from datetime import UTC, datetime
 
 import attrs
 import pytest
@@ -56,7 +57,27 @@ def test_everything_is_read_from_a_report_message(kind: str, trigger: str) -> No
         ins=Identifier("284070100499094", "1.2.250.1.213.1.4.10"),
         announced_id="2.999.7.1" if kind == "MDM" else "",
         announced_parent="",
+        sent_at=datetime(2026, 1, 12, 9, 30).astimezone(),
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "instant"),
+    [
+        ("20260112093000+0100", datetime(2026, 1, 12, 8, 30, tzinfo=UTC)),
+        ("202601120930-0330", datetime(2026, 1, 12, 13, 0, tzinfo=UTC)),
+        ("20260112093015.25+0000", datetime(2026, 1, 12, 9, 30, 15, 250000, tzinfo=UTC)),
+        ("20260112", datetime(2026, 1, 12).astimezone()),
+        ("", None),
+        ("2026", None),
+        ("20261312093000", None),
+        ("20260112093000+9999", None),
+        ("AAAAMMJJHHMMSS", None),
+        ("00010101000000+1400", None),
+    ],
+)
+def test_an_instant_is_read_or_left_out(written: str, instant: datetime | None) -> None:
+    assert read(sent_at=written).sent_at == instant
 
 
 # --- what is wanted ------------------------------------------------------------------------------

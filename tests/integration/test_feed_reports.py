@@ -12,7 +12,6 @@ import attrs
 import pytest
 import pytest_twisted
 
-from drimbox.model import MessageAction
 from drimbox.sim import ris
 from drimbox.sim.mime import read_media_type, split_related
 from drimbox.sim.pacs import SimulatedPacs
@@ -216,16 +215,6 @@ async def test_an_incomplete_report_is_kept_told_and_audited_with_what_it_lacks(
     assert world.stand.kos(study, None) == []
     (kept,) = world.stand.query("SELECT state, error_code FROM inbox ORDER BY id DESC LIMIT 1")
     assert kept == ("failed", "E005")
-
-
-@pytest.mark.requirement("DB.SO.45", "DB.SO.21")
-@pytest_twisted.ensureDeferred
-async def test_a_deletion_is_left_to_the_administrator(world: World) -> None:
-    study = world.studies.new(world.first)
-    await world.stand.report(study, action=MessageAction.DELETE)
-    await world.stand.idle()
-    await world.stand.notice_about("dépublication", "E005")
-    assert world.stand.kos(study, None) == []
 
 
 @pytest.mark.requirement("DB.SO.140")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,11 @@ from drimbox.ports import (
     InboxMessage,
     Outcome,
     RegistryEntry,
+    Removal,
+    ReportSaid,
+    Speaker,
     Submission,
+    Voice,
 )
 from drimbox.sim.ris import SimMessage, SimReport, build_message
 from drimbox.source.publication import APPROVED
@@ -147,12 +151,14 @@ class Messages:
     def __init__(self, *messages: InboxMessage) -> None:
         self.rows = {message.id: message for message in messages}
         self.ended: list[tuple[Any, ...]] = []
+        self.said: ReportSaid | None = None
 
     async def message(self, message_id: int) -> InboxMessage:
         return self.rows[message_id]
 
-    async def processed(self, message_id: int, *, result: str, studies: Iterable[str]) -> None:
-        self.ended.append((message_id, result, *studies))
+    async def processed(self, message_id: int, *, result: str, said: ReportSaid | None = None) -> None:
+        self.ended.append((message_id, result, *(said.studies if said is not None else ())))
+        self.said = said
 
     async def failed(self, message_id: int, code: str, detail: str) -> None:
         self.ended.append((message_id, code, detail))
@@ -163,6 +169,9 @@ class Jobs:
     ended: list[tuple[Any, ...]] = attrs.field(factory=list)
     retried: list[tuple[int, datetime, str]] = attrs.field(factory=list)
     queued: list[dict[str, Any]] = attrs.field(factory=list)
+    #: KOS of the study that a removal finds.
+    held: int = 1
+    make: Callable[[Submission], Removal] | None = None
 
     async def finish(self, job_id: int, result: str, detail: str = "") -> None:
         self.ended.append((job_id, result, detail))
@@ -173,10 +182,31 @@ class Jobs:
     async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
         self.ended.append((job_id, "unchanged", kos_id, report_id))
 
+    async def queue_removal(
+        self,
+        job_id: int,
+        make: Callable[[Submission], Removal],
+        *,
+        sites: Collection[str] | None = None,
+    ) -> int:
+        self.ended.append((job_id, "removal", sites))
+        self.make = make
+        return self.held
+
     async def queue_publication(self, job_id: int, **values: Any) -> int:
         self.ended.append((job_id, "queued"))
         self.queued.append(values)
         return 1
+
+
+class Reports:
+    """Who speaks for every study."""
+
+    def __init__(self, speaker: Speaker | Voice = Voice.UNKNOWN) -> None:
+        self.says = speaker
+
+    async def speaker(self, study_uid: str) -> Speaker | Voice:
+        return self.says
 
 
 class Archive:

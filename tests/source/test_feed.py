@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 import pytest
 
+from drimbox.model import MessageAction
 from drimbox.ports import AuditEvent
 from drimbox.sim.ris import SimAct, SimReport
 from drimbox.source.feed import Doors, Feed
@@ -17,6 +19,7 @@ from tests.source.fakes import (
     Jobs,
     Messages,
     Notices,
+    Reports,
     Trail,
     at_once,
     config,
@@ -35,6 +38,7 @@ class Stage:
         doors = Doors(
             messages=self.messages,
             jobs=self.jobs,
+            reports=Reports(),
             archive=Archive(),
             archives={},
             record=Dmp(),
@@ -172,3 +176,30 @@ def test_a_message_is_not_ended_before_its_audit_is_kept() -> None:
 @attrs.frozen
 class _Trail:
     record: Any
+
+
+@pytest.mark.requirement("DB.SO.97", "DB.SO.43")
+def test_a_withdrawal_says_which_report_and_when() -> None:
+    stage = Stage()
+    report = SimReport(acts=(SimAct(study_uid="2.25.3"),), document_id="2.999.7.9", replaces="2.999.7.8")
+    raw = hl7(report, action=MessageAction.DELETE, sent_at="20260112093000+0100")
+    assert stage.read(raw) == (1, "depublication", "2.25.3")
+    said = stage.messages.said
+    assert said is not None
+    assert (said.document_id, said.replaces, said.action) == ("2.999.7.9", None, MessageAction.DELETE)
+    assert said.sent_at == datetime(2026, 1, 12, 8, 30, tzinfo=UTC)
+    assert [event.event_id for event in stage.trail.events] == ["110107"]
+
+
+@pytest.mark.requirement("DB.SO.97")
+def test_a_replacement_names_what_it_replaces() -> None:
+    stage = Stage()
+    report = SimReport(acts=(SimAct(study_uid="2.25.3"),), document_id="2.999.7.9", replaces="2.999.7.8")
+    stage.read(hl7(report, action=MessageAction.REPLACE))
+    said = stage.messages.said
+    assert said is not None
+    assert (said.document_id, said.replaces, said.action) == (
+        "2.999.7.9",
+        "2.999.7.8",
+        MessageAction.REPLACE,
+    )

@@ -72,10 +72,24 @@ def test_every_missing_value_is_named_at_once() -> None:
         assert value in read.error.detail, value
 
 
-def test_a_deletion_is_not_taken_for_a_publication() -> None:
-    error = interpret(hl7(action=MessageAction.DELETE)).error
+@pytest.mark.requirement("DB.SO.97")
+def test_a_withdrawal_needs_no_more_than_the_report_s_identifier() -> None:
+    poor = SimReport(orders=(), structure_id="", document_id="2.999.7.5")
+    read = interpret(hl7(poor, action=MessageAction.DELETE, prt_structure=""))
+    assert (read.error, read.reason) == (None, "")
+    assert read.report is not None
+    assert read.report.document_id == "2.999.7.5"
+    assert read.message is not None
+    assert read.message.action is MessageAction.DELETE
+
+
+@pytest.mark.requirement("DB.SO.97")
+@pytest.mark.parametrize("document", ["^TEXT^XML^Base64^PGE+", None])
+def test_a_withdrawal_of_nobody_knows_what_is_e005(document: str | None) -> None:
+    report = SimReport(document_id="") if document is None else None
+    error = interpret(hl7(report, action=MessageAction.DELETE, document_field=document)).error
     assert error is not None
-    assert "à la main" in error.detail
+    assert error.code == "E005"
 
 
 @pytest.mark.threat("report of another patient than its message")

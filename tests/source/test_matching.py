@@ -13,7 +13,7 @@ from drimbox.errors import PacsCommunicationError, PublicationError
 from drimbox.kos.compare import fingerprint
 from drimbox.kos.manifest import retrieve_base
 from drimbox.model import KosState
-from drimbox.ports import ArchivedKos, FeedJob, Submission
+from drimbox.ports import ArchivedKos, FeedJob, Speaker, Submission, Voice
 from drimbox.sim.ris import SimAct, SimOrder, SimReport
 from drimbox.source.interpretation import interpret
 from drimbox.source.matching import Doors, Matching
@@ -26,6 +26,7 @@ from tests.source.fakes import (
     Messages,
     Notices,
     Pacses,
+    Reports,
     Trail,
     archived,
     archives,
@@ -38,6 +39,7 @@ from tests.source.fakes import (
     structure,
     study,
 )
+from tests.store.samples import submission as sample
 
 SILENT = PacsCommunicationError("pas de réponse")
 
@@ -51,6 +53,8 @@ class Stage:
         structures: list[Structure] | None = None,
         raw: bytes | None = None,
         record: Dmp | None = None,
+        speaker: Speaker | Voice = Voice.UNKNOWN,
+        messages: Messages | None = None,
     ) -> None:
         self.raw = raw or hl7()
         self.settings = config(*sites, structures=structures)
@@ -58,8 +62,9 @@ class Stage:
         self.jobs, self.trail, self.notices, self.clock = Jobs(), Trail(), Notices(), Clock()
         self.archive, self.record = Archive(*kos), record or Dmp()
         doors = Doors(
-            messages=Messages(stored(self.raw)),
+            messages=messages or Messages(stored(self.raw)),
             jobs=self.jobs,
+            reports=Reports(speaker),
             archive=self.archive,
             archives=archives(self.settings, self.pacses),
             record=self.record,
@@ -382,3 +387,68 @@ def test_nothing_told_names_the_patient() -> None:
         for _, text in stage.notices.open.values():
             for secret in ("284070100499094", "P000123", "EXEMPLE", "CLAIRE"):
                 assert secret not in text
+
+
+# -- who speaks for the study, and nobody ------------------------------------------------------------
+
+
+@pytest.mark.requirement("DB.SO.97")
+def test_the_report_that_speaks_now_decides_whatever_the_job_s_own_said() -> None:
+    own = stored(hl7(SimReport(document_id="2.999.7.1")), 1)
+    other = stored(hl7(SimReport(document_id="2.999.7.2"), flags={"MASQUE_PS": "Y"}), 2)
+    pacses = Pacses(PACS1=None, PACS2=study())
+    sites = (site(1, ris=("RIS",)), site(2, ris=("RIS-B",)))
+    stage = Stage(pacses, sites=sites, speaker=Speaker(2, "RIS-B"), messages=Messages(own, other))
+    stage.match()
+    # Its PACS, its document, its visibility.
+    assert pacses.asked == ["PACS2"]
+    submission = stage.jobs.queued[0]["submission"]
+    assert submission.report.document_id == "2.999.7.2"
+    assert submission.visibility.masked_to_professionals
+
+
+@pytest.mark.requirement("DB.SO.97")
+def test_when_nobody_speaks_for_a_study_its_manifests_are_removed_without_asking_the_pacs() -> None:
+    pacses = Pacses(PACS1=SILENT)
+    stage = Stage(pacses, archived(), speaker=Voice.NONE_LEFT)
+    stage.match()
+    assert pacses.asked == []
+    assert stage.jobs.ended == [(5, "removal", None)]
+    assert stage.trail.events == []
+    made = sample("2.25.500", STUDY)
+    assert stage.jobs.make is not None
+    removal = stage.jobs.make(made)
+    assert (removal.sop_instance_uid, removal.structure_id) == ("2.25.500", made.structure_id)
+    assert removal.report == made.report
+    assert removal.submission_uid != made.submission_uid
+    assert removal.submission_time == stage.clock.now()
+
+
+@pytest.mark.requirement("DB.SO.25", "DB.SO.190", "DB.SO.26")
+def test_a_published_study_that_its_pacs_has_no_more_is_removed() -> None:
+    stage = Stage(Pacses(PACS1=None), archived())
+    stage.match()
+    assert stage.jobs.ended == [(5, "removal", {"site1"})]
+    assert stage.notices.posted == []
+
+
+@pytest.mark.requirement("DB.SO.199")
+def test_a_published_study_of_which_everything_stays_inside_is_removed() -> None:
+    stage = Stage(Pacses(PACS1=study()), archived(), sites=(site(1, excluded_uid_roots=(STUDY,)),))
+    stage.match()
+    assert stage.jobs.ended == [(5, "removal", {"site1"})]
+
+
+@pytest.mark.requirement("DB.SO.190", "DB.SO.28")
+def test_a_silent_pacs_removes_nothing() -> None:
+    stage = Stage(Pacses(PACS1=SILENT), archived())
+    stage.match()
+    assert stage.jobs.ended == []
+    assert len(stage.jobs.retried) == 1
+
+
+@pytest.mark.requirement("DB.SO.190")
+def test_a_study_published_from_a_pacs_that_was_not_asked_is_left_alone() -> None:
+    stage = Stage(Pacses(PACS1=None), archived(site="site-d-avant"))
+    stage.match()
+    assert stage.jobs.ended[0][1] == "E004"
