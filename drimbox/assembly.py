@@ -216,6 +216,7 @@ class Assembly:
                 notices=stores.notices,
                 clock=self._clock,
                 in_thread=self._defer,
+                forget=self._forget_everywhere,
             ),
         )
 
@@ -237,6 +238,10 @@ class Assembly:
     async def _forget(self, site: str, study_uid: str) -> None:
         """What was removed from the record leaves the cache too (requirements.md 2.7)."""
         await self._deliveries.forget(site, study_uid)
+
+    async def _forget_everywhere(self, study_uid: str) -> None:
+        for site in self._config.sites:
+            await self._deliveries.forget(site.name, study_uid)
 
     def _make_workers(self) -> tuple[Worker[InboxMessage], Worker[FeedJob], Worker[OutboxItem]]:
         """Make one worker a queue; each wakes the next."""

@@ -212,6 +212,14 @@ class ReportMessage:
 
 
 @attrs.frozen
+class StudyChange:
+    """An OMI^O23 message once read: studies changed in a PACS (DB.SO.133)."""
+
+    control_id: str
+    study_uids: tuple[str, ...]
+
+
+@attrs.frozen
 class Instance:
     """One SOP instance as the PACS lists it."""
 

@@ -1,8 +1,8 @@
-"""Reading of report messages: ORU^R01 and MDM^T02, T04, T10, T11 (interfaces.md 1.2 to 1.4).
+"""Reading of messages: reports (ORU^R01 and MDM^T02, T04, T10, T11) and changes of studies (OMI^O23).
 
-`read_report_message` says what a message wants and hands back the CDA, unread. It refuses what
-interfaces.md 1.5 says is refused at reception, and nothing more: a report that lacks values is taken
-(`AA`) and fails later, with E005, because conformity checking is not the gateway's job.
+`read_message` says what a message wants and hands back the CDA, unread (interfaces.md 1.2 to 1.4, 1.6).
+It refuses what interfaces.md 1.5 says is refused at reception, and nothing more: a report that lacks
+values is taken (`AA`) and fails later, with E005, because conformity checking is not the gateway's job.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from drimbox.hl7.change import study_change
 from drimbox.hl7.document import find_document, obx_location
 from drimbox.hl7.fields import Message, Segment
 from drimbox.hl7.refusal import Hl7Refused, contradiction
@@ -21,6 +22,7 @@ from drimbox.model import (
     MessageAction,
     Organization,
     ReportMessage,
+    StudyChange,
     Visibility,
 )
 
@@ -34,6 +36,8 @@ TRIGGERS: Final[dict[str, dict[str, MessageAction | None]]] = {
         # Not used by CISIS3; cancels a document like T04 (interfaces.md 1.2).
         "T11": MessageAction.DELETE,
     },
+    # About studies, not about a report.
+    "OMI": {"O23": None},
 }
 _BY_STATUS: Final = {"F": MessageAction.NEW, "C": MessageAction.REPLACE, "D": MessageAction.DELETE}
 _BY_ORDER: Final = {"NW": MessageAction.NEW, "RO": MessageAction.REPLACE, "CA": MessageAction.DELETE}
@@ -59,19 +63,35 @@ _OLDEST, _NEWEST = (2, 3, 1), (2, 6, 99)
 MAX_CONTROL_ID = 199
 
 
-def read_report_message(raw: bytes, *, on_header: Callable[[Message], None] | None = None) -> ReportMessage:
-    """Read a report message.
+def read_message(
+    raw: bytes, *, on_header: Callable[[Message], None] | None = None
+) -> ReportMessage | StudyChange:
+    """Read a message.
 
     `raw` is the message without its MLLP framing. `on_header`, when given, is called as soon as the MSH
     is readable, before anything is refused for its content (to recognise the sender); it may raise
-    `Hl7Refused` itself. Raises `Hl7Refused`: AE 100 not HL7, 101 no control id or no document, 102
-    unreadable base64, 103 flag that is neither Y nor N, 200 and 201 message type, 202 processing id,
-    203 version, 207/906 contradiction, 198 too many of something (interfaces.md 1.5).
+    `Hl7Refused` itself. Raises `Hl7Refused`: AE 100 not HL7, 101 no control id, document or study, 102
+    unreadable base64 or UID, 103 flag that is neither Y nor N, 200 and 201 message type, 202 processing
+    id, 203 version, 207/906 contradiction, 198 too many of something (interfaces.md 1.5).
     """
     message = Message(raw)
     if on_header is not None:
         on_header(message)
     kind, event = _check_header(message)
+    if kind == "OMI":
+        return study_change(message, message.get(message.msh, 10))
+    return _report_message(message, kind, event)
+
+
+def read_report_message(raw: bytes) -> ReportMessage:
+    """Read a message that must be a report's. Raises `Hl7Refused` as `read_message`, 200 for any other."""
+    message = read_message(raw)
+    if isinstance(message, StudyChange):
+        raise Hl7Refused("AE", "200", "message de compte rendu (ORU ou MDM) attendu", "MSH^1^9^1^1")
+    return message
+
+
+def _report_message(message: Message, kind: str, event: str) -> ReportMessage:
     obx, document = find_document(message)
     flags = _flags(message)
     pid = message.first("PID")

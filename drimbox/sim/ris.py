@@ -99,6 +99,29 @@ class SimMessage:
     with_document: bool = True
 
 
+def build_change(
+    studies: Iterable[str],
+    *,
+    control_id: str = "00042",
+    application: str = "PACS-Z",
+    facility: str = "SITE-X",
+    order: str = "CA",
+) -> bytes:
+    """Build the OMI^O23 of a PACS in which these studies changed (interfaces.md 1.6)."""
+    groups = [
+        f"ORC|{order}|5501^RIS|9901^RIS\r"
+        "OBR|1|5501^RIS|9901^RIS|24531-6^IRM^LN\r"
+        "OBX|1|ST|5501^Modification Examen Imagerie||||||||O\r"
+        f"IPC|ACC-7788|RP1|{study}|SPS1|MR||||PACSZ\r"
+        for study in studies
+    ]
+    head = (
+        f"MSH|^~\\&|{application}|{facility}|DRIMBOX|SITE-X|AAAAMMJJ||OMI^O23^OMI_O23|{control_id}|P|2.5.1\r"
+        "PID|||284070100499094^^^ASIP-SANTE-INS-NIR||EXEMPLE^CLAIRE||19840701|F\r"
+    )
+    return (head + "".join(groups)).encode()
+
+
 def build_message(
     report: SimReport | None = None, message: SimMessage | None = None, *, document: bytes | None = None
 ) -> bytes:

@@ -22,8 +22,8 @@ from drimbox.source.structures import Structures
 
 __all__ = ["Doors", "Feed"]
 
-#: Result of a message that withdraws its report.
-WITHDRAWAL = "depublication"
+#: Results of a message that withdraws its report, and of one about changed studies.
+WITHDRAWAL, CHANGE = "depublication", "changement"
 
 
 def _said(read: Interpretation) -> ReportSaid:
@@ -62,6 +62,9 @@ class Feed:
         missing = self._config.hl7.missing_destdmp
         read = await self._doors.in_thread(lambda: interpret(stored.raw, missing_destdmp=missing))
         assert isinstance(read, Interpretation)
+        if read.changed:
+            await self._changed(stored, read.changed)
+            return
         await self._audit_reception(stored, read)
         if read.error is not None:
             await self._unusable(stored, read, read.error)
@@ -73,6 +76,12 @@ class Feed:
         said = _said(read)
         result = WITHDRAWAL if said.action is MessageAction.DELETE else "feed"
         await self._doors.messages.processed(stored.id, result=result, said=said)
+
+    async def _changed(self, stored: InboxMessage, studies: tuple[str, ...]) -> None:
+        """A PACS says that studies changed: compare them; deliver nothing kept meanwhile (DB.SO.133)."""
+        for study_uid in studies:
+            await self._doors.forget(study_uid)
+        await self._doors.messages.processed(stored.id, result=CHANGE, studies=studies)
 
     async def _audit_reception(self, stored: InboxMessage, read: Interpretation) -> None:
         """Audit that the report came; one that nobody can read carries its error (DB.SO.43)."""

@@ -12,9 +12,9 @@ import attrs
 
 from drimbox.cda.header import build_report, ipp_of, read_header, report_of, structure_of
 from drimbox.errors import DrimboxError, ReportNotInterpretable
-from drimbox.hl7.message import read_report_message
+from drimbox.hl7.message import read_message
 from drimbox.hl7.refusal import Hl7Refused
-from drimbox.model import MessageAction, Organization, Report, ReportMessage
+from drimbox.model import MessageAction, Organization, Report, ReportMessage, StudyChange
 from drimbox.xml import XmlRefused
 
 #: Results of messages that do not feed.
@@ -34,14 +34,18 @@ class Interpretation:
     reason: str = ""
     #: E005 or E001.
     error: DrimboxError | None = None
+    #: Studies that changed in a PACS, when the message is about that (DB.SO.133).
+    changed: tuple[str, ...] = ()
 
 
 def interpret(raw: bytes, *, missing_destdmp: str = "error") -> Interpretation:
     """Read a message and its report. `missing_destdmp` is that of `[hl7]`. Never raises for a bad one."""
     try:
-        message = read_report_message(raw)
+        message = read_message(raw)
     except Hl7Refused as refusal:
         return Interpretation(None, None, error=ReportNotInterpretable(str(refusal)))
+    if isinstance(message, StudyChange):
+        return Interpretation(None, None, changed=message.study_uids)
     reason = _reason(message)
     if reason:
         return Interpretation(message, _known(message), reason=reason)

@@ -61,7 +61,14 @@ class MessageQueue(Protocol):
     async def message(self, message_id: int) -> InboxMessage:
         """Read a message again."""
 
-    async def processed(self, message_id: int, *, result: str, said: ReportSaid | None = None) -> None:
+    async def processed(
+        self,
+        message_id: int,
+        *,
+        result: str,
+        said: ReportSaid | None = None,
+        studies: Collection[str] = (),
+    ) -> None:
         """End the message and create one job per study it is about, in one transaction."""
 
     async def failed(self, message_id: int, code: str, detail: str) -> None:
@@ -131,6 +138,8 @@ class Doors:
     clock: Clock
     #: Runs CPU work off the reactor thread.
     in_thread: Callable[[Callable[[], object]], Awaitable[object]]
+    #: Lets nothing of a study be delivered from the cache any more.
+    forget: Callable[[str], Awaitable[None]]
 
 
 class _Waiting(Exception):
@@ -179,6 +188,11 @@ class Matching:
         read = await doors.in_thread(lambda: interpret(stored.raw, missing_destdmp=missing))
         assert isinstance(read, Interpretation)
         message, report = read.message, read.report
+        if read.changed:
+            # A PACS named a study that no report ever cited.
+            await doors.jobs.finish(job.id, "nothing")
+            metrics.FEED_JOBS.labels("nothing").inc()
+            return
         if message is None or report is None:
             # It fed when it was read: only another version of the gateway can think otherwise.
             await doors.jobs.finish(job.id, "E005", "message devenu illisible")

@@ -1,4 +1,4 @@
-"""Reception of a report: recognise the RIS, check what is checked at the door, store, acknowledge.
+"""Reception of a message: recognise the RIS, check what is checked at the door, store, acknowledge.
 
     RIS ──message──▶ receive ──▶ examine (in a thread): MSH → which RIS? → HL7, base64, XML readable?
                         │ refused: AE, notice                        │ good
@@ -25,10 +25,10 @@ from drimbox.cda.header import read_header
 from drimbox.config import Config, Ris
 from drimbox.hl7.ack import acknowledge
 from drimbox.hl7.fields import Message
-from drimbox.hl7.message import read_report_message
+from drimbox.hl7.message import read_message
 from drimbox.hl7.refusal import INTERNAL_ERROR, UNKNOWN_RIS, Hl7Refused
 from drimbox.metrics import HL7_MESSAGES
-from drimbox.model import ReportMessage
+from drimbox.model import ReportMessage, StudyChange
 from drimbox.ports import Clock, Inbox, Notices
 from drimbox.xml import XmlRefused
 
@@ -50,7 +50,6 @@ class Examination:
 
     ris: str
     control_id: str
-    trigger: str
     #: English, for the log, without patient data.
     warnings: tuple[str, ...]
 
@@ -94,7 +93,7 @@ def _precision(ris: Ris) -> int:
 
 
 class Reception:
-    """Takes report messages; a `drimbox.hl7.server.Receiver`.
+    """Takes messages about reports and studies; a `drimbox.hl7.server.Receiver`.
 
     `in_thread` runs the reading of a message (up to some tenths of a second for 20 MB) off the
     reactor thread. `stored` is called after each commit, to wake the feed.
@@ -158,8 +157,10 @@ class Reception:
                 raise UnknownSender(application)
             sender.append(ris.name)
 
-        message = read_report_message(raw, on_header=recognise)
-        return Examination(sender[0], message.control_id, message.trigger, _check_document(message))
+        message = read_message(raw, on_header=recognise)
+        if isinstance(message, StudyChange):
+            return Examination(sender[0], message.control_id, ())
+        return Examination(sender[0], message.control_id, _check_document(message))
 
     async def _store(self, raw: bytes, peer: str, found: Examination) -> None:
         try:

@@ -6,6 +6,7 @@ the same transaction) or *failed* (E005: kept for ever, with the reason, for the
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from functools import partial
 
@@ -73,26 +74,39 @@ class Inbox(Queue):
             raise KeyError(message_id)
         return InboxMessage(**row[0]._mapping)
 
-    async def processed(self, message_id: int, *, result: str, said: ReportSaid | None = None) -> None:
+    async def processed(
+        self,
+        message_id: int,
+        *,
+        result: str,
+        said: ReportSaid | None = None,
+        studies: Collection[str] = (),
+    ) -> None:
         """The message is read: end it and create one feed job per study, in one transaction (DB.SO.12).
 
-        `result` says in a word what the message was; `said` is what counts of it, None for nothing. The
-        studies are those it cites and those of the report it takes back. Doing it twice creates nothing
+        `result` says in a word what the message was; `said` is what a report says, None for
+        none: its studies are those it cites and those of the report it takes back. `studies` are to be
+        compared with their PACS anyway. Doing it twice creates nothing
         twice; raises `NotInHand` when the message is not ours.
         """
-        await self._database.run(partial(self._processed, message_id, clip(result), said))
+        await self._database.run(partial(self._processed, message_id, clip(result), said, studies))
 
     def _processed(
-        self, message_id: int, result: str, said: ReportSaid | None, connection: Connection
+        self,
+        message_id: int,
+        result: str,
+        said: ReportSaid | None,
+        studies: Collection[str],
+        connection: Connection,
     ) -> None:
-        if not self._end(connection, message_id, DONE, result=result) or said is None:
+        if not self._end(connection, message_id, DONE, result=result):
             return
-        studies = record_report(connection, message_id, said)
+        concerned = record_report(connection, message_id, said) if said is not None else []
         ris = connection.execute(select(inbox.c.ris).where(inbox.c.id == message_id)).scalar_one()
         now = self._clock.now()
         jobs = [
             {"message_id": message_id, "ris": ris, "study_uid": study, "created_at": now, "due_at": now}
-            for study in studies
+            for study in dict.fromkeys((*concerned, *studies))
         ]
         if jobs:
             connection.execute(insert(feed_job), jobs)

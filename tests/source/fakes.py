@@ -40,7 +40,7 @@ from drimbox.ports import (
     Submission,
     Voice,
 )
-from drimbox.sim.ris import SimMessage, SimReport, build_message
+from drimbox.sim.ris import SimMessage, SimReport, build_change, build_message
 from drimbox.source.publication import APPROVED
 
 T = TypeVar("T")
@@ -142,6 +142,10 @@ def hl7(report: SimReport | None = None, **message: Any) -> bytes:
     return build_message(report or SimReport(), SimMessage(**message))
 
 
+def omi(*studies: str) -> bytes:
+    return build_change(studies)
+
+
 def study(uid: str = STUDY, instances: int = 2) -> Study:
     images = tuple(Instance(f"{uid}.1.{number}", CT, number) for number in range(1, instances + 1))
     return Study(uid, (Series(f"{uid}.1", "CT", images, 1, "Axial"),), "20260110", "140000", "TDM")
@@ -156,8 +160,15 @@ class Messages:
     async def message(self, message_id: int) -> InboxMessage:
         return self.rows[message_id]
 
-    async def processed(self, message_id: int, *, result: str, said: ReportSaid | None = None) -> None:
-        self.ended.append((message_id, result, *(said.studies if said is not None else ())))
+    async def processed(
+        self,
+        message_id: int,
+        *,
+        result: str,
+        said: ReportSaid | None = None,
+        studies: Collection[str] = (),
+    ) -> None:
+        self.ended.append((message_id, result, *(said.studies if said is not None else studies)))
         self.said = said
 
     async def failed(self, message_id: int, code: str, detail: str) -> None:

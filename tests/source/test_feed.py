@@ -24,6 +24,7 @@ from tests.source.fakes import (
     at_once,
     config,
     hl7,
+    omi,
     run,
     site,
     stored,
@@ -35,6 +36,7 @@ class Stage:
     def __init__(self, settings: Any = None) -> None:
         self.messages, self.jobs = Messages(), Jobs()
         self.trail, self.notices = Trail(), Notices()
+        self.forgotten: list[str] = []
         doors = Doors(
             messages=self.messages,
             jobs=self.jobs,
@@ -46,8 +48,12 @@ class Stage:
             notices=self.notices,
             clock=Clock(),
             in_thread=at_once,
+            forget=self.forget,
         )
         self.feed = Feed(settings or config(), doors)
+
+    async def forget(self, study_uid: str) -> None:
+        self.forgotten.append(study_uid)
 
     def read(self, raw: bytes | None = None, **message: Any) -> tuple[Any, ...]:
         run(self.feed.read(stored(raw, **message)))
@@ -203,3 +209,12 @@ def test_a_replacement_names_what_it_replaces() -> None:
         "2.999.7.8",
         MessageAction.REPLACE,
     )
+
+
+@pytest.mark.requirement("DB.SO.133")
+def test_a_change_makes_one_job_a_study_and_empties_the_cache_first() -> None:
+    stage = Stage()
+    assert stage.read(omi("2.25.3", "2.25.1", "2.25.3")) == (1, "changement", "2.25.3", "2.25.1")
+    assert stage.forgotten == ["2.25.3", "2.25.1"]
+    assert stage.messages.said is None
+    assert stage.trail.events == []

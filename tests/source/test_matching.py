@@ -33,6 +33,7 @@ from tests.source.fakes import (
     at_once,
     config,
     hl7,
+    omi,
     run,
     site,
     stored,
@@ -42,6 +43,10 @@ from tests.source.fakes import (
 from tests.store.samples import submission as sample
 
 SILENT = PacsCommunicationError("pas de réponse")
+
+
+async def nothing(study_uid: str) -> None:
+    """No cache here."""
 
 
 class Stage:
@@ -72,6 +77,7 @@ class Stage:
             notices=self.notices,
             clock=self.clock,
             in_thread=at_once,
+            forget=nothing,
         )
         self.matching = Matching(self.settings, doors)
 
@@ -452,3 +458,11 @@ def test_a_study_published_from_a_pacs_that_was_not_asked_is_left_alone() -> Non
     stage = Stage(Pacses(PACS1=None), archived(site="site-d-avant"))
     stage.match()
     assert stage.jobs.ended[0][1] == "E004"
+
+
+@pytest.mark.requirement("DB.SO.133")
+def test_a_change_of_a_study_that_no_report_cites_ends_quietly() -> None:
+    stage = Stage(raw=omi(STUDY))
+    stage.match()
+    assert stage.jobs.ended == [(5, "nothing", "")]
+    assert stage.notices.posted == []

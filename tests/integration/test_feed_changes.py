@@ -1,4 +1,4 @@
-"""What is taken back: reports withdrawn or replaced, images gone; in whatever order it is told."""
+"""What changes after a publication: reports taken back, images added or gone, in any order told."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from drimbox.model import MessageAction
 from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour as PacsBehaviour
+from drimbox.sim.ris import build_change
 from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
 from tests.integration.feed_stand import (
@@ -58,7 +59,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("withdrawals")
     pacs = SimulatedPacs("PACS-A")
     pacs.start()
-    stand = FeedStand(folder, [PacsAddress("PACS-A", pacs.port, POOL)])
+    # The PACS calls as a system of its own (OMI^O23).
+    stand = FeedStand(folder, [PacsAddress("PACS-A", pacs.port, POOL)], ris={"PACS-Z": "PACS-Z"})
     pacs.destinations.update(dict.fromkeys(POOL, (LOOPBACK, stand.dicom_port)))
     wait(stand.up())
     yield World(stand, pacs, Studies(folder / "studies"))
@@ -271,3 +273,49 @@ async def test_a_new_report_after_a_withdrawal_under_way_publishes_what_is_there
     entry = await world.stand.published_one(study)
     assert kos_instances(entry) == held_instances(study)
     assert world.states(study) == ["depublished", "published"]
+
+
+# -- told by the PACS --------------------------------------------------------------------------------
+
+
+async def changed(world: World, *studies: GeneratedStudy) -> None:
+    ack = await world.stand.send(build_change([study.study_uid for study in studies]))
+    assert ack.code == "AA"
+
+
+@pytest.mark.requirement("DB.SO.133")
+@pytest_twisted.ensureDeferred
+async def test_a_pacs_that_tells_of_a_change_has_the_kos_follow(world: World) -> None:
+    study = world.studies.new(instances=4)
+    world.pacs.load(list(study.files[:3]))
+    await world.stand.report(study)
+    first = await world.stand.published_one(study)
+    world.pacs.load(study.files[3])
+    await changed(world, study)
+    await until(lambda: first not in world.stand.kos(study), what="the KOS replaced")
+    second = await world.stand.published_one(study)
+    assert kos_instances(second) == held_instances(study)
+    # Nothing new to say the second time: message, notes and requests may all tell of one change.
+    await changed(world, study)
+    await world.stand.idle()
+    assert [each.unique_id for each in world.stand.kos(study)] == [second.unique_id]
+    for instance in study.instances[:2]:
+        world.pacs.index.remove(instance.sop_instance_uid)
+    await changed(world, study)
+    await until(lambda: second not in world.stand.kos(study), what="the KOS replaced")
+    third = await world.stand.published_one(study)
+    assert sum(len(uids) for uids in kos_instances(third).values()) == 2
+
+
+@pytest.mark.requirement("DB.SO.133", "DB.SO.25")
+@pytest_twisted.ensureDeferred
+async def test_a_pacs_that_tells_of_a_study_gone_has_it_withdrawn(world: World) -> None:
+    study, other = world.studies.new(world.pacs), world.studies.new(world.pacs)
+    await world.stand.report(study)
+    await world.stand.published_one(study)
+    for instance in study.instances:
+        world.pacs.index.remove(instance.sop_instance_uid)
+    await changed(world, other, study)
+    await world.gone(study)
+    # Nobody asked for the other one to be published.
+    assert world.stand.kos(other, None) == []
