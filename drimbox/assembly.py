@@ -30,6 +30,7 @@ from drimbox.native.loading import open_archive
 from drimbox.periodic import Periodic
 from drimbox.ports import Archives, FeedJob, ImageArchive, InboxMessage
 from drimbox.psc.introspection import TokenIntrospector
+from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.delivery import Deliveries
 from drimbox.source.feed import Doors as FeedDoors
 from drimbox.source.feed import Feed
@@ -127,8 +128,9 @@ class Assembly:
         self._archives = self._make_archives()
         self.codecs = CodecPool(reactor, config.transcoding)
         self.cache = Cache(config.cache, config.drimbox.state_dir / "cache", clock=clock, in_thread=defer)
-        self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor)
         self._reading, self._matching, publishing = self._make_workers()
+        notes = ChangeNotes(stores.inbox, defer, stored=self._reading.wake)
+        self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor, notes=notes.receiver)
         self.workers: list[Worker[Any]] = [self._reading, self._matching, publishing]
         self._deliveries = self._make_deliveries()
         self.gate = WadoGate(

@@ -3,7 +3,8 @@
 What is verified, in this order (retrieval-engine.md, rule 1): the called AE title is ours; for storage,
 it is leased; calling AE title and address are among those configured for that PACS; the Move Originator
 of each C-STORE, when the PACS names one, is our C-MOVE. Study and series of the data set are the
-receiver's to verify. C-ECHO is answered on every title of ours, at any time.
+receiver's to verify. C-ECHO is answered on every title of ours, at any time. On the title that is our own,
+not one of the pool, a PACS may store key objects (IOCM, DB.SO.25).
 
 What a caller may take is bounded before it has said a word: callers that are no PACS of ours share a small
 part of the connections, so that they cannot keep the images out. Several PDUs may come in one piece, so the
@@ -12,7 +13,7 @@ association may be over when its earlier events are carried out: then they are d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet import protocol
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -145,7 +146,7 @@ class InboundAssociation(AssociationProtocol):
             self.log.warn("association from {peer} to an unknown AE title refused", peer=self.peer_address)
             self.layer.reject(*_CALLED_UNKNOWN)
             return
-        receiver = title.receiver if title is not None else None
+        receiver = title.receiver if title is not None else self._notes(request)
         if title is not None and receiver is not None and not self._trusted(title.pacs, request):
             if not request.proposes(VERIFICATION):
                 metrics.ASSOCIATIONS.labels("acceptor", "calling_unknown").inc()
@@ -155,20 +156,33 @@ class InboundAssociation(AssociationProtocol):
         self.layer.accept(self._negotiate(request.contexts, receiver))
         self.accepted = True
         metrics.ASSOCIATIONS.labels("acceptor", "accepted").inc()
-        if title is not None and receiver is not None:
+        if receiver is not None:
             self._title = title
             self._receiver = self._opened = receiver
-            title.attached(self)
+            if title is not None:
+                title.attached(self)
             receiver.opened(self)
         elif title is not None and not request.only(VERIFICATION) and self._trusted(title.pacs, request):
             # What is left of an earlier move. A stranger's attempts must not keep the title busy for ever.
             title.disturbed()
 
-    def _trusted(self, pacs: Pacs, request: AssociationRequest) -> bool:
-        titles = pacs.store_ae_titles or (pacs.ae_title,)
-        trusted = request.calling_ae_title in titles and self._owner.addresses[pacs.name].allow(
-            self.peer_address
+    def _notes(self, request: AssociationRequest) -> Receiver | None:
+        """Return what takes the key objects of a PACS, None for anybody else."""
+        notes = self._owner.notes
+        if notes is None or request.only(VERIFICATION):
+            return None
+        pacs = next(
+            (pool.pacs for pool in self._owner.pools.by_pacs.values() if self._is(pool.pacs, request)), None
         )
+        return notes(pacs.name, self.peer_address) if pacs is not None else None
+
+    def _is(self, pacs: Pacs, request: AssociationRequest) -> bool:
+        titles = pacs.store_ae_titles or (pacs.ae_title,)
+        allowed = self._owner.addresses[pacs.name].allow(self.peer_address)
+        return request.calling_ae_title in titles and allowed
+
+    def _trusted(self, pacs: Pacs, request: AssociationRequest) -> bool:
+        trusted = self._is(pacs, request)
         if not trusted:
             metrics.STORE_REFUSED.labels("calling").inc()
             self.log.warn(
@@ -233,6 +247,9 @@ class InboundAssociation(AssociationProtocol):
     def _refusal(self, context_id: int, command: Command) -> int | None:
         """Return the status to refuse this C-STORE with, None to let its receiver have it."""
         title = self._title
+        if title is None and self._receiver is not None:
+            known = command.affected_class == self.layer.abstract_syntaxes[context_id]
+            return None if known else Status.SOP_CLASS_NOT_SUPPORTED
         if self._receiver is None or title is None or title.receiver is not self._receiver:
             # The lease is over: what arrives late belongs to nobody.
             self._receiver = None
@@ -265,8 +282,17 @@ class AcceptorFactory(protocol.Factory):
     noisy = False
     log = Logger()
 
-    def __init__(self, settings: DicomSettings, pools: Pools, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        settings: DicomSettings,
+        pools: Pools,
+        clock: IReactorTime,
+        *,
+        notes: Callable[[str, str], Receiver] | None = None,
+    ) -> None:
+        """`notes` makes what takes the key objects of a PACS, by its name, from an address."""
         self.settings = settings
+        self.notes = notes
         self.pools = pools
         self.addresses = {name: Addresses(pool.pacs) for name, pool in pools.by_pacs.items()}
         self._clock = clock

@@ -14,6 +14,8 @@ from drimbox.cda.header import build_report, ipp_of, read_header, report_of, str
 from drimbox.errors import DrimboxError, ReportNotInterpretable
 from drimbox.hl7.message import read_message
 from drimbox.hl7.refusal import Hl7Refused
+from drimbox.kos.changes import is_part10, read_key_object
+from drimbox.kos.keyimages import NoteRefused
 from drimbox.model import MessageAction, Organization, Report, ReportMessage, StudyChange
 from drimbox.xml import XmlRefused
 
@@ -40,6 +42,8 @@ class Interpretation:
 
 def interpret(raw: bytes, *, missing_destdmp: str = "error") -> Interpretation:
     """Read a message and its report. `missing_destdmp` is that of `[hl7]`. Never raises for a bad one."""
+    if is_part10(raw):
+        return _key_object(raw)
     try:
         message = read_message(raw)
     except Hl7Refused as refusal:
@@ -57,6 +61,14 @@ def interpret(raw: bytes, *, missing_destdmp: str = "error") -> Interpretation:
         return Interpretation(message, build_report(message))
     except DrimboxError as error:
         return Interpretation(message, _known(message), error=error)
+
+
+def _key_object(raw: bytes) -> Interpretation:
+    """Read a key object of a PACS (DB.SO.26); it was read once, when it came."""
+    try:
+        return Interpretation(None, None, changed=read_key_object(raw).study_uids)
+    except NoteRefused as refusal:
+        return Interpretation(None, None, error=ReportNotInterpretable(str(refusal)))
 
 
 def _withdrawn(message: ReportMessage) -> Report:

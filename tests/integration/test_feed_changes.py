@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import pytest
 import pytest_twisted
+from twisted.internet.threads import deferToThread
 
 from drimbox.model import MessageAction
 from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour as PacsBehaviour
+from drimbox.sim.peers import find_program
 from drimbox.sim.ris import build_change
 from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
+from drimbox.sim.study_objects import add_key_objects
 from tests.integration.feed_stand import (
     POOL,
     FeedStand,
@@ -319,3 +324,75 @@ async def test_a_pacs_that_tells_of_a_study_gone_has_it_withdrawn(world: World) 
     await world.gone(study)
     # Nobody asked for the other one to be published.
     assert world.stand.kos(other, None) == []
+
+
+async def store_note(
+    world: World, study: GeneratedStudy, title: str, *, calling: str = "PACS-A", of: int = 1
+) -> tuple[int, str]:
+    """Send a key object about the first images of a study as the PACS does (RAD-66)."""
+    note = add_key_objects(study, title=title, targets=study.instances[:of]).instances[-1]
+    command = [find_program("storescu"), "-v", "-aet", calling, "-aec", "DRIMBOX", LOOPBACK]
+    command += [str(world.stand.dicom_port), str(note.path)]
+    done: Any = await deferToThread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.peer("storescu")
+@pytest.mark.requirement("DB.SO.25", "DB.SO.26")
+@pytest.mark.parametrize("title", ["113001", "113037", "113038", "113039"])
+@pytest_twisted.ensureDeferred
+async def test_a_rejection_note_has_the_kos_follow_the_pacs(world: World, title: str) -> None:
+    study = world.studies.new(world.pacs, instances=3)
+    await world.stand.report(study)
+    first = await world.stand.published_one(study)
+    world.pacs.index.remove(study.instances[0].sop_instance_uid)
+    assert (await store_note(world, study, title))[0] == 0
+    await until(lambda: first not in world.stand.kos(study), what="the KOS replaced")
+    second = await world.stand.published_one(study)
+    (listed,) = kos_instances(second).values()
+    assert listed == {each.sop_instance_uid for each in study.instances[1:]}
+
+
+@pytest.mark.peer("storescu")
+@pytest.mark.requirement("DB.SO.25", "DB.SO.26")
+@pytest_twisted.ensureDeferred
+async def test_a_note_that_rejects_everything_withdraws_the_kos(world: World) -> None:
+    study = world.studies.new(world.pacs)
+    await world.stand.report(study)
+    await world.stand.published_one(study)
+    for instance in study.instances:
+        world.pacs.index.remove(instance.sop_instance_uid)
+    assert (await store_note(world, study, "113039", of=2))[0] == 0
+    await world.gone(study)
+
+
+@pytest.mark.peer("storescu")
+@pytest.mark.requirement("DB.SO.25")
+@pytest_twisted.ensureDeferred
+async def test_a_note_while_the_pacs_is_silent_waits_and_withdraws_nothing(world: World) -> None:
+    study = world.studies.new(world.pacs)
+    await world.stand.report(study)
+    await world.stand.published_one(study)
+    world.pacs.behaviour = PacsBehaviour(down=True)
+    assert (await store_note(world, study, "113001"))[0] == 0
+    put_off = "SELECT 1 FROM feed_job WHERE study_uid = ? AND state = 'waiting' AND last_error IS NOT NULL"
+    await until(lambda: world.stand.query(put_off, study.study_uid), what="a job put off")
+    assert len(world.stand.kos(study)) == 1
+    world.pacs.behaviour = PacsBehaviour()
+    await world.stand.idle()
+    assert len(world.stand.kos(study)) == 1
+
+
+@pytest.mark.peer("storescu")
+@pytest.mark.requirement("DB.SO.25")
+@pytest.mark.threat("storage by a stranger")
+@pytest_twisted.ensureDeferred
+async def test_only_a_configured_pacs_may_store_and_only_key_objects(world: World) -> None:
+    study = world.studies.new(world.pacs)
+    code, said = await store_note(world, study, "113001", calling="INTRUDER")
+    assert code != 0, said
+    command = [find_program("storescu"), "-v", "-aet", "PACS-A", "-aec", "DRIMBOX", LOOPBACK]
+    command += [str(world.stand.dicom_port), str(study.files[0])]
+    done: Any = await deferToThread(subprocess.run, command, capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert "No valid Presentation Context" in done.stdout + done.stderr
