@@ -156,13 +156,7 @@ async def test_a_study_that_is_gone_is_delivered_no_more(native: NativeHospital,
     served = await native.hold(tmp_path, instances=2, transfer_syntax=JPEG_LS, study_uid="2.25.962")
     assert (await native.fetch(served)).complete
     await native.remove(served.uid)
-
-    async def told() -> bool:
-        return any(
-            served.uid in notice["text"] and notice["code"] == "E004" for notice in await native.notices()
-        )
-
-    await until(told, what="a notice that the study is gone")
+    await until(lambda: served.kos not in native.stand.published(), what="the KOS out of the DMP")
     result = await native.fetch(served)
     assert result.status == 410
     assert result.problem is not None
