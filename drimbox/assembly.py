@@ -34,6 +34,7 @@ from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.delivery import Deliveries
 from drimbox.source.feed import Doors as FeedDoors
 from drimbox.source.feed import Feed
+from drimbox.source.keynotes import KeyNotes
 from drimbox.source.publication import Doors as PublicationDoors
 from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
@@ -205,6 +206,7 @@ class Assembly:
 
     def _feed(self, record: DmpClient) -> Feed:
         stores = self._stores
+        key_notes = KeyNotes(self._reactor, self._defer) if self._config.wado.instance_level else None
         return Feed(
             self._config,
             FeedDoors(
@@ -218,6 +220,7 @@ class Assembly:
                 notices=stores.notices,
                 clock=self._clock,
                 in_thread=self._defer,
+                key_notes=key_notes,
                 forget=self._forget_everywhere,
             ),
         )

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from drimbox.config import Site
-from drimbox.kos.reading import Manifest
+from drimbox.kos.reading import KeyImage, Manifest
 from drimbox.kos.values import clean, date, time
 from drimbox.model import Code, Report, Series, Study, StudyAct, Visibility
 
@@ -29,6 +29,7 @@ def fingerprint(
     structure_id: str,
     visibility: Visibility,
     retrieve_base: str,
+    key_images: Mapping[str, Sequence[KeyImage]] | None = None,
 ) -> str:
     """Digest everything that shows in the manifest or in its XDS metadata; SHA-256 in lower-case hex.
 
@@ -54,6 +55,11 @@ def fingerprint(
         "series": _sorted(_series(series) for series in study.series if series.instances),
         "location": [retrieve_base, site.retrieve_location_uid],
     }
+    if key_images:
+        content["key images"] = _sorted(
+            [uid, _sorted([each.sop_instance_uid, each.series_uid, each.description] for each in notes)]
+            for uid, notes in key_images.items()
+        )
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 

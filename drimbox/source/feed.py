@@ -16,8 +16,9 @@ from drimbox.config import Config
 from drimbox.errors import DrimboxError
 from drimbox.model import MessageAction, is_uid
 from drimbox.ports import FeedJob, InboxMessage, ReportSaid
+from drimbox.source.feed_doors import Doors
 from drimbox.source.interpretation import Interpretation, interpret
-from drimbox.source.matching import Doors, Matching
+from drimbox.source.matching import Matching
 from drimbox.source.structures import Structures
 
 __all__ = ["Doors", "Feed"]

@@ -14,9 +14,8 @@ lets nobody else replace its document (interfaces.md 4.6).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
 
 import attrs
 from twisted.logger import Logger
@@ -37,109 +36,21 @@ from drimbox.kos.manifest import build_manifest, remarks, retrieve_base
 from drimbox.model import Report, ReportMessage, Study, new_uid
 from drimbox.ports import (
     ArchivedKos,
-    Archives,
-    AuditTrail,
-    Clock,
     FeedJob,
-    InboxMessage,
-    Record,
     Removal,
-    ReportSaid,
     Speaker,
     Submission,
     Voice,
 )
+from drimbox.source.feed_doors import Doors
 from drimbox.source.filters import UidRootFilter
 from drimbox.source.interpretation import Interpretation, interpret
-from drimbox.source.outage import STUCK_AFTER, Outage, OutageNotices
+from drimbox.source.keynotes import Marks
+from drimbox.source.outage import STUCK_AFTER, Outage
 from drimbox.source.structures import Structures
 
-
-class MessageQueue(Protocol):
-    """The inbox as the feed works on it."""
-
-    async def message(self, message_id: int) -> InboxMessage:
-        """Read a message again."""
-
-    async def processed(
-        self,
-        message_id: int,
-        *,
-        result: str,
-        said: ReportSaid | None = None,
-        studies: Collection[str] = (),
-    ) -> None:
-        """End the message and create one job per study it is about, in one transaction."""
-
-    async def failed(self, message_id: int, code: str, detail: str) -> None:
-        """End the message; it is kept."""
-
-
-class JobQueue(Protocol):
-    """The jobs, one per study of a report."""
-
-    async def finish(self, job_id: int, result: str, detail: str = "") -> None:
-        """End the job without a publication."""
-
-    async def retry(self, job_id: int, at: datetime, error: str) -> None:
-        """Put the job off."""
-
-    async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
-        """The archived KOS already says it all: add the report to it and end the job."""
-
-    async def queue_publication(
-        self,
-        job_id: int,
-        *,
-        site: str,
-        submission: Submission,
-        metadata: bytes,
-        fingerprint: str,
-        series_uid: str = "",
-    ) -> int:
-        """Archive the KOS as pending, queue its submission and end the job, in one transaction."""
-
-    async def queue_removal(
-        self,
-        job_id: int,
-        make: Callable[[Submission], Removal],
-        *,
-        sites: Collection[str] | None = None,
-    ) -> int:
-        """Queue the removal of what the DMP holds or may hold of the study, and end the job."""
-
-
-class SpokenReports(Protocol):
-    """The record of reports as the feed reads it."""
-
-    async def speaker(self, study_uid: str) -> Speaker | Voice:
-        """Return which message says what the record must hold of a study."""
-
-
-class LatestKos(Protocol):
-    """The archive as the feed reads it."""
-
-    async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
-        """Return the newest KOS of the study that the DMP holds or will hold."""
-
-
-@attrs.frozen
-class Doors:
-    """What the feed needs from outside."""
-
-    messages: MessageQueue
-    jobs: JobQueue
-    reports: SpokenReports
-    archive: LatestKos
-    archives: Archives
-    record: Record
-    audit: AuditTrail
-    notices: OutageNotices
-    clock: Clock
-    #: Runs CPU work off the reactor thread.
-    in_thread: Callable[[Callable[[], object]], Awaitable[object]]
-    #: Lets nothing of a study be delivered from the cache any more.
-    forget: Callable[[str], Awaitable[None]]
+#: Times a job waits for key image notes that cannot be fetched; then the KOS goes without them.
+_MARK_TRIES = 3
 
 
 class _Waiting(Exception):
@@ -231,6 +142,7 @@ class Matching:
         latest = await doors.archive.latest(job.study_uid, with_data=False)
         first = self._structures.find(latest.structure_id) if latest is not None else None
         structure = first or named
+        marks = await self._marks(job, site, study)
         print_ = await doors.in_thread(
             lambda: fingerprint(
                 report=report,
@@ -239,6 +151,7 @@ class Matching:
                 structure_id=structure.id,
                 visibility=message.visibility,
                 retrieve_base=retrieve_base(site, self._config.wado),
+                key_images=marks.images,
             )
         )
         assert isinstance(print_, str)
@@ -246,8 +159,19 @@ class Matching:
         if latest is not None and latest.fingerprint == print_:
             await doors.jobs.unchanged(job.id, latest.id, report.document_id)
             return "unchanged"
-        await self._queue(job, message, report, structure, site, study, print_)
+        await self._queue(job, message, report, structure, site, study, marks, print_)
         return "queued"
+
+    async def _marks(self, job: FeedJob, site: Site, study: Study) -> Marks:
+        """Find the key images; what cannot be fetched is waited for, a few times (DB.SO.194)."""
+        notes = self._doors.key_notes
+        if notes is None:
+            return Marks()
+        marks = await notes.marks(self._doors.archives[site.name], study)
+        if not marks.complete and job.attempts < _MARK_TRIES:
+            later = self._doors.clock.now() + timedelta(seconds=self._config.feed.retry_first)
+            raise _Waiting(later, "notes d'images clés non récupérées")
+        return marks
 
     # -- the PACS ----------------------------------------------------------------------------------
 
@@ -325,6 +249,7 @@ class Matching:
         structure: Structure,
         site: Site,
         study: Study,
+        marks: Marks,
         print_: str,
     ) -> None:
         config, doors = self._config, self._doors
@@ -345,6 +270,7 @@ class Matching:
                 sop_instance_uid=sop_instance_uid,
                 series_uid=series_uid,
                 created=now,
+                key_images=marks.images,
             )
             submission = Submission(
                 kos=manifest,

@@ -10,9 +10,11 @@ import attrs
 import pytest
 import pytest_twisted
 
+from drimbox.kos.reading import read_manifest
 from drimbox.sim.consumer import FetchResult
 from drimbox.sim.stand import STRANGER
 from drimbox.sim.studies import make_study
+from drimbox.sim.study_objects import add_key_objects
 from tests.integration.hospital import (
     ACCEPT,
     EXPLICIT_LE,
@@ -173,6 +175,30 @@ async def test_an_instance_comes_from_a_kept_series_and_is_never_kept_as_one(
     wanted = uids(served)[2]
     assert received(result) == {wanted: digests(served.study)[wanted]}
     assert len(hospital.pacs[0].seen("move")) == moves + 1
+
+
+@pytest.mark.requirement("DB.SO.194", "DB.SO.195", "DB.SO.192")
+@pytest_twisted.ensureDeferred
+async def test_the_kos_names_the_key_images_and_they_can_be_asked_for(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    study = make_study(tmp_path, instances=4, transfer_syntax=JPEG_LS, seed=809)
+    study = add_key_objects(study, targets=study.instances[2:3])
+    served = await hospital.publish(study)
+    entry = hospital.stand.dmp.service.registry.by_unique_id(served.kos)
+    assert entry is not None
+    marked = [
+        (series.series_uid, each.sop_instance_uid, each.key_images)
+        for series in read_manifest(entry.document).series
+        for each in series.instances
+        if each.key_images
+    ]
+    ((series_uid, instance_uid, (mark,)),) = marked
+    assert instance_uid == study.instances[2].sop_instance_uid
+    assert mark.sop_instance_uid == study.instances[-1].sop_instance_uid
+    assert series_uid == served.series()
+    result = await hospital.fetch(served, instance=instance_uid)
+    assert list(received(result)) == [instance_uid]
 
 
 @pytest.mark.requirement("DB.SO.103", "DB.SO.195")

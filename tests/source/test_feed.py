@@ -48,6 +48,7 @@ class Stage:
             notices=self.notices,
             clock=Clock(),
             in_thread=at_once,
+            key_notes=None,
             forget=self.forget,
         )
         self.feed = Feed(settings or config(), doors)

@@ -12,11 +12,14 @@ from drimbox.config import Site, Structure
 from drimbox.errors import PacsCommunicationError, PublicationError
 from drimbox.kos.compare import fingerprint
 from drimbox.kos.manifest import retrieve_base
-from drimbox.model import KosState
+from drimbox.kos.reading import KeyImage, read_manifest
+from drimbox.model import KosState, Study
 from drimbox.ports import ArchivedKos, FeedJob, Speaker, Submission, Voice
 from drimbox.sim.ris import SimAct, SimOrder, SimReport
+from drimbox.source.feed_doors import Doors
 from drimbox.source.interpretation import interpret
-from drimbox.source.matching import Doors, Matching
+from drimbox.source.keynotes import Marks
+from drimbox.source.matching import Matching
 from tests.source.fakes import (
     STUDY,
     Archive,
@@ -60,6 +63,7 @@ class Stage:
         record: Dmp | None = None,
         speaker: Speaker | Voice = Voice.UNKNOWN,
         messages: Messages | None = None,
+        notes: Any = None,
     ) -> None:
         self.raw = raw or hl7()
         self.settings = config(*sites, structures=structures)
@@ -77,6 +81,7 @@ class Stage:
             notices=self.notices,
             clock=self.clock,
             in_thread=at_once,
+            key_notes=notes,
             forget=nothing,
         )
         self.matching = Matching(self.settings, doors)
@@ -466,3 +471,47 @@ def test_a_change_of_a_study_that_no_report_cites_ends_quietly() -> None:
     stage.match()
     assert stage.jobs.ended == [(5, "nothing", "")]
     assert stage.notices.posted == []
+
+
+# -- key images --------------------------------------------------------------------------------------
+
+
+class Notes:
+    """What the notes of a study mark, try by try; the last answer stays."""
+
+    def __init__(self, *answers: Marks) -> None:
+        self.answers = list(answers)
+
+    async def marks(self, archive: Any, study: Study) -> Marks:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+MARKED = Marks({f"{STUDY}.1.2": (KeyImage("2.25.90", "2.25.91", "Nodule"),)})
+
+
+@pytest.mark.requirement("DB.SO.194")
+def test_key_images_are_in_the_manifest_and_count_as_a_change() -> None:
+    plain = Stage()
+    plain.match()
+    before = archived(fingerprint=plain.jobs.queued[0]["fingerprint"])
+    stage = Stage(None, before, notes=Notes(MARKED))
+    stage.match()
+    (queued,) = stage.jobs.queued
+    (series,) = read_manifest(queued["submission"].kos).series
+    assert {each.sop_instance_uid: each.key_images for each in series.instances} == {
+        f"{STUDY}.1.1": (),
+        f"{STUDY}.1.2": (KeyImage("2.25.90", "2.25.91", "Nodule"),),
+    }
+    again = Stage(None, archived(fingerprint=queued["fingerprint"]), notes=Notes(MARKED))
+    again.match()
+    assert again.jobs.ended[0][1] == "unchanged"
+
+
+@pytest.mark.requirement("DB.SO.194")
+def test_notes_that_cannot_be_fetched_are_waited_for_but_not_for_ever() -> None:
+    stage = Stage(notes=Notes(Marks({}, complete=False)))
+    for attempts in range(3):
+        stage.match(attempts=attempts)
+    assert (len(stage.jobs.retried), stage.jobs.ended) == (3, [])
+    stage.match(attempts=3)
+    assert stage.jobs.ended == [(5, "queued")]

@@ -1,0 +1,114 @@
+"""What the feed needs from outside: its queues, the archive, the record, and who must be told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
+from typing import Protocol
+
+import attrs
+
+from drimbox.ports import (
+    ArchivedKos,
+    Archives,
+    AuditTrail,
+    Clock,
+    InboxMessage,
+    Record,
+    Removal,
+    ReportSaid,
+    Speaker,
+    Submission,
+    Voice,
+)
+from drimbox.source.keynotes import KeyNotes
+from drimbox.source.outage import OutageNotices
+
+
+class MessageQueue(Protocol):
+    """The inbox as the feed works on it."""
+
+    async def message(self, message_id: int) -> InboxMessage:
+        """Read a message again."""
+
+    async def processed(
+        self,
+        message_id: int,
+        *,
+        result: str,
+        said: ReportSaid | None = None,
+        studies: Collection[str] = (),
+    ) -> None:
+        """End the message and create one job per study it is about, in one transaction."""
+
+    async def failed(self, message_id: int, code: str, detail: str) -> None:
+        """End the message; it is kept."""
+
+
+class JobQueue(Protocol):
+    """The jobs, one per study of a report."""
+
+    async def finish(self, job_id: int, result: str, detail: str = "") -> None:
+        """End the job without a publication."""
+
+    async def retry(self, job_id: int, at: datetime, error: str) -> None:
+        """Put the job off."""
+
+    async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
+        """The archived KOS already says it all: add the report to it and end the job."""
+
+    async def queue_publication(
+        self,
+        job_id: int,
+        *,
+        site: str,
+        submission: Submission,
+        metadata: bytes,
+        fingerprint: str,
+        series_uid: str = "",
+    ) -> int:
+        """Archive the KOS as pending, queue its submission and end the job, in one transaction."""
+
+    async def queue_removal(
+        self,
+        job_id: int,
+        make: Callable[[Submission], Removal],
+        *,
+        sites: Collection[str] | None = None,
+    ) -> int:
+        """Queue the removal of what the DMP holds or may hold of the study, and end the job."""
+
+
+class SpokenReports(Protocol):
+    """The record of reports as the feed reads it."""
+
+    async def speaker(self, study_uid: str) -> Speaker | Voice:
+        """Return which message says what the record must hold of a study."""
+
+
+class LatestKos(Protocol):
+    """The archive as the feed reads it."""
+
+    async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
+        """Return the newest KOS of the study that the DMP holds or will hold."""
+
+
+@attrs.frozen
+class Doors:
+    """What the feed needs from outside."""
+
+    messages: MessageQueue
+    jobs: JobQueue
+    reports: SpokenReports
+    archive: LatestKos
+    archives: Archives
+    record: Record
+    audit: AuditTrail
+    notices: OutageNotices
+    clock: Clock
+    #: Runs CPU work off the reactor thread.
+    in_thread: Callable[[Callable[[], object]], Awaitable[object]]
+    #: Finds the key images of a study; None leaves them out (DB.SO.194).
+    key_notes: KeyNotes | None
+    #: Lets nothing of a study be delivered from the cache any more.
+    forget: Callable[[str], Awaitable[None]]
