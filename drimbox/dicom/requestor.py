@@ -94,6 +94,8 @@ class Requestor(AssociationProtocol):
         self._ended: Deferred[None] = Deferred()
         self._waiting: Deferred[Response] | None = None
         self._ready: deque[Response] = deque()
+        #: True while nobody waits for anything but the last response.
+        self._final_only = False
         #: The request that runs, None between two.
         self._running: Command | None = None
         self._current: Command | None = None
@@ -188,6 +190,21 @@ class Requestor(AssociationProtocol):
         response: Response = await self._bounded(self._waiting, seconds, "pas de réponse du PACS")
         return response
 
+    async def final(self, seconds: float) -> Response:
+        """Wait for the final response, at most `seconds`; those before it are dropped.
+
+        A PACS sends one for each image: to wake somebody for each costs a delivery a twentieth of its time.
+        Raises `PacsCommunicationError`.
+        """
+        self._final_only = True
+        try:
+            while True:
+                response = await self.response(seconds)
+                if response.final:
+                    return response
+        finally:
+            self._final_only = False
+
     def cancel(self, abstract_syntax: str, message_id: int) -> None:
         """Send a C-CANCEL for a running operation (PS3.7 9.3.2.3)."""
         if self.layer.established:
@@ -276,6 +293,8 @@ class Requestor(AssociationProtocol):
         response = Response(command, dataset)
         if response.final:
             self._running = None
+        elif self._final_only:
+            return
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(response)

@@ -155,10 +155,7 @@ class Retrieval:
     async def _follow(self, requestor: Requestor) -> None:
         """Take the responses, this one place alone, to the last; never raises."""
         try:
-            while True:
-                response = await requestor.response(self._pacs.move_ceiling + _CANCEL_GRACE)
-                if response.final:
-                    break
+            response = await requestor.final(self._pacs.move_ceiling + _CANCEL_GRACE)
         except PacsCommunicationError:
             self._end(Failure())
             return

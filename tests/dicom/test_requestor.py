@@ -145,6 +145,28 @@ async def test_answers_in_pieces_are_whole(box: Box) -> None:
         assert pacs.ends == ["release"]
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_who_waits_for_the_final_response_is_woken_once(box: Box, late: bool) -> None:
+    def script(association: Answering, command: Command, data: Dataset | None) -> None:
+        for number in range(3):
+            association.answer(0xFF00, match(StudyDescription=str(number)))
+        association.answer(0x0000)
+
+    async with ScriptedPacs(script) as pacs:
+        requestor = await asked(box, pacs)
+        if late:  # what came before anybody waited is dropped too
+            await until(lambda: len(requestor._ready) == 4)
+        response = await requestor.final(1)
+        assert (response.final, response.command.status) == (True, 0x0000)
+        assert not requestor._ready
+        # The next operation has all its responses again.
+        requestor.begin(STUDY_ROOT_FIND, Command(CommandField.C_FIND_RQ, priority=0), match())
+        statuses = [(await requestor.response(1)).command.status for _ in range(4)]
+        assert statuses == [0xFF00, 0xFF00, 0xFF00, 0x0000]
+        await box.links.done(requestor)
+
+
 WRONG: dict[str, tuple[Any, str]] = {
     "another message id": (lambda a: a.answer(0xFF00, match(), responded_id=9), "autre demande"),
     "no message id": (lambda a: a.answer(0xFF00, match(), responded_id=None), "autre demande"),
