@@ -272,8 +272,10 @@ class WadoSettings:
     #: Bytes one delivery, and all of them, may hold in the spool; 0 switches the spool off.
     spool: int = 2 * 1024 * 1024 * 1024
     total_spool: int = 8 * 1024 * 1024 * 1024
-    #: Seconds a client may leave our bytes unread once the spool is full or off.
+    #: Seconds a client may read less than 1 KB/s of what waits for it.
     stall_timeout: float = 60.0
+    #: Seconds one answer may take in all, however its client reads.
+    delivery_ceiling: float = 4 * 3600.0
     handshake_timeout: float = 10.0
     header_timeout: float = 15.0
     max_connections: int = 256

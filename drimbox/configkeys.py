@@ -162,6 +162,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "spool": size(0, 1024 * GIB),
         "total_spool": size(0, 16 * 1024 * GIB),
         "stall_timeout": duration(1, HOUR),
+        "delivery_ceiling": duration(MINUTE, 7 * DAY),
         "handshake_timeout": duration(1, 5 * MINUTE),
         "header_timeout": duration(1, 5 * MINUTE),
         "max_connections": integer(3, 100000),

@@ -27,6 +27,7 @@ from drimbox.errors import (
     NotAcceptable,
     PacsCommunicationError,
     PacsUnavailable,
+    RetrieveTimeout,
 )
 from drimbox.ports import (
     ArchivedKos,
@@ -210,6 +211,9 @@ class Attempt:
         error that ended the attempt; the answer is cut by then if it had begun.
         """
         whole = False
+        settings = self._means.settings
+        too_long = RetrieveTimeout(f"plus de {settings.delivery_ceiling:.0f} s pour une réponse")
+        ceiling = self._means.clock.callLater(settings.delivery_ceiling, self._refuse, too_long)
         try:
             if self._failure is not None:
                 raise self._failure
@@ -235,6 +239,8 @@ class Attempt:
             self._outflow.fail("interrupted")
             raise
         finally:
+            if ceiling.active():
+                ceiling.cancel()
             self._transfer.discard()
             self._outflow.close()
             if self._keeping is not None:

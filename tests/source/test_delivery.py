@@ -353,6 +353,29 @@ def test_a_failure_before_the_first_byte_is_left_for_a_status(world: World, fail
     assert world.abandoned == 0
 
 
+@pytest.mark.threat("stalled reader")
+@pytest.mark.parametrize("begun", [True, False])
+def test_no_answer_takes_for_ever(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    world = World(monkeypatch, delivery_ceiling=900.0)
+    _, asked = world.ask()
+    if begun:
+        world.moves[0].send(ONE)
+    world.clock.advance(899.0)
+    assert not asked.called
+    world.clock.advance(1.5)
+    result = result_of(asked)
+    assert result.error is not None
+    assert (result.error.code, result.cut) == ("E1005", begun)
+    assert world.abandoned == 1
+    # An answer that ends in time leaves nothing behind.
+    _, asked = world.ask()
+    for instance in (ONE, TWO):
+        world.moves[1].send(instance)
+    world.moves[1].over(completed=2)
+    assert result_of(asked).error is None
+    assert not world.clock.getDelayedCalls()
+
+
 def test_a_failure_after_the_first_byte_cuts(world: World) -> None:
     sink, asked = world.ask()
     world.moves[0].send(ONE)
