@@ -46,7 +46,7 @@ from drimbox.source.handling import Handling
 from drimbox.source.keeping import Keeping
 from drimbox.source.outflow import Outflow, Sink
 from drimbox.source.transfer import Transfer
-from drimbox.wado.request import SeriesRequest
+from drimbox.wado.request import ImagesRequest
 
 
 class Answer(Sink, Protocol):
@@ -151,7 +151,7 @@ class Attempt:
         self,
         means: Means,
         site: Site,
-        request: SeriesRequest,
+        request: ImagesRequest,
         answer: Answer,
         due: frozenset[str] | None,
         handling: Handling,

@@ -37,7 +37,7 @@ from drimbox.source.filters import UidRootFilter
 from drimbox.source.handling import Handling
 from drimbox.source.identity import check_identity
 from drimbox.source.places import Places
-from drimbox.wado.request import SeriesRequest
+from drimbox.wado.request import ImagesRequest
 
 
 async def _at_once(work: Callable[[], Promise]) -> Promise:
@@ -48,7 +48,7 @@ def _nothing() -> None:
     """Nothing has been written: there is nothing to pause."""
 
 
-def _asked(series: frozenset[str], request: SeriesRequest) -> frozenset[str]:
+def _asked(series: frozenset[str], request: ImagesRequest) -> frozenset[str]:
     """Return what is asked for of what may leave. Raises `KosUnknown` for an instance not listed."""
     if request.instance_uid is None:
         return series
@@ -109,7 +109,7 @@ class Deliveries:
         )
 
     async def deliver(
-        self, site: Site, request: SeriesRequest, answer: Answer, consumer: str = ""
+        self, site: Site, request: ImagesRequest, answer: Answer, consumer: str = ""
     ) -> Delivered:
         """Answer one request of `consumer`; never raises a coded error, `Delivered.error` holds it.
 
@@ -162,7 +162,7 @@ class Deliveries:
     # -- checks ------------------------------------------------------------------------------------
 
     async def _answer(
-        self, site: Site, request: SeriesRequest, answer: Answer, result: Delivered, start: float
+        self, site: Site, request: ImagesRequest, answer: Answer, result: Delivered, start: float
     ) -> None:
         result.introspection = await self._introspector.introspect(request.token)
         due = None
@@ -188,7 +188,7 @@ class Deliveries:
     async def _from_cache(
         self,
         site: Site,
-        request: SeriesRequest,
+        request: ImagesRequest,
         answer: Answer,
         whole: frozenset[str],
         due: frozenset[str],
@@ -231,7 +231,7 @@ class Deliveries:
             roots=UidRootFilter(site.excluded_uid_roots),
         )
 
-    async def _kos(self, site: Site, request: SeriesRequest) -> ArchivedKos:
+    async def _kos(self, site: Site, request: ImagesRequest) -> ArchivedKos:
         """Find the KOS this request may be answered for (DB.SO.38)."""
         candidates = await self._archive.candidates(site.name, request.study_uid)
         if not candidates:

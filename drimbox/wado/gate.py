@@ -21,7 +21,7 @@ from drimbox.ports import AuditTrail, Notices
 from drimbox.source.attempt import Delivered
 from drimbox.source.delivery import Deliveries
 from drimbox.trust.contexts import verified_peer
-from drimbox.wado.request import SeriesRequest
+from drimbox.wado.request import ImagesRequest
 from drimbox.wado.server import Peer, RequestAnswer
 
 #: Refusals that an operator of ours can do something about.
@@ -97,7 +97,7 @@ class WadoGate:
         return self.open and self._whitelist.serves(site)
 
     async def serve(
-        self, site: Site, peer: Peer, request: SeriesRequest, answer: RequestAnswer
+        self, site: Site, peer: Peer, request: ImagesRequest, answer: RequestAnswer
     ) -> DrimboxError | None:
         """Deliver, then take note; return the error when nothing has been written."""
         result = await self._deliveries.deliver(site, request, answer, peer.name)
@@ -133,7 +133,7 @@ class WadoGate:
             )
         )
 
-    def _measure(self, site: Site, request: SeriesRequest, result: Delivered) -> None:
+    def _measure(self, site: Site, request: ImagesRequest, result: Delivered) -> None:
         code = result.error.code if result.error is not None else "ok"
         metrics.DELIVERIES.labels(site.name, code).inc()
         metrics.DELIVERY_WAIT_SECONDS.labels(site.name).observe(result.waited)

@@ -67,7 +67,7 @@ class Target:
 
 
 @attrs.frozen
-class SeriesRequest:
+class ImagesRequest:
     """A well-formed request for one series, or for one instance of it; its token is not yet verified."""
 
     study_uid: str
@@ -130,7 +130,7 @@ def named_study(target: bytes, settings: WadoSettings) -> str:
 
 def read_request(
     target: bytes, headers: Iterable[tuple[bytes, bytes]], settings: WadoSettings
-) -> SeriesRequest:
+) -> ImagesRequest:
     """Read a GET of a series or, with the key-image option, of one instance (DB.SO.195).
 
     `headers` are the raw (name, value) pairs in the order received. Raises, in this order:
@@ -150,7 +150,7 @@ def read_request(
     situation = _situation(single.get(b"situation"))
     acceptable = parse_accept(value for name, value in pairs if name == b"accept")
     token = _token(single.get(b"authorization"))
-    return SeriesRequest(
+    return ImagesRequest(
         wanted.study_uid, wanted.series_uid, kos_uid, token, acceptable, situation, wanted.instance_uid
     )
 

@@ -30,7 +30,7 @@ from drimbox.errors import (
 )
 from drimbox.wado.capabilities import ALLOW, CONTENT_TYPE, wadl
 from drimbox.wado.problem import problem
-from drimbox.wado.request import SeriesRequest, check_authority, named_study, read_request
+from drimbox.wado.request import ImagesRequest, check_authority, named_study, read_request
 
 #: No version: it would only help who looks for a hole.
 SERVER = b"DRIMbox"
@@ -65,7 +65,7 @@ class Gate(Protocol):
         """Say whether image access is switched on (DB.CS.164, shutdown)."""
 
     async def serve(
-        self, site: Site, peer: Peer, request: SeriesRequest, answer: RequestAnswer
+        self, site: Site, peer: Peer, request: ImagesRequest, answer: RequestAnswer
     ) -> DrimboxError | None:
         """Deliver; return the error when nothing has been written yet."""
 

@@ -39,7 +39,7 @@ from drimbox.source import dues
 from drimbox.source.attempt import ClientGone, Delivered
 from drimbox.source.delivery import Deliveries
 from drimbox.wado.accept import parse
-from drimbox.wado.request import SeriesRequest
+from drimbox.wado.request import ImagesRequest
 from tests.source.answers import (
     CT,
     EXPLICIT,
@@ -58,7 +58,7 @@ PATH = Path("/nowhere")
 PAIR = Certificate(PATH, PATH)
 PACS = Pacs("P", "PACS", "127.0.0.1", 104, ("DB1",))
 SITE = Site("site1", "db1.349.example", "vi1.349.example", PACS, PAIR)
-REQUEST = SeriesRequest(
+REQUEST = ImagesRequest(
     STUDY,
     SERIES,
     KOS,
@@ -171,7 +171,7 @@ class World:
         return self.moves[-1]
 
     def ask(
-        self, sink: FakeSink | None = None, request: SeriesRequest = REQUEST, consumer: str = "C"
+        self, sink: FakeSink | None = None, request: ImagesRequest = REQUEST, consumer: str = "C"
     ) -> tuple[FakeSink, Deferred[Delivered]]:
         sink = sink or FakeSink()
         return sink, Deferred.fromCoroutine(self.deliveries.deliver(SITE, request, sink, consumer))

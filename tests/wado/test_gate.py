@@ -16,12 +16,12 @@ from drimbox.ports import AuditEvent, Introspection
 from drimbox.source.attempt import Delivered, Incomplete
 from drimbox.wado.accept import Acceptable
 from drimbox.wado.gate import ConsumerPeer, WadoGate
-from drimbox.wado.request import SeriesRequest
+from drimbox.wado.request import ImagesRequest
 from tests.wado.test_server import SITE
 
 PATH = Path("/nowhere")
 PEER = ConsumerPeer("192.0.2.7", True, "CN=consumer")
-REQUEST = SeriesRequest("2.25.1", "2.25.2", "2.25.3", "token", Acceptable(()), "1999999999")
+REQUEST = ImagesRequest("2.25.1", "2.25.2", "2.25.3", "token", Acceptable(()), "1999999999")
 
 
 class Around:

@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 from drimbox.config import Certificate, Pacs, Site, WadoSettings
 from drimbox.errors import DrimboxError, PacsUnavailable, TooManyRequests
 from drimbox.wado.channel import WadoFactory
-from drimbox.wado.request import SeriesRequest
+from drimbox.wado.request import ImagesRequest
 from drimbox.wado.server import RequestAnswer, WadoResource
 
 PAIR = Certificate(Path("/nowhere"), Path("/nowhere"))
@@ -48,7 +48,7 @@ class FakeGate:
         self.site: Site | None = SITE
         self.peer: Peer | None = Peer()
         self.open = True
-        self.served: list[tuple[SeriesRequest, RequestAnswer, Deferred[DrimboxError | None]]] = []
+        self.served: list[tuple[ImagesRequest, RequestAnswer, Deferred[DrimboxError | None]]] = []
         self.noted: list[DrimboxError] = []
 
     def site_of(self, transport: Any) -> Site | None:
@@ -61,7 +61,7 @@ class FakeGate:
         return self.open
 
     async def serve(
-        self, site: Site, peer: Any, request: SeriesRequest, answer: RequestAnswer
+        self, site: Site, peer: Any, request: ImagesRequest, answer: RequestAnswer
     ) -> DrimboxError | None:
         end: Deferred[DrimboxError | None] = Deferred()
         self.served.append((request, answer, end))
