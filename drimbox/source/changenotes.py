@@ -10,21 +10,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from drimbox.dicom.dimse import Command, Status
-from drimbox.dicom.elements import DatasetRefused
 from drimbox.dicom.moving import Channel
-from drimbox.dicom.negotiation import ProposedContext
-from drimbox.dicom.part10 import file_preamble
-from drimbox.dicom.pdu import Buffer
-from drimbox.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from drimbox.kos.changes import MAX_BYTES, KeyObject, read_key_object
 from drimbox.kos.keyimages import NoteRefused
-from drimbox.kos.reading import KOS_SOP_CLASS
 from drimbox.ports import Inbox
+from drimbox.source.keyobjects import KeyObjects
 
 T = TypeVar("T")
 
@@ -48,9 +42,17 @@ class ChangeNotes:
         self._in_thread = in_thread
         self._stored = stored
 
-    def receiver(self, pacs: str, peer: str) -> NoteReceiver:
+    def receiver(self, pacs: str, peer: str) -> KeyObjects:
         """Return what receives on one association of `pacs`, from address `peer`."""
-        return NoteReceiver(lambda data: self.take(data, pacs, peer))
+
+        def came(channel: Channel, command: Command, data: bytes | None) -> None:
+            if data is None:
+                channel.respond(command, Status.CANNOT_UNDERSTAND)
+            else:
+                # The answer waits for the disk: it promises that the object is safe.
+                Deferred.fromCoroutine(_answer(channel, command, self.take(data, pacs, peer)))
+
+        return KeyObjects(MAX_BYTES, came)
 
     async def take(self, data: bytes, pacs: str, peer: str) -> int:
         """Store a Part 10 file; return the status of its C-STORE response. Never raises."""
@@ -76,71 +78,6 @@ class ChangeNotes:
         self._stored()
         self.log.info("key object {title} of {pacs} stored", title=found.title, pacs=pacs)
         return Status.SUCCESS
-
-
-@attrs.define
-class _Incoming:
-    """A C-STORE under way."""
-
-    command: Command
-    transfer_syntax: str
-    pieces: list[Buffer] = attrs.field(factory=list)
-    size: int = 0
-
-
-class NoteReceiver:
-    """The key objects of one association (a `dicom.moving.Receiver`)."""
-
-    def __init__(self, take: Callable[[bytes], Awaitable[int]]) -> None:
-        self._take = take
-        self._incoming: _Incoming | None = None
-
-    def choose(self, context: ProposedContext) -> str | None:
-        """Take key objects, nothing else."""
-        if context.abstract_syntax != KOS_SOP_CLASS:
-            return None
-        taken = (each for each in (EXPLICIT_LE, IMPLICIT_LE) if each in context.transfer_syntaxes)
-        return next(taken, None)
-
-    def second_choice(self, context: ProposedContext) -> str | None:
-        """Take nothing that was refused once."""
-        return None
-
-    def opened(self, channel: Channel) -> None:
-        """Nothing to do."""
-
-    def store(self, channel: Channel, command: Command, transfer_syntax: str) -> None:
-        """A key object begins."""
-        self._incoming = _Incoming(command, transfer_syntax)
-
-    def data(self, channel: Channel, piece: Buffer, last: bool) -> None:
-        """Keep it, up to the size of a real one; answer once it is safe."""
-        incoming = self._incoming
-        if incoming is None:
-            return
-        incoming.size += len(piece)
-        if incoming.size <= MAX_BYTES:
-            incoming.pieces.append(piece)
-        if not last:
-            return
-        self._incoming = None
-        command = incoming.command
-        if incoming.size > MAX_BYTES:
-            channel.respond(command, Status.CANNOT_UNDERSTAND)
-            return
-        try:
-            head = file_preamble(
-                command.affected_class or "", command.affected_instance or "", incoming.transfer_syntax
-            )
-        except DatasetRefused:
-            channel.respond(command, Status.CANNOT_UNDERSTAND)
-            return
-        answering = self._take(b"".join((head, *incoming.pieces)))
-        Deferred.fromCoroutine(_answer(channel, command, answering))
-
-    def closed(self, channel: Channel, clean: bool) -> None:
-        """Forget what did not come whole."""
-        self._incoming = None
 
 
 async def _answer(channel: Channel, command: Command, status: Awaitable[int]) -> None:

@@ -15,17 +15,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from drimbox.dicom.dimse import Command, Status
-from drimbox.dicom.elements import DatasetRefused
 from drimbox.dicom.moving import Abandoned, Channel
-from drimbox.dicom.negotiation import ProposedContext
-from drimbox.dicom.part10 import file_preamble
 from drimbox.dicom.pdu import Buffer
-from drimbox.dicom.syntaxes import EXPLICIT_LE, IMPLICIT_LE
 from drimbox.errors import ImageError, PacsCommunicationError
 from drimbox.kos.keyimages import MAX_BYTES, MAX_NOTES, Note, NoteRefused, cited_by, note_series, read_note
-from drimbox.kos.reading import KOS_SOP_CLASS, KeyImage
+from drimbox.kos.reading import KeyImage
 from drimbox.model import Study
 from drimbox.ports import ImageArchive
+from drimbox.source.keyobjects import KeyObjects
 
 #: Seconds to wait for an AE title: images that a Consumer waits for come first.
 _WAIT = 60.0
@@ -58,7 +55,7 @@ class KeyNotes:
         complete = True
         for series_uid in note_series(study):
             due = _instances(study, series_uid)
-            collector = Collector(self._clock, study.study_uid, due)
+            collector = Collector(self._clock, due)
             try:
                 await archive.retrieval(collector).run(study.study_uid, series_uid, wait=_WAIT)
             except (ImageError, PacsCommunicationError, Abandoned) as error:
@@ -95,83 +92,41 @@ def _instances(study: Study, series_uid: str) -> frozenset[str]:
     )
 
 
-@attrs.define
-class _Incoming:
-    command: Command
-    transfer_syntax: str
-    pieces: list[Buffer] = attrs.field(factory=list)
-    size: int = 0
+class Collector(KeyObjects):
+    """Keeps the key objects of one series, each at most `MAX_BYTES` (a `MoveReceiver`).
 
-
-class Collector:
-    """Keeps the key objects of one series, whole, each at most `MAX_BYTES` (a `MoveReceiver`)."""
+    What is not due, comes again, or is too large or too much is dropped, with success all the same.
+    """
 
     held_back = False
 
-    def __init__(self, clock: IReactorTime, study_uid: str, due: frozenset[str]) -> None:
+    def __init__(self, clock: IReactorTime, due: frozenset[str]) -> None:
+        super().__init__(MAX_BYTES, self._keep)
         self.objects: list[bytes] = []
         self.last_activity = 0.0
         self._clock = clock
-        self._study_uid = study_uid
         self._due = due
         self._seen: set[str] = set()
-        self._incoming: dict[Channel, _Incoming] = {}
-
-    @property
-    def busy(self) -> bool:
-        """True inside an object."""
-        return bool(self._incoming)
 
     @property
     def satisfied(self) -> bool:
         """True when everything due has come."""
-        return not self._incoming and self._due <= self._seen
-
-    def choose(self, context: ProposedContext) -> str | None:
-        """Take key objects, nothing else."""
-        if context.abstract_syntax != KOS_SOP_CLASS:
-            return None
-        taken = (each for each in (EXPLICIT_LE, IMPLICIT_LE) if each in context.transfer_syntaxes)
-        return next(taken, None)
-
-    def second_choice(self, context: ProposedContext) -> str | None:
-        """Take nothing that was refused once."""
-        return None
-
-    def opened(self, channel: Channel) -> None:
-        """Nothing to do."""
+        return not self.busy and self._due <= self._seen
 
     def store(self, channel: Channel, command: Command, transfer_syntax: str) -> None:
         """An object begins."""
         self.last_activity = self._clock.seconds()
-        self._incoming[channel] = _Incoming(command, transfer_syntax)
+        super().store(channel, command, transfer_syntax)
 
     def data(self, channel: Channel, piece: Buffer, last: bool) -> None:
-        """Keep it; what is not due, too large or too much is dropped, with success all the same."""
+        """Keep it."""
         self.last_activity = self._clock.seconds()
-        incoming = self._incoming[channel]
-        incoming.size += len(piece)
-        if incoming.size <= MAX_BYTES:
-            incoming.pieces.append(piece)
-        if last:
-            del self._incoming[channel]
-            self._keep(incoming)
-            channel.respond(incoming.command, Status.SUCCESS)
+        super().data(channel, piece, last)
 
-    def closed(self, channel: Channel, clean: bool) -> None:
-        """Forget what did not come whole."""
-        self._incoming.pop(channel, None)
-
-    def _keep(self, incoming: _Incoming) -> None:
-        command = incoming.command
+    def _keep(self, channel: Channel, command: Command, data: bytes | None) -> None:
         uid = command.affected_instance or ""
-        if uid not in self._due or uid in self._seen:
-            return
-        self._seen.add(uid)
-        if incoming.size > MAX_BYTES or len(self.objects) >= MAX_NOTES:
-            return
-        try:
-            head = file_preamble(command.affected_class or "", uid, incoming.transfer_syntax)
-        except DatasetRefused:
-            return
-        self.objects.append(b"".join((head, *incoming.pieces)))
+        if uid in self._due and uid not in self._seen:
+            self._seen.add(uid)
+            if data is not None and len(self.objects) < MAX_NOTES:
+                self.objects.append(data)
+        channel.respond(command, Status.SUCCESS)

@@ -140,14 +140,14 @@ def test_what_cannot_be_read_costs_its_marks_only(study: GeneratedStudy) -> None
 
 
 def test_only_key_objects_are_taken() -> None:
-    choose = Collector(Clock(), "2.25.1", frozenset()).choose
+    choose = Collector(Clock(), frozenset()).choose
     assert choose(ProposedContext(1, KOS_SOP_CLASS, (EXPLICIT_LE,))) == EXPLICIT_LE
     assert choose(ProposedContext(1, CT, (EXPLICIT_LE,))) is None
 
 
 @pytest.mark.threat("PACS sends what was not asked for")
 def test_what_is_not_due_repeated_or_too_large_is_dropped() -> None:
-    collector = Collector(Clock(), "2.25.1", frozenset({"2.25.2", "2.25.3"}))
+    collector = Collector(Clock(), frozenset({"2.25.2", "2.25.3"}))
     channel = FakeChannel()
     send(collector, channel, "2.25.9", b"stranger")
     send(collector, channel, "2.25.2", b"first")
@@ -159,7 +159,7 @@ def test_what_is_not_due_repeated_or_too_large_is_dropped() -> None:
 
 
 def test_half_an_object_is_none() -> None:
-    collector = Collector(Clock(), "2.25.1", frozenset({"2.25.2"}))
+    collector = Collector(Clock(), frozenset({"2.25.2"}))
     channel = FakeChannel()
     command = Command(CommandField.C_STORE_RQ, affected_class=KOS_SOP_CLASS, affected_instance="2.25.2")
     collector.store(channel, command, EXPLICIT_LE)
