@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from drimbox.model import KosState
-from drimbox.ports import Removal, Submission
+from drimbox.model import KosState, MessageAction
+from drimbox.ports import Removal, ReportSaid, Submission
 from drimbox.store.outbox import OutboxItem
 from tests.store.conftest import Stores
 from tests.store.samples import START, submission
@@ -167,3 +167,31 @@ async def test_the_submission_of_a_manifest_is_the_one_that_published_it(stores:
     await remove(stores)
     found = await stores.archive.submission(kos_id)
     assert found == submission("2.25.501")
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_the_sites_asked_about_are_concerned(stores: Stores) -> None:
+    """A PACS that has the study no more says nothing of what another site published."""
+    first = await publish(stores, "2.25.501")
+    second = await publish(stores, "2.25.502", site="site-2")
+    await message(stores, STUDY)
+    (job,) = await take(stores)
+    assert await stores.jobs.queue_removal(job.id, removal, sites={"site-2"}) == 1
+    (item,) = await out(stores)
+    assert item.kos_id == second
+    await stores.outbox.removed(item.id)
+    assert await state(stores, first) is KosState.PUBLISHED
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_withdrawal_finds_the_studies_of_manifests_older_than_the_record_of_reports(
+    stores: Stores,
+) -> None:
+    await publish(stores, "2.25.501")
+    document = submission("2.25.501").report.document_id
+    number = await stores.inbox.add(ris="ris-a", peer="p", control_id="c", raw=b"MSH")
+    await stores.inbox.take(stores.clock.now(), 10)
+    withdrawn = ReportSaid(document, None, MessageAction.DELETE, None, ())
+    await stores.inbox.processed(number, result="depublication", said=withdrawn)
+    (job,) = await take(stores)
+    assert (job.message_id, job.study_uid) == (number, STUDY)
