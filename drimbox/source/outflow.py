@@ -85,8 +85,9 @@ class Outflow:
         )
         self._parts: deque[Part] = deque()
         self._channels: set[Channel] = set()
-        #: Associations that do not read now.
+        #: Associations that do not read now, and those inside an instance of use only when it is whole.
         self._stopped: set[Channel] = set()
+        self._gathering: set[Channel] = set()
         self._count = 0
         self.bytes_sent = 0
         #: Reactor time when the first part had been written whole; 0 before.
@@ -122,6 +123,20 @@ class Outflow:
         """Forget an association."""
         self._channels.discard(channel)
         self._stopped.discard(channel)
+        self._gathering.discard(channel)
+
+    def gather(self, channel: Channel, begun: bool) -> None:
+        """Say that an instance to be transcoded begins, or ends, on an association.
+
+        No codec, no disk and no client can take half of it: stopped there, the PACS would wait for what
+        nothing brings about. Its size is bounded elsewhere.
+        """
+        if begun:
+            self._gathering.add(channel)
+        else:
+            self._gathering.discard(channel)
+            if self._tight:
+                self._steer()
 
     def enlist(self, part: Part) -> None:
         """Give a part its place in the answer before its first byte is there."""
@@ -235,7 +250,7 @@ class Outflow:
     @property
     def held_back(self) -> bool:
         """True while no association is read, for the client's sake or the disk's."""
-        return self._tight and self._head_channel() is None
+        return self._tight and not self._gathering and self._head_channel() is None
 
     def _flows(self, part: Part) -> bool:
         """Say whether bytes of this part may go straight to the client."""
@@ -270,6 +285,9 @@ class Outflow:
         """Something may have become possible."""
         self._pump()
         self._press()
+        if self._tight and self._overflow.active and not self._overflow.writing:
+            # What came before the associations stopped is less than a block, and too much to let them go.
+            self._overflow.begin(list(self._parts))
 
     def _pump(self) -> None:
         """Write what may be written."""
@@ -327,7 +345,7 @@ class Outflow:
             part.in_memory += len(chunk)
             self._holding.add(len(chunk))
         if self._overflow.active:
-            self._overflow.written_away(part)
+            self._overflow.written_away(part, pressed=self._tight)
 
     def _forget(self, part: Part) -> None:
         self._holding.add(-part.in_memory)
@@ -366,7 +384,7 @@ class Outflow:
         head = self._head_channel()
         released = False
         for channel in self._channels:
-            stop = self._tight and channel is not head
+            stop = self._tight and channel is not head and channel not in self._gathering
             if stop and channel not in self._stopped:
                 self._stopped.add(channel)
                 channel.pause()

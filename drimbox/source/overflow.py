@@ -52,6 +52,8 @@ class Overflow:
         self._file: SpoolFile | None = None
         #: Blocks not yet both written and read.
         self._blocks = 0
+        #: Blocks on their way to the disk.
+        self.writing = 0
         self._loading: IDelayedCall | None = None
         self._closed = False
         #: True while new pieces go to disk.
@@ -70,9 +72,13 @@ class Overflow:
         for part in parts:
             self.write(part)
 
-    def written_away(self, part: Part) -> None:
-        """Look at a part that got more: write it when a block is full or the part is over."""
-        if part.ended or part.in_memory >= BLOCK:
+    def written_away(self, part: Part, *, pressed: bool) -> None:
+        """Look at a part that got more: write it when a block is full or the part is over.
+
+        `pressed` tells that memory is short and nothing more is read: then nothing would fill a block, and
+        what is there is written as soon as the disk is done with what it has.
+        """
+        if part.ended or part.in_memory >= BLOCK or (pressed and not self.writing):
             self.write(part)
 
     def write(self, part: Part) -> None:
@@ -88,6 +94,7 @@ class Overflow:
             spooled = Spooled(offset, len(block), block, writing=True)
             part.queue.append(spooled)
             self._blocks += 1
+            self.writing += 1
             writing = Deferred.fromCoroutine(self._file.write(offset, block))
             writing.addCallbacks(self._written, self._failed, callbackArgs=(spooled,))
 
@@ -121,6 +128,7 @@ class Overflow:
 
     def _written(self, _: None, spooled: Spooled) -> None:
         spooled.writing = False
+        self.writing -= 1
         self._holding.add(-spooled.size)
         spooled.data = None
         if spooled.taken:

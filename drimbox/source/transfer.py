@@ -194,6 +194,8 @@ class Transfer:
             self._collect(part, len(piece), last)
         elif part is not None:
             self._outflow.push(part, chunks)
+        if last:
+            self._outflow.gather(channel, False)
 
     def closed(self, channel: Channel, clean: bool) -> None:
         """An association is over; a half-received part can never be completed."""
@@ -257,6 +259,7 @@ class Transfer:
         )
         # Its place is that of its arrival, whenever the workers are done with it.
         self._outflow.enlist(part)
+        self._outflow.gather(channel, True)
         return part
 
     def _collect(self, part: CollectedPart, size: int, last: bool) -> None:

@@ -39,6 +39,8 @@ class Sent:
     #: When the association was asked for, and open.
     asked_at: float
     opened_at: float
+    #: Message id of the C-MOVE it names.
+    named: int | None = None
     #: True once every byte of it was written to the connection.
     whole: bool = False
     status: int | None = None
@@ -77,6 +79,8 @@ class Archive:
         self.plans = deque(plans)
         self.moves: list[MoveServed] = []
         self.sent: list[Sent] = []
+        #: When it last did something on each title.
+        self.touched: dict[str, float] = {}
         #: Associations for a C-MOVE that it did not take.
         self.rejected = 0
         #: Moves and associations that still go on.
@@ -231,6 +235,7 @@ class Archive:
         syntaxes = dict.fromkeys(step.instance.syntax for step in row)
         contexts = [(CT, _proposed(syntax, move.plan.proposes_more)) for syntax in syntaxes]
         request = proposal(calling, called, contexts)
+        self.touched[called] = self.net.seconds()
         made: list[Storing] = []
 
         def make() -> Storing:
@@ -267,6 +272,7 @@ class Archive:
         sent = Sent(len(self.sent) + 1, move, step, called, claim, syntax, asked, opened)
         self.sent.append(sent)
         name, originator = self._originator(move, step.originator)
+        sent.named = originator
         command = Command(
             CommandField.C_STORE_RQ,
             affected_class=CT,
@@ -280,7 +286,7 @@ class Archive:
         sent.whole = step.how in WHOLE and not storing.over
         began = self.net.seconds()
         sent.status = await storing.answered(PATIENCE)
-        sent.answered_at = self.net.seconds()
+        sent.answered_at = self.touched[called] = self.net.seconds()
         if sent.status is None and sent.answered_at - began >= PATIENCE - 0.001:
             move.impatient = True
         if own:

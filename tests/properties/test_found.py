@@ -46,3 +46,24 @@ def test_what_comes_slowly_after_the_final_response_is_waited_for(tmp_path: Path
     assert client.result is not None
     assert move.final_at is not None
     assert client.result.seconds - move.final_at > world.pacs.gap_timeout
+
+
+@pytest.mark.threat("stalled reader")
+@pytest.mark.parametrize("seed", range(4))
+def test_what_came_before_the_pause_does_not_stay_in_memory(tmp_path: Path, seed: int) -> None:
+    """Less than a block of the spool, and more than half the window: nothing ever let the PACS go on."""
+    slow = Plan(lanes=2, pdu=700, oddities=(Oddity("drip"),))
+    conditions = Conditions(seed=seed, window=4000, total_window=2000)
+    world = happen(History(conditions, (Wish(series=3),), (slow,)), tmp_path)
+    assert not world.archive.moves[0].impatient
+
+
+@pytest.mark.threat("stalled reader")
+@pytest.mark.parametrize("seed", range(4))
+def test_no_association_is_stopped_inside_an_instance_that_is_of_use_only_whole(
+    tmp_path: Path, seed: int
+) -> None:
+    """Half of it fills the window; neither codec nor disk can take it; the client reads nothing."""
+    wish = Wish(series=1, accept="compressed", speed=0.0)
+    world = happen(History(Conditions(seed=seed, window=500), (wish,), ()), tmp_path)
+    assert not world.archive.moves[0].impatient

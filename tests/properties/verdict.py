@@ -19,6 +19,8 @@ def judge(world: World) -> None:
     for client in world.clients:
         _Answer(world, client).judge()
     _statuses(world)
+    if world.history.conditions.roomy:
+        assert not any(move.impatient for move in world.archive.moves), "the PACS gave up waiting for us"
     _titles(world)
     _nothing_left(world)
 
@@ -32,14 +34,7 @@ class _Answer:
         self.wish = client.wish
         self.held = client.wish.held
         self.leases = [lease for lease in world.leases if lease.client is client]
-        self.moves = [
-            move
-            for move in world.archive.moves
-            if any(
-                lease.title == move.title and lease.start <= move.began_at <= lease.end
-                for lease in self.leases
-            )
-        ]
+        self.moves = [move for move in world.archive.moves if _holder(world, move) is client]
         #: C-STOREs that may have reached this answer: to its title, while it was its own.
         self.own = [
             sent
@@ -80,8 +75,7 @@ class _Answer:
                 assert sent.step.instance.series == self.held.uid, "an instance of another series"
                 assert sent.step.instance.study == self.held.study, "an instance of another study"
                 assert sent.claim == sent.step.instance.uid, "an instance under another's name"
-                named = sent.step.originator in ("right", "absent") or sent.move not in self.moves
-                assert named, "an instance of another Move Originator"
+                assert _named_right(sent, self.moves), "an instance of another Move Originator"
                 assert sent.step.calling == "PACS", "an instance from a stranger"
                 assert sent.whole or not part.whole, "a whole part of an instance that was not sent whole"
                 return sent
@@ -146,6 +140,12 @@ class _Answer:
         return leaves_as is not None and ACCEPTS[self.client.wish.accept].rank(leaves_as) is not None
 
 
+def _holder(world: World, move: MoveServed) -> Client | None:
+    """Return for whom a C-MOVE was asked: who had leased its destination last by then."""
+    leases = [each for each in world.leases if each.title == move.title and each.start <= move.began_at]
+    return leases[-1].client if leases else None
+
+
 def _statuses(world: World) -> None:
     """Nothing is taken from the PACS that nobody may have."""
     for sent in world.archive.sent:
@@ -156,16 +156,22 @@ def _statuses(world: World) -> None:
             for lease in world.leases
             if lease.title == sent.called and lease.start <= sent.opened_at and sent.asked_at <= lease.end
         ]
+        moves = [move for move in world.archive.moves if move.title == sent.called]
         assert holders, f"taken on {sent.called}, which nobody held"
         assert sent.step.calling == "PACS", "taken from a stranger"
-        assert sent.step.originator in ("right", "absent") or sent.move.title != sent.called, (
-            "wrong originator"
-        )
+        assert _named_right(sent, moves), "taken with a wrong Move Originator"
         belongs = any(lease.client.wish.held.uid == sent.step.instance.series for lease in holders)
         if not belongs and sent.claim == sent.step.instance.uid and not _own_name(sent, holders):
             # An instance in flight when its answer ends is answered so that the PACS goes on.
             ended = any(lease.end <= sent.answered_at or not lease.client.live for lease in holders)
             assert ended, "an instance of elsewhere was taken"
+
+
+def _named_right(sent: Sent, moves: list[MoveServed]) -> bool:
+    """True when a C-STORE names nobody, or us and one of these moves."""
+    if sent.step.originator == "wrong title":
+        return False
+    return sent.named is None or sent.named in [move.number for move in moves]
 
 
 def _own_name(sent: Sent, holders: list[Lease]) -> bool:
@@ -177,6 +183,7 @@ def _titles(world: World) -> None:
     """A title is leased again only when nothing of the move before can arrive on it any more."""
     before: dict[str, MoveServed] = {}
     assert not world.crowded, f"leased with associations of an earlier move open: {world.crowded}"
+    assert not world.lingering, f"quiet for long, and not back: {world.lingering[:3]}"
     for move in world.archive.moves:
         earlier = before.get(move.title)
         before[move.title] = move

@@ -34,7 +34,7 @@ from drimbox.config import (
     WadoSettings,
 )
 from drimbox.dicom.acceptor import AcceptorFactory
-from drimbox.dicom.aetitles import Pools
+from drimbox.dicom.aetitles import Pools, Title, TitleState
 from drimbox.dicom.archive import PacsArchive
 from drimbox.dicom.requestor import Links
 from drimbox.dicom.retrieval import Mover, Retrieval
@@ -44,7 +44,7 @@ from drimbox.ports import ArchivedKos, Introspection
 from drimbox.source import dues
 from drimbox.source.delivery import Deliveries
 from drimbox.store.spool import Spool
-from drimbox.wado.request import ImagesRequest
+from drimbox.wado.request import SeriesRequest
 from tests.properties.archive import GATEWAY, HOST, OURS, PORT, Archive
 from tests.properties.associations import later
 from tests.properties.clients import ACCEPTS, Client, Wish
@@ -56,6 +56,9 @@ PATH = Path("/nonexistent")
 PAIR = Certificate(PATH, PATH)
 #: Seconds after which a history that still goes on is one that hangs.
 TOO_LONG = 2000.0
+#: Seconds a title may stay out after the last thing that happened on it: the grace after a C-CANCEL, the
+#: quarantine, the end of what is left open on it, and the network in between.
+LONGEST_RETURN = 5.0 + 8.0 + 3.0 + 1.0
 _asking: ContextVar[Client] = ContextVar("asking")
 
 
@@ -166,6 +169,9 @@ class World:
         self.leases: list[Lease] = []
         #: What the gateway logged as a failure of its own.
         self.failures: list[Any] = []
+        #: Titles that came back longer than due after anything had happened on them.
+        self.lingering: list[str] = []
+        self._stirred: dict[str, tuple[int, float]] = {}
         #: Titles leased while an association of an earlier lease was open on them.
         self.crowded: list[str] = []
         self._codecs = 0
@@ -208,7 +214,7 @@ class World:
     def _ask(self, client: Client) -> None:
         held = client.wish.held
         kos = None if held.listed is None else f"{held.study}.500"
-        request = ImagesRequest(
+        request = SeriesRequest(
             held.study,
             held.uid,
             kos,
@@ -232,6 +238,7 @@ class World:
         now = self.net.seconds()
         for name, title in self.pools.by_pacs["P"].titles.items():
             client = next((each for each in self.clients if title.receiver in each.receivers), None)
+            self._note_return(title)
             lease = running.get(name)
             if lease is not None and lease.client is not client:
                 lease.end = now
@@ -240,6 +247,17 @@ class World:
                 channels: Any = title.channels
                 if any(each._opened is not title.receiver for each in channels):
                     self.crowded.append(f"{name} at {now}")
+
+    def _note_return(self, title: Title) -> None:
+        """See how long a title takes to come back once nothing happens on it any more."""
+        now, held = self.net.seconds(), len(title.channels)
+        before, since = self._stirred.get(title.ae_title, (0, now))
+        if title.receiver is not None or held != before:
+            since = now
+        self._stirred[title.ae_title] = (held, since)
+        quiet = now - max(since, self.archive.touched.get(title.ae_title, 0.0))
+        if title.state is not TitleState.FREE and title.receiver is None and quiet > LONGEST_RETURN:
+            self.lingering.append(f"{title.ae_title} at {now}")
 
     # -- the doors -----------------------------------------------------------------------------------
 
@@ -280,7 +298,7 @@ class World:
     def _in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
         """A disk: not at once, and in order."""
         done: Deferred[Any] = Deferred()
-        self.net.callLater(self.net.random.choice((0.0, 0.005, 0.3)), done.callback, None)
+        self.net.callLater(self.net.random.choice((0.0, 0.005, 0.05)), done.callback, None)
         return done.addCallback(lambda _: work())
 
 
