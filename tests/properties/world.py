@@ -44,7 +44,7 @@ from drimbox.ports import ArchivedKos, Introspection
 from drimbox.source import dues
 from drimbox.source.delivery import Deliveries
 from drimbox.store.spool import Spool
-from drimbox.wado.request import SeriesRequest
+from drimbox.wado.request import ImagesRequest
 from tests.properties.archive import GATEWAY, HOST, OURS, PORT, Archive
 from tests.properties.associations import later
 from tests.properties.clients import ACCEPTS, Client, Wish
@@ -214,7 +214,7 @@ class World:
     def _ask(self, client: Client) -> None:
         held = client.wish.held
         kos = None if held.listed is None else f"{held.study}.500"
-        request = SeriesRequest(
+        request = ImagesRequest(
             held.study,
             held.uid,
             kos,
