@@ -24,6 +24,7 @@ from bench.first import measure_first
 from bench.gateway import Gateway
 from bench.growth import measure_growth, measure_memory, measure_tiny
 from bench.machine import describe, measure_again, measure_machine
+from bench.native import measure_native
 from bench.parallel import measure_parallel
 from bench.pipeline import measure_pipeline
 from bench.plan import QUICK, Plan
@@ -51,10 +52,11 @@ MEASURES: dict[str, Callable[[Site, Gateway], None]] = {
 APART: dict[str, Callable[[Site], None]] = {
     "memory": measure_memory,
     "growth": measure_growth,
+    "native": measure_native,
     "receivers": measure_receivers,
 }
 #: Made for the first PACS only: they say nothing of the others.
-ONCE = frozenset({"memory"})
+ONCE = frozenset({"memory", "native"})
 #: Measures without a PACS.
 ALONE = ("codecs",)
 ALL = (*MEASURES, *APART, *ALONE)

@@ -47,7 +47,8 @@ def settings_for(deliveries: int) -> tuple[dict[str, str], dict[str, dict[str, s
 
     Windows keep their size; the total grows with their number. One Consumer asks for all of them.
     """
-    pacs = {"max_associations": str(deliveries + 8)}
+    # A PACS that has more to do than it does at once lets the last ones wait (stock Orthanc has 4 threads).
+    pacs = {"max_associations": str(deliveries + 8), "first_image_timeout": "600"}
     window = WadoSettings(port=1).window
     wado = {
         "max_deliveries": str(max(16, deliveries)),

@@ -3,10 +3,12 @@
 Figures, for a PACS named P and a study of N instances:
 - `P.growth.N.study`, `P.growth.N.bare_move`, `P.growth.N.ratio`: delivery, bare C-MOVE, the one over the
   other; `P.growth.N.rate`: instances a second;
-- `P.growth.N.memory`: most resident memory of the gateway during the deliveries, above idle;
+- `P.growth.N.memory`: most resident memory of the gateway during the first delivery, above idle; in it
+  is what reading the KOS takes, once, in proportion to its length;
+- `P.growth.N.memory_again`: the same during a later delivery, above what the process held before it;
 - `P.growth.linearity`: time per instance of the largest study over that of the reference study;
-  `P.growth.bare_linearity`: the same of the bare C-MOVE; `P.growth.memory_spread`: by how much the memory
-  for the largest exceeds that for the reference study;
+  `P.growth.bare_linearity`: the same of the bare C-MOVE; `P.growth.memory_spread`: by how much
+  `memory_again` of the largest exceeds that of the reference study;
 - `P.tiny.study`, `P.tiny.rate`, `P.tiny.bare_rate`, `P.tiny.ratio`: many instances of 20 KB;
 - on the first PACS `memory.idle`, `memory.fast_client`, `memory.slow_client`: resident memory of the
   gateway, and its peak above that for the reference study and for a client that reads 1 MB/s of 20 MB.
@@ -41,6 +43,9 @@ class Measured:
     count: int
     seconds: float
     bare: float
+    #: Most resident memory of the first delivery, and of a later one above what was held before it, MB.
+    first_peak: float
+    again: float
 
     @property
     def each(self) -> float:
@@ -63,25 +68,23 @@ def measure_growth(site: Site) -> None:
         why = f"{site.name} ne garde pas un examen de {studies.large.size / 1e9:.1f} Go"
         site.results.leave_out(f"{site.name}.growth.{len(studies.large.instances)}", why)
     sizes: list[Measured] = []
-    memory: list[float] = []
     with Floor(site) as floor, _fresh(site, "growth", wanted) as gateway:
         idle = resident_mb(gateway.pid)
         for study in wanted:
-            reset_peak(gateway.pid)
             one = _measure(site, gateway, floor, study)
             sizes.append(one)
-            memory.append(peak_mb(gateway.pid) - idle)
             name = f"growth.{one.count}"
             site.add(f"{name}.study", one.seconds, "s")
             site.add(f"{name}.bare_move", one.bare, "s")
             site.add(f"{name}.ratio", one.seconds / one.bare, "ratio")
             site.add(f"{name}.rate", one.count / one.seconds, "images/s")
-            site.add(f"{name}.memory", memory[-1], "MB")
+            site.add(f"{name}.memory", one.first_peak - idle, "MB")
+            site.add(f"{name}.memory_again", one.again, "MB")
     if len(sizes) > 2:
         _, reference, largest = sizes
         site.add("growth.linearity", largest.each / reference.each, "ratio")
         site.add("growth.bare_linearity", largest.bare_each / reference.bare_each, "ratio")
-        site.add("growth.memory_spread", memory[2] - memory[1], "MB")
+        site.add("growth.memory_spread", largest.again - reference.again, "MB")
 
 
 def measure_memory(site: Site) -> None:
@@ -118,10 +121,15 @@ def _fresh(site: Site, name: str, studies: list[GeneratedStudy]) -> Gateway:
 def _measure(site: Site, gateway: Gateway, floor: Floor, study: GeneratedStudy) -> Measured:
     """Move and deliver a study in turn, after once each to warm caches."""
     count = len(study.instances)
-    times, bare = [], []
+    times, bare, again = [], [], []
     floor.move(study)
+    reset_peak(gateway.pid)
     deliver(site, gateway, study, syntax=study.transfer_syntax)
+    first_peak = peak_mb(gateway.pid)
     for _ in range(1 if count > _LARGE else site.plan.repeat_slow):
         bare.append(floor.move(study).seconds)
+        reset_peak(gateway.pid)
+        held = resident_mb(gateway.pid)
         times.append(deliver(site, gateway, study, syntax=study.transfer_syntax).seconds)
-    return Measured(count, statistics.median(times), statistics.median(bare))
+        again.append(peak_mb(gateway.pid) - held)
+    return Measured(count, statistics.median(times), statistics.median(bare), first_peak, max(again))

@@ -45,7 +45,8 @@ TARGETS: Final = (
     Target(_PACS + r"tiny\.rate", at_least=1000.0),
     Target(_PACS + r"transcoded\.first_image", at_most=0.15),
     # The national limits (DB.SO.113, DB.SO.100), in seconds.
-    Target(_PACS + r"study", at_most=17.0),
+    Target(r"(dcmqrscp|orthanc|native)\.study", at_most=17.0),
+    Target(r"native\.first_image", at_most=2.0),
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import __main__ as bench_main
-from bench.machine import describe, speed
+from bench.machine import cores, describe, speed
 from bench.plan import QUICK, Plan
 from bench.processes import cpu_seconds, peak_mb, reset_peak, resident_mb, session_cpu_seconds
 from bench.profile import Profile, functions, library_shares
@@ -152,9 +152,13 @@ def test_processes_are_weighed(tmp_path: Path) -> None:
     assert speed(1) > 1e6
 
 
-def test_document_is_filled_from_a_run_and_says_what_it_misses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disturbed", [None, 0.3])
+def test_document_is_filled_from_a_run_and_says_what_it_misses(
+    tmp_path: Path, disturbed: float | None
+) -> None:
     results = Results()
     for name, value, unit in (
+        ("machine.scaling", 0.9 * cores() if disturbed is None else disturbed, "ratio"),
         ("dcmqrscp.pipeline_ratio", 1.7, "ratio"),
         ("orthanc.pipeline_ratio", 1.4, "ratio"),
         ("orthanc.growth.100.study", 0.08, "s"),
@@ -170,11 +174,12 @@ def test_document_is_filled_from_a_run_and_says_what_it_misses(tmp_path: Path) -
     written = filled(text, run, None)
     assert "old" not in written
     assert written.count("kept") == len(sections)
-    assert "| **pipeline ratio** | ≤ 1.5 | **1.70** ✗ | 1.40 |" in written
+    assert "| **pipeline ratio** | ≤ 1.50 | **1.70** ✗ | 1.40 |" in written
     assert "| orthanc | 100 | 80 ms | – |" in written
     assert "| 80 → 70 | 81.0 images/s | – | 160 images/s | – | – |" in written
     assert "failed: orthanc.tiny: MoveFailed" in written
     assert "No profile was taken" in written
+    assert ("The machine had other work" in written) == (disturbed is not None)
     assert filled(written, run, None) == written
 
 
