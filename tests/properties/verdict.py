@@ -19,10 +19,16 @@ def judge(world: World) -> None:
     for client in world.clients:
         _Answer(world, client).judge()
     _statuses(world)
-    if world.history.conditions.roomy:
+    if world.history.conditions.roomy or not any(_one_behind_another(move) for move in world.archive.moves):
         assert not any(move.impatient for move in world.archive.moves), "the PACS gave up waiting for us"
     _titles(world)
     _nothing_left(world)
+
+
+def _one_behind_another(move: MoveServed) -> bool:
+    """True when an association may have to wait for the end of what comes on another one."""
+    astray = any("astray" in oddity.kind for oddity in move.plan.oddities)
+    return move.plan.lanes > 1 or move.plan.linger > 0 or astray
 
 
 class _Answer:
