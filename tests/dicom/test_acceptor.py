@@ -119,15 +119,15 @@ async def storescu(
 async def test_storage_on_a_quarantined_title_is_refused_and_restarts_its_quiet_time(
     box: Box, study: GeneratedStudy
 ) -> None:
-    box.attach(104, quarantine=1.0)
+    box.attach(104, quarantine=3.0)
     title = await leased(box)
     title.release(final=False)
-    await pause(0.6)
+    await pause(1.6)
     code, said = await storescu(box, study, called=title.ae_title)
     assert code != 0, said
-    await pause(0.6)
+    await pause(1.6)
     assert title.state is TitleState.QUARANTINED
-    await until(lambda: title.state is TitleState.FREE, 2)
+    await until(lambda: title.state is TitleState.FREE, 5)
 
 
 def test_a_stranger_cannot_keep_a_title_in_quarantine() -> None:
