@@ -204,12 +204,13 @@ class Move:
 
     def _send_astray(self, entry: Entry, address: tuple[str, int]) -> None:
         """Send a copy to another title of the same receiver."""
-        store = self._open([entry], address, self._behaviour.astray_to)
+        called = self._behaviour.astray_to
+        store = self._open([entry], address, called)
         status = None
         if store is not None:
             status = store.send(Payload.of(entry))
             store.release()
-        self._owner.note("astray", uid=entry.uid("SOPInstanceUID"), status=status)
+        self._owner.note("astray", uid=entry.uid("SOPInstanceUID"), called=called, status=status)
 
     def _send_one(self, store: StoreAssociation, index: int, entry: Entry) -> None:
         behaviour = self._behaviour

@@ -169,7 +169,7 @@ async def test_bad_codec_costs_its_own_instance_only(order: bytes, result: str, 
 @pytest.mark.parametrize("order", [b"hang", b"spin"])
 @pytest_twisted.ensureDeferred
 async def test_hanging_codec_is_killed_and_not_tried_again(order: bytes, pools: Pools) -> None:
-    pool = pools.bad(timeout=1.0)
+    pool = pools.bad(timeout=3.0)
     await ask(pool, b"good")
     retried = counted("retried")
     started = time.monotonic()
@@ -177,7 +177,7 @@ async def test_hanging_codec_is_killed_and_not_tried_again(order: bytes, pools: 
     others = [ask(pool, b"good") for _ in range(20)]
     for one in others:
         await one
-    assert time.monotonic() - started < 1.0, "the others waited for it"
+    assert time.monotonic() - started < 3.0, "the others waited for it"
     assert await failure(bad) == "timeout"
     assert counted("retried") == retried
     assert bytes(await ask(pool, b"good")).startswith(b"done")

@@ -266,6 +266,14 @@ async def crowd(
     return counts
 
 
+def nothing_went_astray(busy: Hospital) -> None:
+    """No copy was taken on a title that is nobody's, or that another PACS stores to."""
+    for pacs, pool in zip(busy.pacs, POOLS, strict=True):
+        strange = [event for event in pacs.seen("astray") if event.details["called"] not in pool]
+        assert strange, (SEED, "the test proves nothing")
+        assert all(event.details["status"] is None for event in strange), (SEED, pacs.ae_title)
+
+
 async def nothing_left(busy: Hospital, descriptors: int) -> None:
     """Wait until the gateway has given everything back."""
     await busy.idle()
@@ -314,6 +322,7 @@ async def test_odd_but_good_pacs_always_give_complete_answers(
 
     counts = await crowd(busy, holdings, LASTS, one)
     assert counts["complete"] > LASTS, (SEED, counts)
+    nothing_went_astray(busy)
     await nothing_left(busy, descriptors)
 
 
@@ -338,6 +347,7 @@ async def test_whatever_the_pacs_do_no_answer_lies_and_nothing_is_left(
     counts = await crowd(busy, holdings, LASTS, one)
     assert counts["complete"], (SEED, counts)
     assert counts["cut"], (SEED, counts)
+    nothing_went_astray(busy)
     for pacs in busy.pacs:
         pacs.each_move = None
     await nothing_left(busy, descriptors)

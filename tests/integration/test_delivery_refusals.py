@@ -244,7 +244,7 @@ async def test_a_pacs_that_says_nothing_is_504_e1005(hospital: Hospital, scanner
     before = hospital.audited()
     result = await hospital.fetch(scanner)
     await refused(hospital, result, before, 504, "E1005")
-    assert 3.0 <= result.t_total < 5.0
+    assert 3.0 <= result.t_total < 15
 
 
 @pytest.mark.parametrize("status", [0xA801, 0xA702, 0xC000, 0x0124])
