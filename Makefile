@@ -44,4 +44,4 @@ lock:
 	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header --extra dev -o requirements/dev.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) reports .demo bench/results bench/data
+	rm -rf $(VENV) reports .demo bench/data
