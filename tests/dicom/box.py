@@ -43,7 +43,7 @@ PACS = Pacs(
     104,
     ("DRIM1", "DRIM2"),
     query_timeout=2.5,
-    first_image_timeout=1.5,
+    first_image_timeout=2.5,
     gap_timeout=1.0,
     move_ceiling=8.0,
     quarantine=0.6,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import attrs
 from pydicom.dataset import Dataset
@@ -78,6 +78,8 @@ class Archive:
         self.pool = tuple(pool)
         self.plans = deque(plans)
         self.moves: list[MoveServed] = []
+        #: Called when a C-MOVE has come.
+        self.on_move: Callable[[MoveServed], None] = lambda move: None
         self.sent: list[Sent] = []
         #: When it last did something on each title.
         self.touched: dict[str, float] = {}
@@ -110,6 +112,7 @@ class Archive:
             control,
         )
         self.moves.append(move)
+        self.on_move(move)
         self._run(self._serve(move, held))
 
     def _run(self, work: object) -> Deferred[None]:

@@ -40,7 +40,7 @@ class _Answer:
         self.wish = client.wish
         self.held = client.wish.held
         self.leases = [lease for lease in world.leases if lease.client is client]
-        self.moves = [move for move in world.archive.moves if _holder(world, move) is client]
+        self.moves = [move for move in world.archive.moves if world.movers[move] is client]
         #: C-STOREs that may have reached this answer: to its title, while it was its own.
         self.own = [
             sent
@@ -75,16 +75,16 @@ class _Answer:
 
     def _origin(self, part: Part) -> Sent | None:
         """Find the C-STORE a part came from: every byte of it, and in its own right."""
-        for sent in self.own:
-            due = sent.step.instance.leaves(sent.number, sent.syntax, part.syntax)
-            if part.data == due if part.whole else due.startswith(part.data):
-                assert sent.step.instance.series == self.held.uid, "an instance of another series"
-                assert sent.step.instance.study == self.held.study, "an instance of another study"
-                assert sent.claim == sent.step.instance.uid, "an instance under another's name"
-                assert _named_right(sent, self.moves), "an instance of another Move Originator"
-                assert sent.step.calling == "PACS", "an instance from a stranger"
-                assert sent.whole or not part.whole, "a whole part of an instance that was not sent whole"
-                return sent
+        found = [sent for sent in self.own if _matches(part, sent)]
+        # The first bytes of two copies may be the same.
+        for sent in sorted(found, key=lambda sent: sent.claim != sent.step.instance.uid):
+            assert sent.step.instance.series == self.held.uid, "an instance of another series"
+            assert sent.step.instance.study == self.held.study, "an instance of another study"
+            assert sent.claim == sent.step.instance.uid, "an instance under another's name"
+            assert _named_right(sent, self.moves), "an instance of another Move Originator"
+            assert sent.step.calling == "PACS", "an instance from a stranger"
+            assert sent.whole or not part.whole, "a whole part of an instance that was not sent whole"
+            return sent
         known = not part.whole and not part.data
         assert known, "bytes that the PACS did not send for this answer"
         return None
@@ -146,10 +146,10 @@ class _Answer:
         return leaves_as is not None and ACCEPTS[self.client.wish.accept].rank(leaves_as) is not None
 
 
-def _holder(world: World, move: MoveServed) -> Client | None:
-    """Return for whom a C-MOVE was asked: who had leased its destination last by then."""
-    leases = [each for each in world.leases if each.title == move.title and each.start <= move.began_at]
-    return leases[-1].client if leases else None
+def _matches(part: Part, sent: Sent) -> bool:
+    """True when a part holds the bytes of one C-STORE, and for a whole one all of them."""
+    due = sent.step.instance.leaves(sent.number, sent.syntax, part.syntax)
+    return part.data == due if part.whole else due.startswith(part.data)
 
 
 def _statuses(world: World) -> None:

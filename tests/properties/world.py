@@ -45,7 +45,7 @@ from drimbox.source import dues
 from drimbox.source.delivery import Deliveries
 from drimbox.store.spool import Spool
 from drimbox.wado.request import ImagesRequest
-from tests.properties.archive import GATEWAY, HOST, OURS, PORT, Archive
+from tests.properties.archive import GATEWAY, HOST, OURS, PORT, Archive, MoveServed
 from tests.properties.associations import later
 from tests.properties.clients import ACCEPTS, Client, Wish
 from tests.properties.holdings import EXCLUDED_ROOT, REFERENCE, SERIES, catalogue
@@ -152,6 +152,7 @@ class World:
             IPv4Address("TCP", host, 40000)
         )
         self.archive = Archive(self.net, pool, history.plans)
+        self.archive.on_move = self._moved
         self.spool = Spool(
             folder, per_file=conditions.spool, total=2 * conditions.spool, in_thread=self._in_thread
         )
@@ -167,6 +168,8 @@ class World:
         )
         self.clients = [Client(wish, self.net) for wish in history.wishes]
         self.leases: list[Lease] = []
+        #: For whom each C-MOVE was asked.
+        self.movers: dict[MoveServed, Client] = {}
         #: What the gateway logged as a failure of its own.
         self.failures: list[Any] = []
         #: Titles that came back longer than due after anything had happened on them.
@@ -247,6 +250,15 @@ class World:
                 channels: Any = title.channels
                 if any(each._opened is not title.receiver for each in channels):
                     self.crowded.append(f"{name} at {now}")
+
+    def _moved(self, move: MoveServed) -> None:
+        """Note for whom a C-MOVE is: who has leased its destination now, or had when it was sent."""
+        title = self.pools.find(move.title)
+        assert title is not None
+        client = next((each for each in self.clients if title.receiver in each.receivers), None)
+        if client is None:
+            client = [lease for lease in self.leases if lease.title == move.title][-1].client
+        self.movers[move] = client
 
     def _note_return(self, title: Title) -> None:
         """See how long a title takes to come back once nothing happens on it any more."""
