@@ -19,6 +19,7 @@ from tests.properties import clients, plans, world
 from tests.properties.verdict import judge
 from tests.properties.world import Conditions, History, World
 
+pytestmark = pytest.mark.slow
 SOAK = bool(os.environ.get("DRIMBOX_SOAK"))
 RUNS = settings(
     max_examples=20_000 if SOAK else 400,
