@@ -261,7 +261,10 @@ class Archive:
             context = storing.context(VERIFICATION, (IMPLICIT,))
             assert context is not None
             storing.raw(b"".join(storing.message(context[0], command, None)))
-            assert await storing.answered(PATIENCE) in (0, None)
+            began = self.net.seconds()
+            answer = await storing.answered(PATIENCE)
+            assert answer in (0, None)
+            move.impatient |= answer is None and self.net.seconds() - began >= PATIENCE - 0.001
         if step.how in ("skip", "fail"):
             move.completed += step.how == "skip"
             move.failed += step.how == "fail"
