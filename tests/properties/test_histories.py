@@ -22,7 +22,7 @@ from tests.properties.world import Conditions, History, World
 pytestmark = pytest.mark.slow
 SOAK = bool(os.environ.get("DRIMBOX_SOAK"))
 RUNS = settings(
-    max_examples=20_000 if SOAK else 400,
+    max_examples=20_000 if SOAK else 600,
     deadline=None,
     database=None,
     derandomize=not SOAK,
