@@ -81,6 +81,8 @@ class Hl7Settings:
     facility: str = ""
     #: What an absent DESTDMP flag means: "error" (E005) or "yes" (interfaces.md 1.4).
     missing_destdmp: str = "error"
+    #: Make no KOS when PRT-8 names another structure than the report's signatory: E005.
+    check_prt_structure: bool = False
 
 
 @attrs.frozen
@@ -231,6 +233,12 @@ class Site:
     retrieve_location_uid: str | None = None
     #: Deliver nothing whose patient identifier is not the KOS's: E1006 (DB.SO.134).
     check_identity: bool = False
+    #: Publish nothing whose patient identifier in the PACS is not the report's: E001 (DB.SO.16).
+    check_feed_identity: bool = False
+    #: Publish nothing whose birth date in the PACS is not the report's: E001 (DB.SO.191).
+    check_feed_birth_date: bool = False
+    #: Both checks: what the PACS does not tell is a mismatch too.
+    check_feed_strictly: bool = False
     #: Write the INS traits of the KOS into every instance delivered (DB.SO.39).
     insert_traits: bool = False
     #: Roots of SOP Instance UIDs that stay inside: left out of KOS and deliveries (DB.SO.199, 200).

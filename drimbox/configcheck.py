@@ -70,6 +70,7 @@ def check(tree: Tree, report: Report) -> None:
     _listeners(tree, report)
     _speed_tests(tree, report)
     _identity(tree, report)
+    _feed_checks(tree, report)
     _store(tree, report)
 
 
@@ -360,6 +361,18 @@ def _identity(tree: Tree, report: Report) -> None:
                 f"drimbox.{key}",
                 f"est vide : le DMP attend {what} dans le VIHF",
                 "écrire la valeur reçue lors de l'homologation",
+            )
+
+
+def _feed_checks(tree: Tree, report: Report) -> None:
+    """Strictness without a check does nothing (DB.SO.16, DB.SO.191)."""
+    for path, site in sites(tree):
+        checks = ("check_feed_identity", "check_feed_birth_date")
+        if site.get("check_feed_strictly") and not any(site.get(key, True) for key in checks):
+            report.warn(
+                f"{path}.check_feed_strictly",
+                "n'a aucun effet : ni check_feed_identity ni check_feed_birth_date n'est activé",
+                "activer l'un de ces contrôles ou retirer check_feed_strictly",
             )
 
 

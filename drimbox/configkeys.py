@@ -73,6 +73,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "application": text(180),
         "facility": text(180, empty=True),
         "missing_destdmp": choice("error", "yes"),
+        "check_prt_structure": boolean(),
     },
     config.Ris: {
         "name": _NAME,
@@ -142,6 +143,9 @@ RULES: dict[type, dict[str, Rule]] = {
         "structures": several(text(64)),
         "retrieve_location_uid": uid(),
         "check_identity": boolean(),
+        "check_feed_identity": boolean(),
+        "check_feed_birth_date": boolean(),
+        "check_feed_strictly": boolean(),
         "insert_traits": boolean(),
         "excluded_uid_roots": several(uid()),
     },

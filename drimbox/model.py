@@ -26,6 +26,8 @@ INS_OIDS = (
     "1.2.250.1.213.1.4.11",
 )
 RPPS_OID = "1.2.250.1.71.4.2.1"
+#: How an issuer begins that says in words that its identifier is an INS (interfaces.md 3.2).
+INS_ISSUER = "ASIP-SANTE-INS"
 STRUCTURE_OID = "1.2.250.1.71.4.2.2"
 DCM_OID = "1.2.840.10008.2.16.4"
 SNOMED_OID = "2.16.840.1.113883.6.96"
@@ -240,6 +242,19 @@ class Series:
 
 
 @attrs.frozen
+class StatedPatient:
+    """Whose images these are in the words of an archive; None, or empty, for what it does not say."""
+
+    #: (0010,0020), and who gave it: (0010,0021) in words, (0010,0024) > (0040,0032) as an OID.
+    patient_id: str | None = None
+    patient_id_issuer: str | None = None
+    patient_id_authority: str | None = None
+    #: Every INS of (0010,1002); the domain is empty when it is told in words alone.
+    ins: tuple[Identifier, ...] = ()
+    birth_date: str = ""
+
+
+@attrs.frozen
 class Study:
     """What a PACS holds of one study: the answer to C-FIND (DB.SO.14)."""
 
@@ -253,6 +268,20 @@ class Study:
     patient_birth_date: str = ""
     #: INS matricule when the PACS gives one in OtherPatientIDsSequence.
     ins: str | None = None
+    #: All that is said of the patient, once each: several when not every answer says the same. Empty when
+    #: the archive tells no more than the four fields above.
+    patients: tuple[StatedPatient, ...] = ()
+
+    @property
+    def stated_patients(self) -> tuple[StatedPatient, ...]:
+        """What is said of the patient: at least one statement, be it an empty one (DB.SO.16, DB.SO.191)."""
+        said = StatedPatient(
+            patient_id=self.patient_id or None,
+            patient_id_issuer=self.patient_id_issuer or None,
+            ins=(Identifier(self.ins, ""),) if self.ins else (),
+            birth_date=self.patient_birth_date,
+        )
+        return self.patients or (said,)
 
     @property
     def instance_uids(self) -> frozenset[str]:

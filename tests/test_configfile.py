@@ -72,6 +72,29 @@ def test_fewer_than_three_deliveries_do_not_load(tmp_path: Path) -> None:
     assert load(good_config(tmp_path, extra="\n[wado]\nmax_deliveries = 3\n")).wado.max_deliveries == 3
 
 
+@pytest.mark.requirement("DB.SO.16", "DB.SO.191")
+def test_strictness_without_a_check_is_a_warning(tmp_path: Path) -> None:
+    where = "site[0].check_feed_strictly"
+    path = good_config(tmp_path)
+    good = path.read_text(encoding="utf-8")
+    assert "[[site]]\n" in good
+    for keys, warned in (
+        ("", False),
+        ("check_feed_strictly = true\n", True),
+        ("check_feed_strictly = true\ncheck_feed_identity = true\n", False),
+        ("check_feed_strictly = true\ncheck_feed_birth_date = true\n", False),
+    ):
+        path.write_text(good.replace("[[site]]\n", "[[site]]\n" + keys, 1), encoding="utf-8")
+        assert errors_of(path) == {}
+        assert (where in warnings_of(path)) is warned, keys
+    (here,) = load(path).sites
+    assert (here.check_feed_identity, here.check_feed_birth_date, here.check_feed_strictly) == (
+        False,
+        True,
+        True,
+    )
+
+
 # --- the example ------------------------------------------------------------------------------------
 
 

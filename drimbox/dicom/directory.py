@@ -3,20 +3,24 @@
 One relational query at IMAGE level where the PACS negotiates it (PS3.4 C.4.1.2.2.1); else the study, its
 series, then the images series by series. DCMTK and Orthanc answer no extended negotiation, so the
 second way is the common one.
+
+What the answers say of the patient is kept, each statement once (DB.SO.16, DB.SO.191): after a wrong merge
+the images of one study may be of two patients, and the study's own answer shows only one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from pydicom.dataset import Dataset
 
 from drimbox.config import Pacs
 from drimbox.dicom.dimse import Command, CommandField, Status
+from drimbox.dicom.patientids import ins_among
 from drimbox.dicom.requestor import STUDY_ROOT_FIND, Links, Requestor
 from drimbox.errors import PacsCommunicationError
-from drimbox.model import INS_OIDS, Instance, Series, Study, is_uid
+from drimbox.model import Instance, Series, StatedPatient, Study, is_uid
 
 #: Most matches accepted from one query: far beyond any study, far below what would hurt.
 MAX_MATCHES = 200_000
@@ -30,6 +34,8 @@ _STUDY_KEYS = (
     "PatientBirthDate",
     "PatientName",
 )
+#: Empty: their items are wanted whole (PS3.4 C.2.2.2.6).
+_STUDY_SEQUENCES = ("OtherPatientIDsSequence", "IssuerOfPatientIDQualifiersSequence")
 _SERIES_KEYS = ("Modality", "SeriesNumber", "SeriesDescription")
 _IMAGE_KEYS = ("SOPClassUID", "InstanceNumber")
 _RELATIONAL = b"\x01"
@@ -56,25 +62,29 @@ async def _find_relational(requestor: Requestor, study_uid: str) -> Study | None
     keys = (*_STUDY_KEYS, *_SERIES_KEYS, *_IMAGE_KEYS)
     query = _query("IMAGE", keys, StudyInstanceUID=study_uid, SeriesInstanceUID="", SOPInstanceUID="")
     first: Dataset | None = None
+    said: dict[StatedPatient, None] = {}
     by_series: dict[str, tuple[Dataset, dict[str, Instance]]] = {}
     async for match in _find(requestor, query):
         if _uid(match, "StudyInstanceUID") != study_uid:
             continue
         if first is None:
             first = match
+        said[_patient(match)] = None
         _, images = by_series.setdefault(_uid(match, "SeriesInstanceUID"), (match, {}))
         _add(images, match)
     if first is None:
         return None
     series = [_series(match, uid, images) for uid, (match, images) in by_series.items()]
-    return _study(first, study_uid, series)
+    return _study(first, study_uid, series, said)
 
 
 async def _find_by_level(requestor: Requestor, study_uid: str) -> Study | None:
     study: Dataset | None = None
+    said: dict[StatedPatient, None] = {}
     async for match in _find(requestor, _query("STUDY", _STUDY_KEYS, StudyInstanceUID=study_uid)):
-        if _uid(match, "StudyInstanceUID") == study_uid and study is None:
-            study = match
+        if _uid(match, "StudyInstanceUID") == study_uid:
+            study = match if study is None else study
+            said[_patient(match)] = None
     if study is None:
         return None
     found: dict[str, Dataset] = {}
@@ -82,6 +92,7 @@ async def _find_by_level(requestor: Requestor, study_uid: str) -> Study | None:
     async for match in _find(requestor, query):
         if _within(match, StudyInstanceUID=study_uid):
             found.setdefault(_uid(match, "SeriesInstanceUID"), match)
+            _overhear(said, match)
     series = []
     for uid, match in found.items():
         above = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": uid}
@@ -89,9 +100,10 @@ async def _find_by_level(requestor: Requestor, study_uid: str) -> Study | None:
         async for image in _find(requestor, _query("IMAGE", _IMAGE_KEYS, **above, SOPInstanceUID="")):
             if _within(image, **above):
                 _add(images, image)
+                _overhear(said, image)
         if images:
             series.append(_series(match, uid, images))
-    return _study(study, study_uid, series) if series else None
+    return _study(study, study_uid, series, said) if series else None
 
 
 async def _find(requestor: Requestor, query: Dataset) -> AsyncIterator[Dataset]:
@@ -138,7 +150,8 @@ def _query(level: str, returned: tuple[str, ...], **keys: str) -> Dataset:
     for keyword in returned:
         setattr(query, keyword, None if keyword.endswith("Number") and keyword != "AccessionNumber" else "")
     if "PatientID" in returned:
-        query.OtherPatientIDsSequence = []
+        for keyword in _STUDY_SEQUENCES:
+            setattr(query, keyword, [])
     for keyword, value in keys.items():
         setattr(query, keyword, value)
     return query
@@ -173,7 +186,8 @@ def _series(match: Dataset, uid: str, images: dict[str, Instance]) -> Series:
     )
 
 
-def _study(match: Dataset, study_uid: str, series: list[Series]) -> Study:
+def _study(match: Dataset, study_uid: str, series: list[Series], said: Iterable[StatedPatient]) -> Study:
+    patients = tuple(said)
     return Study(
         study_uid,
         tuple(series),
@@ -183,14 +197,32 @@ def _study(match: Dataset, study_uid: str, series: list[Series]) -> Study:
         patient_id=_text(match, "PatientID"),
         patient_id_issuer=_text(match, "IssuerOfPatientID"),
         patient_birth_date=_text(match, "PatientBirthDate"),
-        ins=_ins(match),
+        ins=next((each.value for patient in patients for each in patient.ins), None),
+        patients=patients,
     )
 
 
-def _ins(match: Dataset) -> str | None:
-    """Find the INS among the other patient identifiers, by its domain (DB.SO.16)."""
-    for item in match.get("OtherPatientIDsSequence") or []:
-        for qualifier in item.get("IssuerOfPatientIDQualifiersSequence") or []:
-            if _text(qualifier, "UniversalEntityID") in INS_OIDS:
-                return _text(item, "PatientID") or None
-    return None
+def _patient(match: Dataset) -> StatedPatient:
+    return StatedPatient(
+        patient_id=_text(match, "PatientID") or None,
+        patient_id_issuer=_text(match, "IssuerOfPatientID") or None,
+        patient_id_authority=next(iter(_authorities(match)), None),
+        ins=ins_among(
+            (_text(item, "PatientID"), _text(item, "IssuerOfPatientID"), _authorities(item))
+            for item in match.get("OtherPatientIDsSequence") or []
+        ),
+        birth_date=_text(match, "PatientBirthDate"),
+    )
+
+
+def _overhear(said: dict[StatedPatient, None], match: Dataset) -> None:
+    """Keep what an answer says of the patient unasked: below the study nobody may ask (PS3.4 C.4.1.3.1)."""
+    patient = _patient(match)
+    if patient != StatedPatient():
+        said[patient] = None
+
+
+def _authorities(item: Dataset) -> list[str]:
+    """Return who gave a PatientID, as OIDs."""
+    qualifiers = item.get("IssuerOfPatientIDQualifiersSequence") or []
+    return [text for each in qualifiers if (text := _text(each, "UniversalEntityID"))]

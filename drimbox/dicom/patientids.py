@@ -7,6 +7,7 @@ Both are read from the bytes of the sequence's value once they are all there; th
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import attrs
@@ -22,6 +23,7 @@ from drimbox.dicom.elements import (
     tag_text,
 )
 from drimbox.dicom.nesting import BIG, IMPLICIT_BIG_HEAD, IMPLICIT_LITTLE_HEAD, LITTLE, is_vr, no_vr
+from drimbox.model import INS_ISSUER, INS_OIDS, Identifier
 
 PATIENT_ID: Final = 0x00100020
 QUALIFIERS: Final = 0x00100024
@@ -63,6 +65,20 @@ def read_authority(value: bytes, *, implicit: bool, big: bool = False) -> str:
     reader = _Reader(value, big)
     items = reader.items(0, len(value), UNDEFINED, implicit, 1)[0]
     return reader.text(items[0][2].get(_UNIVERSAL_ID)) if items else ""
+
+
+def ins_among(items: Iterable[tuple[str, str, Collection[str]]]) -> tuple[Identifier, ...]:
+    """Find every INS among the items of Other Patient IDs Sequence (DB.SO.16).
+
+    Each item is its PatientID, its issuer in words, and its authorities as OIDs. The domain tells an INS;
+    without any, the issuer's words do, and the domain of what is returned is empty.
+    """
+    found = []
+    for value, issuer, authorities in items:
+        domain = next((each for each in authorities if each in INS_OIDS), "")
+        if value and (domain or (not authorities and issuer.startswith(INS_ISSUER))):
+            found.append(Identifier(value, domain))
+    return tuple(found)
 
 
 class _Reader:

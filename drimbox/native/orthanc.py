@@ -22,7 +22,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from drimbox.model import INS_OIDS, Instance, Series, Study, is_uid
+from drimbox.dicom.patientids import ins_among
+from drimbox.model import Instance, Series, StatedPatient, Study, is_uid
 from drimbox.native.http import Client, Reply, basic, drop
 from drimbox.native.store import (
     Changes,
@@ -67,16 +68,18 @@ class OrthancStore(ImageStore):
             return None
         series = [await self._series(each) for each in described]
         tags = _tags(found[0])
+        said = _patient(patient)
         return Study(
             study_uid,
             tuple(sorted(filter(None, series), key=lambda each: (each.number or 0, each.series_uid))),
             date=_text(tags, "StudyDate"),
             time=_text(tags, "StudyTime"),
             description=_text(tags, "StudyDescription"),
-            patient_id=_value(patient, "0010,0020"),
-            patient_id_issuer=_value(patient, "0010,0021"),
-            patient_birth_date=_value(patient, "0010,0030"),
-            ins=_ins(patient),
+            patient_id=said.patient_id or "",
+            patient_id_issuer=said.patient_id_issuer or "",
+            patient_birth_date=said.birth_date,
+            ins=next((each.value for each in said.ins), None),
+            patients=(said,),
         )
 
     async def instances(
@@ -341,10 +344,20 @@ def _items(module: Any, tag: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _ins(patient: dict[str, Any]) -> str | None:
-    """Find the INS among the other patient identifiers, by its domain (DB.SO.16)."""
-    for other in _items(patient, "0010,1002"):
-        for qualifier in _items(other, "0010,0024"):
-            if _value(qualifier, "0040,0032") in INS_OIDS:
-                return _value(other, "0010,0020") or None
-    return None
+def _patient(module: dict[str, Any]) -> StatedPatient:
+    """Return what Orthanc's patient module says; a patient of Orthanc's has one PatientID."""
+    return StatedPatient(
+        patient_id=_value(module, "0010,0020") or None,
+        patient_id_issuer=_value(module, "0010,0021") or None,
+        patient_id_authority=next(iter(_authorities(module)), None),
+        ins=ins_among(
+            (_value(other, "0010,0020"), _value(other, "0010,0021"), _authorities(other))
+            for other in _items(module, "0010,1002")
+        ),
+        birth_date=_value(module, "0010,0030"),
+    )
+
+
+def _authorities(module: Any) -> list[str]:
+    """Return who gave a PatientID, as OIDs."""
+    return [text for each in _items(module, "0010,0024") if (text := _value(each, "0040,0032"))]

@@ -33,7 +33,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from drimbox.model import Instance, Series, Study, is_uid
+from drimbox.model import Identifier, Instance, Series, StatedPatient, Study, is_uid
 from drimbox.sim.slices import BITS_STORED, encoded_slices
 
 #: Namespace of every generated UID; any fixed UUID does.
@@ -121,6 +121,13 @@ class GeneratedStudy:
 
     def as_model(self) -> Study:
         """Return the study as the gateway's own model would have it after a C-FIND."""
+        patient = self.patient
+        said = StatedPatient(
+            patient_id=patient.id or None,
+            patient_id_issuer=patient.issuer or None,
+            ins=(Identifier(patient.ins, patient.ins_oid),) if patient.ins else (),
+            birth_date=patient.birth_date,
+        )
         return Study(
             study_uid=self.study_uid,
             series=tuple(
@@ -138,10 +145,11 @@ class GeneratedStudy:
             date=self.facts.date,
             time=self.facts.time,
             description=self.facts.description,
-            patient_id=self.patient.id,
-            patient_id_issuer=self.patient.issuer,
-            patient_birth_date=self.patient.birth_date,
-            ins=self.patient.ins,
+            patient_id=patient.id,
+            patient_id_issuer=patient.issuer,
+            patient_birth_date=patient.birth_date,
+            ins=patient.ins,
+            patients=(said,),
         )
 
 

@@ -60,8 +60,7 @@ class Feed:
 
     async def read(self, stored: InboxMessage) -> None:
         """Read one stored message: audit its reception, and say which studies it feeds (DB.SO.11, 43)."""
-        missing = self._config.hl7.missing_destdmp
-        read = await self._doors.in_thread(lambda: interpret(stored.raw, missing_destdmp=missing))
+        read = await self._doors.in_thread(lambda: interpret(stored.raw, self._config.hl7))
         assert isinstance(read, Interpretation)
         if read.changed:
             await self._changed(stored, read.changed)

@@ -11,16 +11,19 @@ from __future__ import annotations
 import attrs
 
 from drimbox.cda.header import build_report, ipp_of, read_header, report_of, structure_of
+from drimbox.config import Hl7Settings
 from drimbox.errors import DrimboxError, ReportNotInterpretable
 from drimbox.hl7.message import read_message
 from drimbox.hl7.refusal import Hl7Refused
 from drimbox.kos.changes import is_part10, read_key_object
 from drimbox.kos.keyimages import NoteRefused
 from drimbox.model import MessageAction, Organization, Report, ReportMessage, StudyChange
+from drimbox.source.structures import same_structure
 from drimbox.xml import XmlRefused
 
 #: Results of messages that do not feed.
 NOT_FOR_DMP, NOT_QUALIFIED = "destdmp-n", "ins-non-qualified"
+_SETTINGS = Hl7Settings()
 
 
 @attrs.frozen
@@ -40,8 +43,8 @@ class Interpretation:
     changed: tuple[str, ...] = ()
 
 
-def interpret(raw: bytes, *, missing_destdmp: str = "error") -> Interpretation:
-    """Read a message and its report. `missing_destdmp` is that of `[hl7]`. Never raises for a bad one."""
+def interpret(raw: bytes, settings: Hl7Settings = _SETTINGS) -> Interpretation:
+    """Read a message and its report, as `[hl7]` wants it. Never raises for a bad one."""
     if is_part10(raw):
         return _key_object(raw)
     try:
@@ -54,11 +57,14 @@ def interpret(raw: bytes, *, missing_destdmp: str = "error") -> Interpretation:
     if reason:
         return Interpretation(message, _known(message), reason=reason)
     try:
-        if message.to_dmp is None and missing_destdmp != "yes":
+        if message.to_dmp is None and settings.missing_destdmp != "yes":
             raise ReportNotInterpretable("segment DESTDMP absent")
         if message.action is MessageAction.DELETE:
             return Interpretation(message, _withdrawn(message))
-        return Interpretation(message, build_report(message))
+        report = build_report(message)
+        if settings.check_prt_structure:
+            _check_prt_structure(message, report)
+        return Interpretation(message, report)
     except DrimboxError as error:
         return Interpretation(message, _known(message), error=error)
 
@@ -84,6 +90,24 @@ def _withdrawn(message: ReportMessage) -> Report:
     if not document_id:
         raise ReportNotInterpretable("le compte rendu à retirer n'a pas d'identifiant")
     return attrs.evolve(report, document_id=document_id)
+
+
+def _check_prt_structure(message: ReportMessage, report: Report) -> None:
+    """Refuse a report whose signatory works elsewhere than the sender (requirements.md 2.5, an option).
+
+    What only one of the two names leaves nothing to compare.
+    """
+    sender = message.prt_structure
+    if sender is not None and not same_structure(sender.id, report.structure.id):
+        raise ReportNotInterpretable(
+            f"la structure de l'émetteur (PRT-8.10 : {_shown(sender.id)}) n'est pas celle du signataire"
+            f" du compte rendu ({_shown(report.structure.id)})"
+        )
+
+
+def _shown(identifier: str) -> str:
+    plain = len(identifier) <= 20 and identifier.isascii() and identifier.isalnum()
+    return identifier if plain else "mal formée"
 
 
 def _reason(message: ReportMessage) -> str:

@@ -43,6 +43,7 @@ from drimbox.ports import (
     Voice,
 )
 from drimbox.source.feed_doors import Doors
+from drimbox.source.feed_identity import check_patient
 from drimbox.source.filters import UidRootFilter
 from drimbox.source.interpretation import Interpretation, interpret
 from drimbox.source.keynotes import Marks
@@ -95,8 +96,7 @@ class Matching:
         if isinstance(speaker, Speaker):
             job = attrs.evolve(job, message_id=speaker.message_id, ris=speaker.ris)
         stored = await doors.messages.message(job.message_id)
-        missing = self._config.hl7.missing_destdmp
-        read = await doors.in_thread(lambda: interpret(stored.raw, missing_destdmp=missing))
+        read = await doors.in_thread(lambda: interpret(stored.raw, self._config.hl7))
         assert isinstance(read, Interpretation)
         message, report = read.message, read.report
         if read.changed:
@@ -138,6 +138,7 @@ class Matching:
                 raise
             # No dead links: the PACS that had the images says that it has them no more (DB.SO.25, 190).
             return await self._withdraw(job, asked)
+        check_patient(site, study, report)
         # Asked again: much may have happened to it while the PACS took its time.
         latest = await doors.archive.latest(job.study_uid, with_data=False)
         first = self._structures.find(latest.structure_id) if latest is not None else None

@@ -5,6 +5,19 @@ from __future__ import annotations
 from drimbox.config import Config, Structure
 
 
+def same_structure(one: str, other: str) -> bool:
+    """Say whether two national identifiers name one structure.
+
+    A FINESS is also given bare, without its prefix 1; its length tells (interfaces.md 0.1).
+    """
+    return _bare(one) == _bare(other)
+
+
+def _bare(identifier: str) -> str:
+    prefixed = len(identifier) == 10 and identifier.startswith("1")
+    return identifier[1:] if prefixed else identifier
+
+
 class Structures:
     """Finds a structure, and what the audit calls it (requirements.md 2.5, 3.8.1)."""
 
@@ -13,15 +26,11 @@ class Structures:
         self._known = {structure.id: structure for structure in config.structures}
 
     def find(self, identifier: str) -> Structure | None:
-        """Return the structure whose certificates speak for `identifier`, None when none is configured.
-
-        A FINESS is also given bare, without its prefix 1 (interfaces.md 0.1): a last resort.
-        """
+        """Return the structure whose certificates speak for `identifier`, None when none is configured."""
         found = self._known.get(identifier)
-        if found is None and len(identifier) == 9:
-            found = self._known.get("1" + identifier)
-        if found is None and len(identifier) == 10 and identifier.startswith("1"):
-            found = self._known.get(identifier[1:])
+        if found is None:
+            alike = (each for each in self._known.values() if same_structure(each.id, identifier))
+            found = next(alike, None)
         return found
 
     def internal_id(self, identifier: str) -> str:

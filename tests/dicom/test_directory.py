@@ -16,7 +16,7 @@ from drimbox.dicom.dimse import Command
 from drimbox.dicom.directory import find_study
 from drimbox.dicom.requestor import STUDY_ROOT_FIND
 from drimbox.errors import PacsCommunicationError
-from drimbox.model import Study
+from drimbox.model import Identifier, StatedPatient, Study
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.peers import Dcmqrscp, Orthanc
@@ -43,7 +43,7 @@ def canonical(study: Study | None, *, dcmtk: bool = False, optional: bool = True
             instances = [attrs.evolve(one, sop_class_uid="") for one in instances]
         series.append(attrs.evolve(each, instances=tuple(instances)))
     plain = attrs.evolve(study, series=tuple(series))
-    return plain if optional else attrs.evolve(plain, ins=None, patient_id_issuer="")
+    return plain if optional else attrs.evolve(plain, ins=None, patient_id_issuer="", patients=())
 
 
 @pytest.mark.parametrize("relational", [True, False])
@@ -333,3 +333,103 @@ async def test_a_query_that_never_ends_is_given_up(box: Box) -> None:
         with pytest.raises(PacsCommunicationError, match="C-FIND : plus de"):
             await find_study(box.links, box.pacs, STUDY)
         assert pacs.ends == ["abort"]
+
+
+# -- whose images (DB.SO.16, DB.SO.191) -----------------------------------------------------------------
+
+OURS, OTHER = "284070100499094", "180021234567890"
+NIR = "1.2.250.1.213.1.4.10"
+
+
+def qualifiers(oid: str) -> list[Dataset]:
+    item = Dataset()
+    item.UniversalEntityID, item.UniversalEntityIDType = oid, "ISO"
+    return [item]
+
+
+def other_id(value: str, oid: str = "", issuer: str = "") -> Dataset:
+    item = Dataset()
+    item.PatientID, item.TypeOfPatientID = value, "TEXT"
+    if issuer:
+        item.IssuerOfPatientID = issuer
+    if oid:
+        item.IssuerOfPatientIDQualifiersSequence = qualifiers(oid)
+    return item
+
+
+@pytest.mark.requirement("DB.SO.16", "DB.SO.191")
+@pytest.mark.parametrize("relational", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_all_that_tells_the_patient_is_asked_for_and_read(box: Box, relational: bool) -> None:
+    asked_for: list[Dataset] = []
+
+    def script(association: Answering, command: Command, query: Dataset | None) -> None:
+        assert query is not None
+        asked_for.append(query)
+        answer = reply(query)
+        if "PatientID" in query:
+            answer.PatientID, answer.IssuerOfPatientID = "IPP-1", "CH-EXEMPLE"
+            answer.IssuerOfPatientIDQualifiersSequence = qualifiers("1.2.250.1.71.4.2.7.1")
+            answer.PatientBirthDate = "19840701"
+            answer.OtherPatientIDsSequence = [
+                other_id("X", "1.2.3"),
+                other_id(OURS, NIR),
+                other_id(OTHER, issuer="ASIP-SANTE-INS-NIA"),
+                other_id("", NIR),
+            ]
+        association.answer(0xFF00, answer)
+        association.answer(0x0000)
+
+    found = await asked(box, script, relational=relational)
+    assert found is not None
+    told = StatedPatient(
+        "IPP-1",
+        "CH-EXEMPLE",
+        "1.2.250.1.71.4.2.7.1",
+        (Identifier(OURS, NIR), Identifier(OTHER, "")),
+        "19840701",
+    )
+    assert found.patients == found.stated_patients == (told,)
+    assert found.ins == OURS
+    keys = {
+        "PatientID",
+        "IssuerOfPatientID",
+        "IssuerOfPatientIDQualifiersSequence",
+        "OtherPatientIDsSequence",
+        "PatientBirthDate",
+    }
+    # Below the study a PACS that is asked level by level may refuse the keys of the study.
+    levels = {str(query.QueryRetrieveLevel): keys & set(query.dir()) for query in asked_for}
+    expected = {"IMAGE": keys} if relational else {"STUDY": keys, "SERIES": set(), "IMAGE": set()}
+    assert levels == expected
+
+
+@pytest.mark.requirement("DB.SO.16", "DB.SO.191")
+@pytest.mark.parametrize(
+    ("relational", "level", "unique"),
+    [
+        (True, "IMAGE", {"SOPInstanceUID": "1.2.1.1.2"}),
+        (False, "STUDY", {}),
+        (False, "SERIES", {"SeriesInstanceUID": "1.2.1.2"}),
+        (False, "IMAGE", {"SOPInstanceUID": "1.2.1.1.2"}),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_every_answer_that_says_something_else_of_the_patient_is_kept(
+    box: Box, relational: bool, level: str, unique: dict[str, Any]
+) -> None:
+    """Also what a PACS says unasked below the study."""
+    lies = [
+        {**unique, "PatientID": "P-1", "PatientBirthDate": "19000101"},
+        {**unique, "PatientID": "P-1", "PatientBirthDate": "19000101"},
+        {**unique, "PatientID": "P-1", "OtherPatientIDsSequence": [other_id(OTHER, NIR)]},
+    ]
+    found = await asked(box, lying(level, *lies), relational=relational)
+    assert found is not None
+    assert found.patients == (
+        StatedPatient(),
+        StatedPatient("P-1", birth_date="19000101"),
+        StatedPatient("P-1", ins=(Identifier(OTHER, NIR),)),
+    )
+    # One answer may hold what the first lacks.
+    assert found.ins == OTHER

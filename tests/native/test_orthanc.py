@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from drimbox.model import Identifier, StatedPatient
 from drimbox.native.http import Client
 from drimbox.native.orthanc import OrthancStore, read_password
 from drimbox.native.store import InstanceGone, StoredInstance, StoreUnavailable
@@ -113,6 +114,41 @@ async def test_a_study_is_found_listed_and_read() -> None:
         assert await listed(client, "9.9", SERIES) == []
         assert await listed(client, STUDY, "9.9") == []
         assert await listed(client, STUDY, SERIES, "9.9") == []
+
+
+@pytest.mark.requirement("DB.SO.16", "DB.SO.191")
+@pytest_twisted.ensureDeferred
+async def test_all_that_orthanc_says_of_the_patient_is_read() -> None:
+    def authority(oid: str) -> Answers:
+        return {"Value": [{"0040,0032": {"Value": oid}}]}
+
+    answers = facts()
+    answers[f"/studies/{IDS['study']}/module-patient"] = {
+        "0010,0020": {"Value": "IPP"},
+        "0010,0021": {"Value": "CH-EXEMPLE"},
+        "0010,0024": authority("1.2.250.1.71.4.2.7.1"),
+        "0010,0030": {"Value": "19840701"},
+        "0010,1002": {
+            "Value": [
+                {"0010,0020": {"Value": "X"}, "0010,0024": authority("1.2.3")},
+                {"0010,0020": {"Value": "284070100499094"}, "0010,0024": authority("1.2.250.1.213.1.4.8")},
+                {"0010,0020": {"Value": "1"}, "0010,0021": {"Value": "ASIP-SANTE-INS-NIA"}},
+            ]
+        },
+    }
+    with talking(orthanc(answers)) as (_, client):
+        found = await store(client).find_study(STUDY)
+    assert found is not None
+    assert found.ins == "284070100499094"
+    assert found.patients == (
+        StatedPatient(
+            "IPP",
+            "CH-EXEMPLE",
+            "1.2.250.1.71.4.2.7.1",
+            (Identifier("284070100499094", "1.2.250.1.213.1.4.8"), Identifier("1", "")),
+            "19840701",
+        ),
+    )
 
 
 @pytest.mark.threat("path traversal by UID / AE title / filename")

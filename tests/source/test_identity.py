@@ -34,6 +34,7 @@ GOOD = [
     ("a NIA of before the NIR", image((OTHER, NIA), (OURS, NIR)), IPP),
     ("PatientID is the INS, by its domain", image(patient_id=OURS, authority=NIR), IPP),
     ("PatientID is the INS, by its issuer", image(patient_id=OURS, issuer="ASIP-SANTE-INS-NIR"), IPP),
+    ("the matricule without its key", image((OURS[:13], NIR)), IPP),
     ("the same local identifier", image(), IPP),
     ("with blanks in the archive", image(), Identifier(" IPP-42 ", HOSPITAL)),
     ("of the same authority", image(authority=HOSPITAL), IPP),
@@ -47,6 +48,9 @@ GOOD = [
 BAD = [
     ("another INS", image((OTHER, NIR)), IPP),
     ("another INS and no local identifier archived", image((OTHER, NIR)), None),
+    ("another key", image((OURS[:13] + "00", NIR)), IPP),
+    ("part of the matricule", image((OURS[:12], NIR)), IPP),
+    ("another matricule without key", image((OTHER[:13], NIR)), IPP),
     ("another INS in another domain", image((OTHER, NIA)), IPP),
     ("two persons of one domain", image((OURS, NIR), (OTHER, NIR)), IPP),
     ("PatientID is another INS, by its domain", image(patient_id=OTHER, authority=NIR), IPP),

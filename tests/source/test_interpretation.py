@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from drimbox.config import Hl7Settings
 from drimbox.model import MessageAction
 from drimbox.sim.ris import SimAct, SimReport
 from drimbox.source.interpretation import NOT_FOR_DMP, NOT_QUALIFIED, interpret
@@ -50,7 +51,7 @@ def test_the_destdmp_flag_is_required_unless_configured() -> None:
     error = interpret(raw).error
     assert error is not None
     assert (error.code, "DESTDMP" in error.detail) == ("E005", True)
-    assert interpret(raw, missing_destdmp="yes").error is None
+    assert interpret(raw, Hl7Settings(missing_destdmp="yes")).error is None
 
 
 @pytest.mark.requirement("DB.SO.12")
@@ -114,3 +115,61 @@ def test_a_message_whose_document_is_no_cda_still_tells_its_sender() -> None:
     assert read.message.sending_application == "RIS-Y"
     assert read.report is None
     assert read.error is not None
+
+
+# -- PRT-8 against the report (option) ----------------------------------------------------------------
+
+CHECKED = Hl7Settings(check_prt_structure=True)
+
+
+@pytest.mark.requirement("DB.SO.21", "DB.SO.12")
+@pytest.mark.parametrize(
+    ("signatory", "sender"),
+    [
+        ("1999999999", "1888888888"),
+        ("1999999999", "888888888"),
+        ("399999999900001", "99999999900001"),
+        ("2999999999", "999999999"),
+        ("1999999999", "2999999999"),
+        ("1999999999", "<b>x</b>" * 10),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ORU", "MDM"])
+def test_a_sender_of_another_structure_stops_the_kos_when_asked(
+    signatory: str, sender: str, kind: str
+) -> None:
+    raw = hl7(SimReport(structure_id=signatory), prt_structure=sender, kind=kind)
+    assert interpret(raw).error is None
+    error = interpret(raw, CHECKED).error
+    assert error is not None
+    assert error.code == "E005"
+    assert signatory in error.detail
+    assert (sender if sender.isalnum() else "mal formée") in error.detail
+    assert "<b>" not in error.detail
+
+
+@pytest.mark.requirement("DB.SO.21", "DB.SO.12")
+@pytest.mark.parametrize(
+    ("signatory", "sender"),
+    [
+        ("1999999999", "1999999999"),
+        ("1999999999", "999999999"),
+        ("999999999", "1999999999"),
+        # Only one of the two names a structure.
+        ("1999999999", ""),
+        ("", "1888888888"),
+    ],
+)
+def test_the_same_structure_in_either_form_feeds(signatory: str, sender: str) -> None:
+    read = interpret(hl7(SimReport(structure_id=signatory), prt_structure=sender), CHECKED)
+    assert (read.reason, read.error) == ("", None)
+    assert read.report is not None
+    # The report's own, as it is written there; PRT-8 only where it names none.
+    assert read.report.structure.id == (signatory or sender)
+
+
+@pytest.mark.requirement("DB.SO.97")
+def test_a_withdrawal_is_not_stopped_by_its_sender() -> None:
+    """What should not be seen any more must not stay because of an incoherence."""
+    raw = hl7(SimReport(), action=MessageAction.DELETE, prt_structure="1888888888")
+    assert interpret(raw, CHECKED).error is None
