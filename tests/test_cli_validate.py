@@ -15,6 +15,9 @@ from drimbox.cli import cli
 from drimbox.commands import validate
 from drimbox.conformance.kos_rules import validate_kos
 from drimbox.conformance.report import Finding, Severity
+from drimbox.sim.ris import build_message
+from drimbox.sim.ris_report import SimReport, build_cda
+from tests.conformance import cross_inputs
 from tests.conformance.answers import answer, image, part
 from tests.kos import samples
 
@@ -103,6 +106,50 @@ def test_an_answer_from_standard_input() -> None:
     result = run("validate", "wado-response", "-", data=answer(part(image(1)), closing=False))
     assert result.exit_code == 1
     assert "délimiteur de fin absent" in result.output
+
+
+# --- manifest, report and images --------------------------------------------------------------------
+
+
+@pytest.fixture
+def crossed(tmp_path: Path) -> Path:
+    """A folder with a report, its manifest and the images of the study."""
+    study = cross_inputs.make_images(tmp_path / "images")
+    (tmp_path / "kos.dcm").write_bytes(cross_inputs.make_manifest(study))
+    (tmp_path / "report.hl7").write_bytes(build_message(cross_inputs.REPORT))
+    (tmp_path / "report.xml").write_bytes(build_cda(cross_inputs.REPORT))
+    return tmp_path
+
+
+@pytest.mark.requirement("DB.SO.105", "DB.SO.18")
+@pytest.mark.parametrize("name", ["report.hl7", "report.xml"])
+def test_a_manifest_that_is_of_its_report_and_images(crossed: Path, name: str) -> None:
+    files = ("--report", crossed / name, "--kos", crossed / "kos.dcm", "--images", crossed / "images")
+    result = run("validate", "cross", *files)
+    assert result.exit_code == 0, result.output
+    assert "contrôle croisé KOS, compte rendu, images conforme (0 erreur, 0 avertissement)" in result.output
+    assert cross_inputs.REPORT.ins not in result.output
+
+
+def test_a_manifest_that_is_not(crossed: Path) -> None:
+    next((crossed / "images").glob("CT*")).unlink()
+    (crossed / "other.xml").write_bytes(build_cda(SimReport()))
+    files = ("--kos", crossed / "kos.dcm", "--images", crossed / "images")
+    result = run("validate", "cross", "--report", crossed / "other.xml", *files)
+    assert result.exit_code == 1
+    assert "erreur         StudyInstanceUID absent du compte rendu [DB.SO.105]" in result.output
+    assert "1 instance(s) du manifeste sans fichier" in result.output
+    found = as_json(run("validate", "cross", "--report", crossed / "other.xml", *files, "--json"))
+    assert {"cross.study.other", "images.missing"} <= {each["rule"] for each in found["findings"]}
+
+
+def test_a_folder_that_is_not_there(crossed: Path) -> None:
+    files = ("--report", crossed / "report.xml", "--kos", crossed / "kos.dcm")
+    result = run("validate", "cross", *files, "--images", crossed / "absent")
+    assert result.exit_code == 1
+    assert "absent" in result.output
+    assert "Traceback" not in result.output
+    assert run("validate", "cross", *files[:2]).exit_code == 2
 
 
 # --- manifests --------------------------------------------------------------------------------------
@@ -244,6 +291,6 @@ def test_the_judge_is_where_the_tests_think() -> None:
 def test_help_is_french() -> None:
     text = run("validate", "--help").output
     assert "Vérifier la conformité" in text
-    for name in ("wado-request", "wado-response", "kos"):
+    for name in ("wado-request", "wado-response", "kos", "cross"):
         assert name in text
         assert "JSON" in run("validate", name, "--help").output

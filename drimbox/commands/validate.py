@@ -43,6 +43,10 @@ _FACTS = {
     "complete": "complète",
     "missing": "instances absentes",
     "extra": "instances en plus",
+    "manifests": "manifestes",
+    "studies": "examens du compte rendu",
+    "requests": "demandes du compte rendu",
+    "files": "fichiers d'images",
 }
 
 _FILE: Callable[[Command], Command] = click.argument("file", metavar="FICHIER")
@@ -122,6 +126,46 @@ def kos(file: str, as_json: bool) -> None:
     report = validate_kos(data)
     second_opinion(data, report)
     conclude(report, file, as_json)
+
+
+@validate.command("cross")
+@click.option(
+    "--report",
+    "report_file",
+    metavar="FICHIER",
+    required=True,
+    help="Compte rendu : document CDA, ou message HL7 qui le porte.",
+)
+@click.option(
+    "--kos", "kos_files", metavar="FICHIER", required=True, multiple=True, help="KOS ; répétable."
+)
+@click.option(
+    "--images", "folder", metavar="DOSSIER", type=click.Path(path_type=Path), help="Dossier des images."
+)
+@click.option(
+    "--exclude-root",
+    "roots",
+    metavar="UID",
+    multiple=True,
+    help="Racine de SOPInstanceUID laissée hors des KOS (DB.SO.199) ; répétable.",
+)
+@json_option
+def cross(
+    report_file: str, kos_files: tuple[str, ...], folder: Path | None, roots: tuple[str, ...], as_json: bool
+) -> None:
+    """KOS contre le compte rendu et, si possible, contre les images.
+
+    Avec plusieurs KOS, chaque examen du compte rendu doit en avoir un et un seul.
+    """
+    data = read_input(report_file)
+    manifests = [read_input(each) for each in kos_files]
+    from drimbox.conformance.cross import validate_cross
+
+    try:
+        report = validate_cross(data, manifests, folder, excluded_roots=roots)
+    except OSError as error:
+        raise Failed(f"{folder} : {cannot_read(error)}") from None
+    conclude(report, report_file, as_json)
 
 
 def second_opinion(data: bytes, report: Report) -> None:

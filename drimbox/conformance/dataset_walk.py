@@ -74,7 +74,9 @@ class _Level:
 class DatasetWalk:
     """Walks one data set in little endian: `feed`, then `finish`."""
 
-    def __init__(self, *, implicit: bool) -> None:
+    def __init__(self, *, implicit: bool, also: frozenset[int] = frozenset()) -> None:
+        """`also` names short values of the root that are kept beside the usual ones."""
+        self._wanted = _WANTED | also
         self.values: dict[int, bytes] = {}
         self.pixels: Pixels | None = None
         #: True when pixel data is there as floating point.
@@ -119,6 +121,11 @@ class DatasetWalk:
         if len(self._levels) > 1:
             raise DatasetRefused("the data set ends inside a sequence")
 
+    @property
+    def last(self) -> int:
+        """The tag of the root reached last."""
+        return self._last
+
     def text(self, tag: int) -> str:
         """Return a wanted value as text without padding; empty when absent."""
         return self.values.get(tag, b"").decode("latin-1").strip("\0 ")
@@ -161,7 +168,7 @@ class DatasetWalk:
 
     def _element(self, data: bytes, start: int, tag: int, vr: bytes, length: int, level: _Level) -> int:
         root = level.kind == "root"
-        wanted = root and tag in _WANTED
+        wanted = root and tag in self._wanted
         if wanted and length > _MAX_VALUE:
             raise DatasetRefused(f"{tag_text(tag)} holds {length} bytes")
         if wanted and start + length > len(data):

@@ -41,7 +41,7 @@ def inspect_report(data: bytes, *, missing_destdmp: str = "error") -> dict[str, 
     problem: str | None = None
     document = unframe(data)
     try:
-        if _is_message(document):
+        if is_message(document):
             message = read_report_message(document)
             document = message.document
         header = read_header(document)
@@ -73,7 +73,8 @@ def _header_of_refused(data: bytes) -> Header | None:
         return None
 
 
-def _is_message(data: bytes) -> bool:
+def is_message(data: bytes) -> bool:
+    """Say whether these bytes begin as an HL7 v2 message."""
     return data[:256].lstrip(b"\xef\xbb\xbf\r\n\t ").startswith(b"MSH")
 
 

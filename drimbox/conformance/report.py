@@ -82,6 +82,8 @@ class Finding:
     #: How many places there are, those not kept included.
     place_count: int = 0
     count: int = 0
+    #: Identifier of the broken rule, for scripts; empty where the validator's rules have none.
+    rule: str = ""
     _last: int | None = None
 
     def add_place(self, place: int) -> None:
@@ -110,6 +112,8 @@ class Finding:
             "clause": self.clause,
             "count": self.count,
         }
+        if self.rule:
+            found["rule"] = self.rule
         if self.kind is not None:
             found[self.kind.value] = list(self.places)
         return found
@@ -129,10 +133,13 @@ class Report:
         self.omitted = 0
         self._findings: dict[tuple[Severity, str, str], Finding] = {}
 
-    def add(self, severity: Severity, text: str, clause: str, **place: int | None) -> None:
+    def add(
+        self, severity: Severity, text: str, clause: str, *, rule: str = "", **place: int | None
+    ) -> None:
         """Say something, about the whole file or about one place of it.
 
-        `place` is at most one of `line`, `part` or `series`, counted from 1; None is the whole file.
+        `rule` identifies the broken rule. `place` is at most one of `line`, `part` or `series`, counted
+        from 1; None is the whole file.
         """
         self.counts[severity] += 1
         finding = self._findings.get((severity, text, clause))
@@ -140,7 +147,7 @@ class Report:
             if len(self._findings) >= MAX_FINDINGS:
                 self.omitted += 1
                 return
-            finding = self._findings[severity, text, clause] = Finding(severity, text, clause)
+            finding = self._findings[severity, text, clause] = Finding(severity, text, clause, rule=rule)
         finding.count += 1
         for kind, number in place.items():
             if number is not None:
@@ -149,15 +156,15 @@ class Report:
 
     def error(self, text: str, clause: str, **place: int | None) -> None:
         """Add an error; `place` as in `add`."""
-        self.add(Severity.ERROR, text, clause, **place)
+        self.add(Severity.ERROR, text, clause, rule="", **place)
 
     def warning(self, text: str, clause: str, **place: int | None) -> None:
         """Add a warning; `place` as in `add`."""
-        self.add(Severity.WARNING, text, clause, **place)
+        self.add(Severity.WARNING, text, clause, rule="", **place)
 
     def inform(self, text: str, clause: str, **place: int | None) -> None:
         """Add an information; `place` as in `add`."""
-        self.add(Severity.INFORMATION, text, clause, **place)
+        self.add(Severity.INFORMATION, text, clause, rule="", **place)
 
     @property
     def ok(self) -> bool:
