@@ -96,6 +96,23 @@ class InboxMessage:
     attempts: int
 
 
+class Purpose(enum.Enum):
+    """Why a study is compared, which says how far its job may go."""
+
+    #: Something happened to it: make the record match the PACS.
+    MATCH = "match"
+    #: A resynchronisation found a difference: publish it, but withdraw nothing because it is absent.
+    UPDATE = "update"
+    #: A resynchronisation found it absent and its removal was released: ask once more, verify the link.
+    WITHDRAW = "withdraw"
+    #: The address of the site has changed: what the study holds is what the archive says (DB.SO.31).
+    READDRESS = "readdress"
+
+
+#: Result of a job whose study is absent and which was not to withdraw it.
+ABSENT = "absent"
+
+
 @attrs.frozen
 class FeedJob:
     """One study that a report asks to publish: make the record match the PACS."""
@@ -105,6 +122,7 @@ class FeedJob:
     study_uid: str
     ris: str
     attempts: int
+    purpose: Purpose = Purpose.MATCH
 
 
 @attrs.frozen

@@ -134,6 +134,18 @@ def read_manifest(data: bytes) -> Manifest:
     return _Reader(root).manifest(meta.transfer_syntax_uid, title)
 
 
+def gives_address(data: bytes, base: str) -> bool:
+    """Say whether every series of a manifest is to be fetched under `base` (DB.SO.31).
+
+    A file that cannot be read, or a series without address, gives another one.
+    """
+    try:
+        manifest = read_manifest(data)
+    except ManifestRefused:
+        return False
+    return all(series.retrieve_url.startswith(f"{base}/studies/") for series in manifest.series)
+
+
 class _Reader:
     """Takes the values out of the tree; holds the character set they are written in."""
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import attrs
 
+from drimbox.config import Site
 from drimbox.ports import (
     ArchivedKos,
     Archives,
@@ -92,6 +93,14 @@ class LatestKos(Protocol):
     async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
         """Return the newest KOS of the study that the DMP holds or will hold."""
 
+    async def submission(self, kos_id: int) -> Submission | None:
+        """Return what was submitted for a KOS, whole."""
+
+
+async def no_doubt(site: Site) -> str:
+    """Trust every link."""
+    return ""
+
 
 @attrs.frozen
 class Doors:
@@ -112,3 +121,5 @@ class Doors:
     key_notes: KeyNotes | None
     #: Lets nothing of a study be delivered from the cache any more.
     forget: Callable[[str], Awaitable[None]]
+    #: Says in French why what a site does not hold must not be believed now; empty when it may.
+    doubt: Callable[[Site], Awaitable[str]] = no_doubt

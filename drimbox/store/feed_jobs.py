@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from drimbox.model import KosState
-from drimbox.ports import Clock, FeedJob, Removal, Submission
+from drimbox.ports import Clock, FeedJob, Purpose, Removal, Submission
 from drimbox.store import codec
 from drimbox.store.archive import insert_report, still_wanted
 from drimbox.store.database import AnyRow, Database
@@ -40,7 +40,12 @@ from drimbox.store.queue import LEASE, Queue
 from drimbox.store.schema import DONE, PUBLISH, REMOVE, WAITING, feed_job, inbox, kos, outbox
 
 _JOB = select(
-    feed_job.c.id, feed_job.c.message_id, feed_job.c.study_uid, feed_job.c.ris, feed_job.c.attempts
+    feed_job.c.id,
+    feed_job.c.message_id,
+    feed_job.c.study_uid,
+    feed_job.c.ris,
+    feed_job.c.attempts,
+    feed_job.c.purpose,
 )
 
 
@@ -69,6 +74,10 @@ def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
     )
 
 
+def _job(row: AnyRow) -> FeedJob:
+    return FeedJob(**{**row._mapping, "purpose": Purpose(row.purpose)})
+
+
 class FeedJobs(Queue):
     """The queue between the reading of a report and the outbox."""
 
@@ -88,7 +97,7 @@ class FeedJobs(Queue):
 
         def work(connection: Connection) -> list[FeedJob]:
             rows = self._claim(connection, query, now, limit)
-            return [FeedJob(**row._mapping) for row in rows]
+            return [_job(row) for row in rows]
 
         return await self._database.run(work)
 
@@ -103,10 +112,11 @@ class FeedJobs(Queue):
         """Put the job off until `at` (PACS silent, DB.SO.14)."""
         await self._put_off(job_id, at, error)
 
-    async def again(self, study_uid: str) -> bool:
-        """Compare a study with its PACS once more: reopen its last job (DB.SO.190).
+    async def again(self, study_uid: str, purpose: Purpose = Purpose.MATCH) -> bool:
+        """Compare a study once more: reopen its last job (DB.SO.190), for `purpose`.
 
-        Returns False when the study has no finished job: none is known, or one is on its way already.
+        Returns False when the study has no job that can be: none is known, or one is on its way already.
+        What may do anything takes over one that waits to do less: a difference seen meanwhile is not lost.
         """
         last = select(func.max(feed_job.c.id)).where(feed_job.c.study_uid == study_uid).scalar_subquery()
         reopen = (
@@ -119,10 +129,36 @@ class FeedJobs(Queue):
                 result=None,
                 detail=None,
                 finished_at=None,
+                purpose=purpose.value,
             )
         )
-        done = await self._database.run(lambda connection: connection.execute(reopen).rowcount)
-        return bool(done)
+        widen = (
+            update(feed_job)
+            .where(
+                feed_job.c.id == last,
+                feed_job.c.state == WAITING,
+                feed_job.c.holder.is_(None),
+                feed_job.c.purpose != Purpose.MATCH.value,
+            )
+            .values(purpose=Purpose.MATCH.value)
+        )
+
+        def work(connection: Connection) -> bool:
+            if connection.execute(reopen).rowcount:
+                return True
+            return purpose is Purpose.MATCH and bool(connection.execute(widen).rowcount)
+
+        return await self._database.run(work)
+
+    async def last(self, study_uid: str) -> FeedJob | None:
+        """Return the last job of a study, ended or not; None when it never had one."""
+        query = _JOB.where(feed_job.c.study_uid == study_uid).order_by(feed_job.c.id.desc()).limit(1)
+
+        def work(connection: Connection) -> FeedJob | None:
+            row = connection.execute(query).first()
+            return None if row is None else _job(row)
+
+        return await self._database.read(work)
 
     async def queue_publication(
         self,

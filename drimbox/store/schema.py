@@ -4,6 +4,7 @@ Theory of operation. Three queues share the same columns (`_queue_columns`): a r
 is *in hand* while `holder` names the process that works on it (until `held_until`, so that a dead node's
 rows come back to the others), and ends *done* or *failed*; rows are never deleted by the work itself.
 The archive is `kos` with `kos_report`; the database itself allows one PUBLISHED KOS per site and study.
+A walk over the archive is `walk` with `walk_study`; a site has at most one open walk.
 The audit trail is `audit`, append-only by triggers (made by the migrations), chained by hashes whose last
 link is `audit_head`.
 
@@ -124,10 +125,14 @@ feed_job = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("result", Text),
     Column("detail", Text),
+    #: Why it is compared: a `ports.Purpose`.
+    Column("purpose", String(16), nullable=False, server_default="match"),
     *_queue_columns(),
     UniqueConstraint("message_id", "study_uid"),
     Index(None, "state", "due_at"),
     Index(None, "state", "study_uid", "id"),
+    # The last job of a study.
+    Index(None, "study_uid", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -324,4 +329,66 @@ native_study = Table(
     #: True when the two are to be compared.
     Column("due", Boolean, nullable=False),
     Index(None, "site", "due"),
+)
+
+#: One walk over the archive of a site (DB.SO.28, DB.SO.31): where it is, and what it counted.
+walk = Table(
+    "walk",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("site", Text, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),
+    #: StudyInstanceUID of the last study judged; empty before the first.
+    Column("position", String(64), nullable=False, server_default=""),
+    #: True once every study of the site has been judged.
+    Column("complete", Boolean, nullable=False, server_default=text("false")),
+    #: True once an administrator has released removals beyond the share.
+    Column("confirmed", Boolean, nullable=False, server_default=text("false")),
+    #: Why it is suspended; empty else.
+    Column("reason", Text, nullable=False, server_default=""),
+    #: StudyInstanceUIDs that the site was last seen to hold, between blanks.
+    Column("controls", Text, nullable=False, server_default=""),
+    #: What stands before `/studies/...` in the addresses given, when the walk began.
+    Column("address", Text, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    #: STR01 and STR05; the latter NULL until the end.
+    Column("kos_before", Integer, nullable=False),
+    Column("kos_after", Integer),
+    *[
+        Column(verdict, Integer, nullable=False, server_default="0")
+        for verdict in ("unchanged", "changed", "gone", "retracted", "silent", "undecidable")
+    ],
+    CheckConstraint("kind in ('resync', 'address')", name="kind"),
+    CheckConstraint("state in ('running', 'stopped', 'suspended', 'done', 'abandoned')", name="state"),
+    Index(None, "site", "id"),
+    # The database itself refuses a second open walk of a site.
+    Index(
+        "uq_walk_open",
+        "site",
+        unique=True,
+        sqlite_where=text("state in ('running', 'stopped', 'suspended')"),
+        postgresql_where=text("state in ('running', 'stopped', 'suspended')"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+#: What a walk found of each study, and what is still to be done about it.
+walk_study = Table(
+    "walk_study",
+    metadata,
+    Column("walk_id", _KEY, ForeignKey("walk.id"), primary_key=True),
+    Column("study_uid", String(64), primary_key=True),
+    #: The KOS that was current when the study was judged.
+    Column("kos_id", _KEY, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("detail", Text, nullable=False, server_default=""),
+    #: A `walks.Step`.
+    Column("step", String(16), nullable=False),
+    #: Result of its job, or the E-code of the DMP's refusal; empty while there is none.
+    Column("result", Text, nullable=False, server_default=""),
+    Column("judged_at", UtcDateTime, nullable=False),
+    Index(None, "walk_id", "step", "study_uid"),
 )

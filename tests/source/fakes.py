@@ -223,6 +223,10 @@ class Reports:
 class Archive:
     def __init__(self, *kos: ArchivedKos) -> None:
         self.kos = list(kos)
+        self.submissions: dict[int, Submission] = {}
+
+    async def submission(self, kos_id: int) -> Submission | None:
+        return self.submissions.get(kos_id)
 
     async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
         return next((one for one in reversed(self.kos) if one.study_uid == study_uid), None)

@@ -14,7 +14,7 @@ from drimbox.kos.compare import fingerprint
 from drimbox.kos.manifest import retrieve_base
 from drimbox.kos.reading import KeyImage, read_manifest
 from drimbox.model import KosState, Study
-from drimbox.ports import ArchivedKos, FeedJob, Speaker, Submission, Voice
+from drimbox.ports import ArchivedKos, FeedJob, Purpose, Speaker, Submission, Voice
 from drimbox.sim.ris import SimAct, SimOrder, SimReport
 from drimbox.source.feed_doors import Doors
 from drimbox.source.interpretation import interpret
@@ -64,7 +64,14 @@ class Stage:
         speaker: Speaker | Voice = Voice.UNKNOWN,
         messages: Messages | None = None,
         notes: Any = None,
+        doubt: str = "",
     ) -> None:
+        self.doubted: list[str] = []
+
+        async def doubts(site: Site) -> str:
+            self.doubted.append(site.name)
+            return doubt
+
         self.raw = raw or hl7()
         self.settings = config(*sites, structures=structures)
         self.pacses = pacses or Pacses(PACS1=study())
@@ -83,11 +90,20 @@ class Stage:
             in_thread=at_once,
             key_notes=notes,
             forget=nothing,
+            doubt=doubts,
         )
         self.matching = Matching(self.settings, doors)
 
-    def match(self, job: int = 5, *, study_uid: str = STUDY, ris: str = "RIS", attempts: int = 0) -> None:
-        run(self.matching.match(FeedJob(job, 1, study_uid, ris, attempts)))
+    def match(
+        self,
+        job: int = 5,
+        *,
+        study_uid: str = STUDY,
+        ris: str = "RIS",
+        attempts: int = 0,
+        purpose: Purpose = Purpose.MATCH,
+    ) -> None:
+        run(self.matching.match(FeedJob(job, 1, study_uid, ris, attempts, purpose)))
 
     def print_(self, **changes: Any) -> str:
         """Fingerprint of what the stage would publish."""
@@ -515,3 +531,113 @@ def test_notes_that_cannot_be_fetched_are_waited_for_but_not_for_ever() -> None:
     assert (len(stage.jobs.retried), stage.jobs.ended) == (3, [])
     stage.match(attempts=3)
     assert stage.jobs.ended == [(5, "queued")]
+
+
+# -- how far a job may go ----------------------------------------------------------------------------
+
+
+@pytest.mark.requirement("DB.SO.28")
+def test_a_job_that_only_updates_withdraws_nothing_that_is_absent() -> None:
+    stage = Stage(Pacses(PACS1=None), archived())
+    stage.match(purpose=Purpose.UPDATE)
+    assert stage.jobs.ended == [(5, "absent", "")]
+    assert stage.notices.posted == []
+    changed = Stage(None, archived())
+    changed.match(purpose=Purpose.UPDATE)
+    assert changed.jobs.ended == [(5, "queued")]
+
+
+@pytest.mark.requirement("DB.SO.28", "DB.SO.97")
+def test_what_nobody_speaks_for_is_withdrawn_whatever_the_purpose() -> None:
+    stage = Stage(None, archived(), speaker=Voice.NONE_LEFT)
+    stage.match(purpose=Purpose.UPDATE)
+    assert stage.jobs.ended == [(5, "removal", None)]
+
+
+@pytest.mark.requirement("DB.SO.28")
+def test_a_released_removal_asks_once_more_and_waits_while_the_link_is_in_doubt() -> None:
+    stage = Stage(Pacses(PACS1=None), archived(), doubt="examen témoin introuvable")
+    stage.match(purpose=Purpose.WITHDRAW)
+    assert stage.jobs.ended == []
+    ((_, due, reason),) = stage.jobs.retried
+    assert "témoin" in reason
+    assert due > stage.clock.now()
+    sure = Stage(Pacses(PACS1=None), archived())
+    sure.match(purpose=Purpose.WITHDRAW)
+    assert sure.jobs.ended == [(5, "removal", {"site1"})]
+    # The link was verified after the answer, not before it.
+    assert (sure.pacses.asked, sure.doubted) == (["PACS1"], ["site1"])
+    found = Stage(None, archived(), doubt="examen témoin introuvable")
+    found.match(purpose=Purpose.WITHDRAW)
+    assert found.jobs.ended == [(5, "queued")]
+
+
+def test_the_link_of_an_ordinary_event_is_not_verified() -> None:
+    stage = Stage(Pacses(PACS1=None), archived(), doubt="examen témoin introuvable")
+    stage.match()
+    assert stage.jobs.ended == [(5, "removal", {"site1"})]
+    assert stage.doubted == []
+
+
+def published(stage: Stage, *, wado_fqdn: str | None = None) -> ArchivedKos:
+    """What `stage` would publish, as archived, under the name of another time when one is given."""
+    old = Stage(raw=stage.raw, sites=(site(wado_fqdn=wado_fqdn),) if wado_fqdn else ())
+    old.match()
+    (queued,) = old.jobs.queued
+    stage.archive.submissions[7] = queued["submission"]
+    kos = archived(data=queued["submission"].kos, fingerprint=queued["fingerprint"])
+    stage.archive.kos.append(kos)
+    return kos
+
+
+def addresses(stage: Stage) -> set[str]:
+    (queued,) = stage.jobs.queued
+    return {series.retrieve_url for series in read_manifest(queued["submission"].kos).series}
+
+
+@pytest.mark.requirement("DB.SO.31")
+@pytest.mark.parametrize("answer", [SILENT, None, study(instances=9)], ids=["silent", "gone", "changed"])
+def test_a_change_of_address_asks_no_pacs(answer: Any) -> None:
+    stage = Stage(Pacses(PACS1=answer))
+    published(stage, wado_fqdn="db1.350.mesimagesmedicales.fr")
+    stage.match(purpose=Purpose.READDRESS)
+    assert stage.pacses.asked == []
+    base = "https://db1.349.mesimagesmedicales.fr/dicom-web-rs"
+    assert addresses(stage) == {f"{base}/studies/{STUDY}/series/{STUDY}.1"}
+    assert stage.jobs.queued[0]["submission"].study == study()
+
+
+@pytest.mark.requirement("DB.SO.31")
+def test_a_kos_with_the_address_of_today_is_not_published_again() -> None:
+    stage = Stage(Pacses(PACS1=SILENT))
+    published(stage)
+    stage.match(purpose=Purpose.READDRESS)
+    assert stage.jobs.ended == [(5, "unchanged", 7, "2.999.7.1")]
+
+
+@pytest.mark.requirement("DB.SO.31")
+@pytest.mark.parametrize("data", [None, b"not a KOS"], ids=["another address", "unreadable"])
+def test_what_the_kos_itself_says_counts_whatever_its_fingerprint(data: bytes | None) -> None:
+    stage = Stage(Pacses(PACS1=SILENT))
+    kos = published(stage, wado_fqdn="db1.350.mesimagesmedicales.fr")
+    stage.archive.kos[:] = [attrs.evolve(kos, fingerprint=stage.print_(), data=data or kos.data)]
+    stage.match(purpose=Purpose.READDRESS)
+    if data is None:
+        assert stage.jobs.ended == [(5, "queued")]
+    else:
+        # Its key images would be lost in silence.
+        assert stage.jobs.ended[0][:2] == (5, "E008")
+
+
+@pytest.mark.requirement("DB.SO.31", "DB.SO.194")
+def test_a_change_of_address_keeps_the_key_images() -> None:
+    stage = Stage(Pacses(PACS1=SILENT))
+    note = KeyImage("2.25.9", "2.25.8", "à revoir")
+    marked = attrs.evolve(published(stage), id=7)
+    old = Stage(notes=Notes(Marks({f"{STUDY}.1.1": (note,)})), sites=(site(wado_fqdn="db1.350.test.fr"),))
+    old.match()
+    stage.archive.submissions[7] = old.jobs.queued[0]["submission"]
+    stage.archive.kos[:] = [attrs.evolve(marked, data=old.jobs.queued[0]["submission"].kos)]
+    stage.match(purpose=Purpose.READDRESS)
+    manifest = read_manifest(stage.jobs.queued[0]["submission"].kos)
+    assert [one.key_images for one in manifest.series[0].instances] == [(note,), ()]

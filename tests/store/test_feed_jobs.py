@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import pytest_twisted
 from sqlalchemy import select
@@ -9,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import ensureDeferred, gatherResults
 
 from drimbox.model import KosState
-from drimbox.ports import FeedJob
+from drimbox.ports import FeedJob, Purpose
 from drimbox.store.database import Database
 from drimbox.store.errors import NotInHand
 from drimbox.store.schema import feed_job, outbox
@@ -244,3 +245,25 @@ async def test_the_last_job_of_a_study_is_done_again_once_it_has_ended(stores: S
     assert not await stores.jobs.again("2.25.1")
     (reopened,) = await take(stores)
     assert (reopened.id, reopened.attempts) == (second.id, 0)
+
+
+@pytest.mark.requirement("DB.SO.28")
+@pytest_twisted.ensureDeferred
+async def test_a_job_done_again_for_less_may_be_widened_until_somebody_works_on_it(stores: Stores) -> None:
+    await message(stores, "2.25.1")
+    (job,) = await take(stores)
+    assert job.purpose is Purpose.MATCH
+    await stores.jobs.finish(job.id, "unchanged")
+    assert await stores.jobs.again("2.25.1", Purpose.READDRESS)
+    assert not await stores.jobs.again("2.25.1", Purpose.UPDATE)
+    assert (await stores.jobs.last("2.25.1")) == attrs.evolve(job, purpose=Purpose.READDRESS)
+    # A difference seen meanwhile: the images are compared after all.
+    assert await stores.jobs.again("2.25.1")
+    (again,) = await take(stores)
+    assert again.purpose is Purpose.MATCH
+    await stores.jobs.finish(again.id, "unchanged")
+    assert await stores.jobs.again("2.25.1", Purpose.UPDATE)
+    (held,) = await take(stores)
+    assert held.purpose is Purpose.UPDATE
+    assert not await stores.jobs.again("2.25.1")
+    assert await stores.jobs.last("2.25.2") is None

@@ -152,7 +152,12 @@ def test_a_store_of_every_released_revision_keeps_its_rows(tmp_path: Path, revis
     assert done.backup is not None
     assert _rows(done.backup) == before
     after = _rows(path)
-    assert {table: after[table] for table in before} == before | {"alembic_version": [(HEAD,)]}
+    # A column that came since is behind those of then.
+    kept = {
+        table: [row[: len(old)] for row, old in zip(after[table], rows, strict=True)]
+        for table, rows in before.items()
+    }
+    assert kept == before | {"alembic_version": [(HEAD,)]}
     assert set(after) == {table.name for table in metadata.tables.values()} | {"alembic_version"}
 
 
