@@ -78,7 +78,7 @@ _COMMON_SLOTS = {
     "submissionTime": SlotRule(_TIME),
     "legalAuthenticator": SlotRule(_PERSON),
     "serviceStartTime": SlotRule(_ZONED),
-    "serviceStopTime": SlotRule(_ZONED),
+    "serviceStopTime": SlotRule(_ZONED, required=False),
     "hash": SlotRule(r"[0-9a-fA-F]{40}"),
     "size": SlotRule(r"[1-9]\d*"),
     REFERENCES: SlotRule(_REFERENCE, many=True),

@@ -122,12 +122,19 @@ def _times(sender: Sender, submission: Submission) -> _Times:
     start, stop = _act_times(submission)
     # An act without zone is in the report's own (interfaces.md 4.3); the PACS knows none either.
     assumed = report_zone or zone
+    begun, ended = (hl7types.service_time(each, assumed, local) for each in (start, stop))
     return _Times(
         submission=hl7types.digits(submission.submission_time, written),
         creation=hl7types.digits(facts.created or submission.submission_time, written),
-        start=hl7types.service_time(start, assumed, local),
-        stop=hl7types.service_time(stop, assumed, local),
+        start=begun,
+        # An act that ends before it begins is a slip of the report: its end is not told (XDS may lack it).
+        stop="" if _earlier(ended, begun) else ended,
     )
+
+
+def _earlier(one: str, other: str) -> bool:
+    """Say whether a DTM is before another, as far as both go."""
+    return one[: len(other)] < other[: len(one)]
 
 
 def _checked_facts(submission: Submission, report_zone: timezone | None) -> ManifestFacts:

@@ -60,7 +60,7 @@ METADATA = "XDSRegistryMetadataError"
 SIZE = 'name="size"><ValueList><Value>'
 MANDATORY_SLOTS = [
     *("submissionTime", "creationTime", "languageCode", "legalAuthenticator", "serviceStartTime"),
-    *("serviceStopTime", "sourcePatientId", "hash", "size", "sourcePatientInfo"),
+    *("sourcePatientId", "hash", "size", "sourcePatientInfo"),
     *("urn:ihe:iti:xds:2013:referenceIdList", "authorPerson", "authorInstitution", "codingScheme"),
     "SubmissionSetStatus",
 ]

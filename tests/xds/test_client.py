@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import re
@@ -30,6 +31,7 @@ from drimbox.xds.mime import read_related
 from drimbox.xml import safe_parse
 from tests.xds.builders import INS, KOS_UID, REPORT, SUBMISSION, make_config
 from tests.xds.conftest import Pki
+from tests.xds.ebrim_judge import judge_publication
 from tests.xds.judges import need_xmlsec1, xmlsec1
 from tests.xds.scripted import (
     CUT,
@@ -121,16 +123,17 @@ async def unavailable(work: Any) -> DmpUnavailable:
 
 @pytest.mark.peer("xmlsec1")
 @pytest.mark.requirement("DB.CS.159", "DB.SO.22")
+@pytest.mark.parametrize("digest", ["sha256", "sha1"])
 @pytest_twisted.ensureDeferred
 async def test_a_publication_is_complete_and_signed(
-    pki: Pki, structure: Structure, client: Client, tmp_path: Path
+    pki: Pki, structure: Structure, client: Client, tmp_path: Path, digest: str
 ) -> None:
     need_xmlsec1()
     async with dmp(pki, lambda request: mtom(soap_body(registry("Success"), message_id(request)))) as (
         server,
         url,
     ):
-        record: Record = client(url)
+        record: Record = client(url, digest=digest)
         assert await record.publish(structure, SUBMISSION, None) == Accepted()
     (request,) = server.requests
     assert server.peers == ["CN=org-auth,OU=1999999999,O=CABINET Y,ST=Paris (75),C=FR"]
@@ -153,7 +156,12 @@ async def test_a_publication_is_complete_and_signed(
     assert kos is not None
     assert signature is not None
     assert kos.content == SUBMISSION.kos
-    assert client(url).metadata(structure, SUBMISSION) in related.root.content
+    submitted = client(url, digest=digest).metadata(structure, SUBMISSION)
+    assert submitted in related.root.content
+    documents = {"DocumentKOS": kos.content, "Signature01": signature.content}
+    assert judge_publication(submitted, documents) == []
+    named = base64.b64encode(hashlib.new(digest, kos.content).digest())
+    assert b"<DigestValue>" + named + b"</DigestValue>" in signature.content
     good, words = xmlsec1(signature.content, tmp_path, pki.roots, *XMLSEC_OPTIONS)
     assert good, words
     assertion = ("--id-attr:ID", "urn:oasis:names:tc:SAML:2.0:assertion:Assertion")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from cryptography import x509
 from lxml import etree
-from signxml import SignatureConfiguration, XMLVerifier
+from signxml import DigestAlgorithm, SignatureConfiguration, SignatureMethod, XMLVerifier
+from signxml.exceptions import InvalidDigest, InvalidInput
 
 from drimbox.config import Structure
 from drimbox.errors import ReportNotInterpretable
@@ -74,15 +76,38 @@ def test_xmlsec1_refuses_another_patient(
     assert not good
 
 
-def test_signxml_verifies_the_whole_assertion(structure: Structure, pair: SigningPair, pki: Pki) -> None:
-    root = etree.fromstring(in_envelope(make(structure, pair)))
-    assertion = root.find(".//saml2:Assertion", NS)
-    result = XMLVerifier().verify(
-        etree.tostring(assertion),
-        ca_pem_file=str(pki.roots),
-        id_attribute="ID",
-        expect_config=SignatureConfiguration(require_x509=True),
+ONLY = {
+    "sha256": (SignatureMethod.RSA_SHA256, DigestAlgorithm.SHA256),
+    "sha1": (SignatureMethod.RSA_SHA1, DigestAlgorithm.SHA1),
+}
+
+
+def by_signxml(document: bytes, digest: str, pki: Pki) -> Any:
+    """Let signxml judge the assertion of an envelope, this digest and no other being good."""
+    method, algorithm = ONLY[digest]
+    expected = SignatureConfiguration(
+        require_x509=True,
+        signature_methods=frozenset({method}),
+        digest_algorithms=frozenset({algorithm}),
     )
+    assertion = etree.fromstring(document).find(".//saml2:Assertion", NS)
+    return XMLVerifier().verify(
+        etree.tostring(assertion), ca_pem_file=str(pki.roots), id_attribute="ID", expect_config=expected
+    )
+
+
+@pytest.mark.requirement("DB.CS.159")
+@pytest.mark.parametrize("digest", ["sha256", "sha1"])
+def test_signxml_verifies_the_whole_assertion(
+    structure: Structure, pair: SigningPair, pki: Pki, digest: str
+) -> None:
+    document = in_envelope(make(structure, pair, digest=digest))
+    other = "sha1" if digest == "sha256" else "sha256"
+    with pytest.raises(InvalidInput):
+        by_signxml(document, other, pki)
+    with pytest.raises(InvalidDigest):
+        by_signxml(document.replace(INS.encode(), b"184070100499011"), digest, pki)
+    result = by_signxml(document, digest, pki)
     assert result.signed_xml.tag == f"{{{SAML}}}Assertion"
     assert result.signed_xml.get("ID") == "_7f3c"
 
