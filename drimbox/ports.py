@@ -255,6 +255,17 @@ class DmpUnavailable(Exception):
         self.sent = sent
 
 
+class NotAdmitted(DmpUnavailable):
+    """The DMP, or what stands before it, turns us away: authentication, VIHF, authorisation, address.
+
+    Nothing was done, and nothing is wrong with the document: the administrator has to mend something, and
+    the structure's rows wait for that.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, sent=True)
+
+
 @attrs.frozen
 class RegistryEntry:
     """A DocumentEntry the DMP holds."""

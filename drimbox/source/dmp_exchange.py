@@ -1,8 +1,8 @@
 """What publication and removal share: questions to the DMP, its silences, and the ends of a row.
 
 Who is to blame decides what follows. The DMP says no: the row ends and somebody must look. The DMP does
-not answer, or our own certificate or configuration is in the way: the row waits (`outage`), however long
-it takes, because nothing is wrong with it. Every request that left is audited, with its answer
+not answer, turns us away, or our own certificate or configuration is in the way: the row waits (`outage`),
+however long it takes, because nothing is wrong with it. Every request that left is audited, with its answer
 (SC.DMP/CONF.14).
 """
 
@@ -24,6 +24,7 @@ from drimbox.ports import (
     AuditTrail,
     Clock,
     DmpUnavailable,
+    NotAdmitted,
     Record,
     Refused,
     RegistryEntry,
@@ -139,6 +140,10 @@ class Exchanges:
             answer = await call
         except PublicationError as error:
             raise CannotSend(error) from error
+        except NotAdmitted:
+            # It is there, and does not want this structure.
+            await self._dmp.answered()
+            raise
         await self._dmp.answered()
         await self._hindrance(structure.id).answered()
         return answer
@@ -160,11 +165,14 @@ class Exchanges:
 
     async def unanswered(self, item: Item, error: DmpUnavailable, *, left: bool) -> None:
         """The DMP did not answer; `left` tells whether what the row is about may have reached it."""
+        if isinstance(error, NotAdmitted):
+            await self.hindered(item, error)
+            return
         text = f"DMP indisponible, publications en attente : {error}"
         await self._put_off(item, self._dmp, text, str(error), item.outcome_unknown or left)
 
-    async def hindered(self, item: Item, error: CannotSend) -> None:
-        """Something of ours is in the way."""
+    async def hindered(self, item: Item, error: CannotSend | NotAdmitted) -> None:
+        """Something of ours is in the way: the structure's rows wait until the administrator mends it."""
         structure_id = item.submission.structure_id
         text = f"Structure {structure_id} : {error} ; ses publications attendent"
         await self._put_off(item, self._hindrance(structure_id), text, str(error), item.outcome_unknown)

@@ -1,16 +1,18 @@
 """From an answer of the DMP to a decision: the table of interfaces.md 4.9, in one place.
 
-Theory of operation. Three ways out. `Accepted`: the DMP holds the document. `Refused`: it said no and
+Theory of operation. Four ways out. `Accepted`: the DMP holds the document. `Refused`: it said no and
 would say no again; somebody must look. `DmpUnavailable`: try again later, and since the request left,
-ask what the DMP holds first. In doubt the answer is the third, because asking is free and a refusal
-stops the publication for good.
+ask what the DMP holds first. `NotAdmitted`, one of these: it is us it does not want, not the document
+(certificate, VIHF, authorisation, address), so the administrator is asked and nothing is given up
+meanwhile. In doubt it is never a refusal, because asking is free and a refusal stops the publication
+for good.
 """
 
 from __future__ import annotations
 
 import re
 
-from drimbox.ports import Accepted, DmpUnavailable, Outcome, Refused
+from drimbox.ports import Accepted, DmpUnavailable, NotAdmitted, Outcome, Refused
 from drimbox.xds.answers import (
     Existence,
     Fault,
@@ -42,6 +44,12 @@ NO_CODE = "DMP"
 MAX_TEXT = 500
 
 _FAULT_OF_THE_SERVER = frozenset({"Receiver", "Server"})
+#: Faults of WS-Addressing that say the server is not there for now.
+_NOT_THERE = frozenset({"EndpointUnavailable", "DestinationUnreachable"})
+#: HTTP statuses that are about the message sent. Every other 4xx is about who asks, or where: a proxy's
+#: answer (the DMP's own is SOAP), such as the 400 of nginx to a client certificate it does not like.
+_ABOUT_THE_MESSAGE = frozenset({411, 413, 414, 415, 422, 431})
+_LATER = frozenset({408, 425, 429})
 #: Subcodes of WS-Security and of WS-Trust: the assertion was judged, and found wanting.
 _SECURITY = re.compile(
     r"(?i)failedauthentication|invalidsecurity|unsupportedsecuritytoken|unsupportedalgorithm|failedcheck"
@@ -92,10 +100,10 @@ def registry_outcome(answer: RegistryAnswer, *known: str) -> Outcome:
 
 
 def fault_outcome(fault: Fault, *known: str) -> Refused:
-    """Return `Refused` for a fault about us or our request, or raise `DmpUnavailable` for the server's own.
+    """Return `Refused` for a fault about our request, or raise `DmpUnavailable` for the server's own.
 
-    An authentication or VIHF fault is about us whatever side the server blames: CXF reports every
-    exception as Receiver.
+    An authentication or VIHF fault is about us (`NotAdmitted`) whatever side the server blames: CXF
+    reports every exception as Receiver.
     """
     text = scrub(" ".join(part for part in (fault.reason, fault.detail) if part), *known)
     code = scrub(next((name for name in reversed(fault.codes) if name), NO_CODE))
@@ -106,21 +114,27 @@ def fault_outcome(fault: Fault, *known: str) -> Refused:
         )
         assert isinstance(outcome, Refused)
         return outcome
-    security = _SECURITY.search(" ".join((*fault.codes, fault.reason, fault.detail)))
-    if security is None and fault.codes[:1] and fault.codes[0] in _FAULT_OF_THE_SERVER:
+    if _SECURITY.search(" ".join((*fault.codes, fault.reason, fault.detail))):
+        raise NotAdmitted(f"le DMP n'admet pas notre demande : {code} {text}".rstrip())
+    # SOAP 1.1 adds to its codes behind a dot: Server.Timeout.
+    side = fault.codes[0].partition(".")[0] if fault.codes else ""
+    if side in _FAULT_OF_THE_SERVER or not _NOT_THERE.isdisjoint(fault.codes):
         raise DmpUnavailable(f"le DMP signale une erreur de son côté : {code} {text}".rstrip(), sent=True)
     return Refused(code, text)
 
 
 def http_outcome(status: int) -> Refused:
-    """Return `Refused` for an HTTP status without SOAP, or raise `DmpUnavailable`.
+    """Return `Refused` for an HTTP status without SOAP that is about the message, or raise.
 
-    4xx is about our request, except 408, 425 and 429, which ask to come back. 3xx is never followed: a
-    redirection is a maintenance page or a mistaken address, and the document was not taken.
+    `DmpUnavailable` for 5xx, 408, 425, 429, and for 3xx, which is never followed: a redirection is a
+    maintenance page or a mistaken address, and the document was not taken. `NotAdmitted` for other 4xx.
     """
-    if 400 <= status < 500 and status not in (408, 425, 429):
-        return Refused(f"HTTP {status}", f"le DMP a répondu HTTP {status}")
-    raise DmpUnavailable(f"le DMP a répondu HTTP {status}", sent=True)
+    text = f"le DMP a répondu HTTP {status}"
+    if status in _ABOUT_THE_MESSAGE:
+        return Refused(f"HTTP {status}", text)
+    if 400 <= status < 500 and status not in _LATER:
+        raise NotAdmitted(text)
+    raise DmpUnavailable(text, sent=True)
 
 
 def existence_outcome(existence: Existence, *known: str) -> Outcome:

@@ -136,12 +136,12 @@ def _is_publication(event: dict[str, object]) -> bool:
             pytest.param(after(PUBLISH, Kind.ERROR, code=code), "E006", id=code)
             for code in ("XDSUnknownPatientId", "XDSPatientIdDoesNotMatch")
         ),
-        pytest.param(after(PUBLISH, Kind.FAULT, code="wsse:FailedAuthentication"), "E007", id="VIHF fault"),
+        pytest.param(after(PUBLISH, Kind.FAULT, code="soap:Sender"), "E007", id="fault of ours"),
         pytest.param(after(PUBLISH, Kind.HTTP, status=413), "E007", id="HTTP 413"),
         pytest.param(
             after(PUBLISH, Kind.ERROR, code="XDSDuplicateUniqueIdInRegistry"), "E007", id="false duplicate"
         ),
-        pytest.param(after(EXISTENCE, Kind.FAULT, code="wsse:InvalidSecurity"), "E006", id="TD0.2 fault"),
+        pytest.param(after(EXISTENCE, Kind.FAULT, code="soap:Sender"), "E006", id="TD0.2 fault"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -165,6 +165,43 @@ async def test_what_is_refused_for_good_is_told_once_and_never_sent_again(
     # The next report about the study starts anew.
     await stand.report(study)
     await stand.published_one(study)
+
+
+@pytest.mark.requirement("DB.SO.21", "DB.SO.45")
+@pytest.mark.parametrize(
+    ("behaviour", "word"),
+    [
+        (after(PUBLISH, Kind.FAULT, code="wsse:FailedAuthentication"), "FailedAuthentication"),
+        (after(EXISTENCE, Kind.FAULT, code="wsse:InvalidSecurity"), "InvalidSecurity"),
+        (after(PUBLISH, Kind.HTTP, status=403), "HTTP 403"),
+        (after(QUERY, Kind.HTTP, status=404), "HTTP 404"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.transaction,
+)
+@pytest_twisted.ensureDeferred
+async def test_a_structure_turned_away_is_told_and_nothing_of_it_is_given_up(
+    world: World, behaviour: Behaviour, word: str
+) -> None:
+    stand = world.stand
+    study = world.studies.new(world.pacs)
+    if behaviour.transaction == QUERY:
+        # The question before a replacement.
+        await stand.report(study)
+        await stand.published_one(study)
+        world.studies.new(world.pacs, instances=3, study_uid=study.study_uid, seed=97)
+    with stand.dmp_misbehaves(behaviour, None):
+        await stand.report(study)
+        text = await stand.notice_about("Structure 1999999999", "E007")
+        assert word in text
+        assert await stand.waiting() == 1
+    # Mended: what waited leaves by itself, and what was said is over.
+    await stand.published_one(study)
+    assert not [text for text in (await stand.notices()).values() if "Structure 1999999999" in text]
+    states = stand.query("SELECT state FROM kos WHERE study_uid = ? ORDER BY id", study.study_uid)
+    assert "refused" not in [state for (state,) in states]
+    events = [event for event in stand.audits(study.study_uid) if event["outcome"] != 0]
+    assert events
+    assert all(word in event["outcome_description"] for event in events)
 
 
 @pytest.mark.requirement("DB.SO.21", "DB.SO.45")

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from drimbox.errors import PublicationError, ReportNotInterpretable
-from drimbox.ports import Accepted, ArchivedKos, DmpUnavailable, Refused, Submission
+from drimbox.ports import Accepted, ArchivedKos, DmpUnavailable, NotAdmitted, Refused, Submission
 from drimbox.source.outage import STUCK_AFTER
 from drimbox.source.publication import Doors, Publication
 from tests.source.fakes import (
@@ -25,6 +25,7 @@ from tests.source.fakes import (
     entry_of,
     run,
     site,
+    structure,
 )
 from tests.store.samples import submission as sample
 
@@ -35,6 +36,10 @@ NO_PATIENT = Refused("XDSUnknownPatientId", "XDSUnknownPatientId", unknown_patie
 LOST = DmpUnavailable("délai dépassé", sent=True)
 NOBODY = DmpUnavailable("connexion refusée", sent=False)
 DEPRECATED = "urn:oasis:names:tc:ebxml-regrep:StatusType:Deprecated"
+
+
+#: Two structures, one of which may be in trouble.
+TWO = config(structures=[structure(), structure("1888888888")])
 
 
 def submission(ins: str = PATIENT) -> Submission:
@@ -374,6 +379,36 @@ def test_our_own_certificate_or_configuration_out_of_order_costs_no_publication(
     assert stage.notices.open["publication-1999999999"][0] == "E007"
     # The DMP itself is well, and other structures go on.
     assert "dmp-unavailable" not in stage.notices.open
+
+
+@pytest.mark.requirement("DB.SO.21", "DB.SO.45")
+@pytest.mark.parametrize("where", ["exists", "publish", "find"])
+def test_being_turned_away_keeps_the_structures_rows_until_it_is_mended(where: str) -> None:
+    away = NotAdmitted("le DMP n'admet pas notre demande : FailedAuthentication VIHF invalide")
+    script: dict[str, Any] = {"entries" if where == "find" else where: [away]}
+    stage = Stage(*((archived(),) if where == "find" else ()), settings=TWO, **script)
+    for unknown in (False, False, True):
+        stage.publish(Item(outcome_unknown=unknown))
+        stage.clock.advance(200)
+    assert stage.outbox.ended == []
+    # Nothing was done: what was not known is still not, and nothing else has become so.
+    assert [unknown for *_, unknown in stage.outbox.retried] == [False, False, True]
+    code, text = stage.notices.open["publication-1999999999"]
+    assert code == "E007"
+    assert "FailedAuthentication VIHF invalide" in text
+    # The DMP itself is well, other structures go on, and every request that left is audited.
+    assert "dmp-unavailable" not in stage.notices.open
+    assert [event.outcome for event in stage.trail.events if event.outcome] == [
+        stage.trail.events[-1].outcome
+    ] * 3
+    stage.dmp.script.update(exists=[Accepted()], publish=[Accepted()], find=[None])
+    other = attrs.evolve(submission(), structure_id="1888888888")
+    stage.publish(Item(id=9, study_uid="2.25.99", submission=other))
+    assert stage.result[1] == "published"
+    stage.outbox.ended.clear()
+    stage.publish(Item())
+    assert stage.result[1] == "published"
+    assert stage.notices.open == {}
 
 
 def test_an_unforeseen_failure_is_left_to_the_worker() -> None:

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from drimbox.config import Structure
-from drimbox.ports import Accepted, DmpUnavailable, Outcome, Refused, RegistryEntry, Removal
+from drimbox.ports import Accepted, DmpUnavailable, NotAdmitted, Outcome, Refused, RegistryEntry, Removal
 from drimbox.source.publication import Publication
 from tests.source.fakes import START, config, run
 from tests.source.test_publication import Item, Stage, ours, submission
@@ -136,3 +136,18 @@ def test_a_structure_no_longer_configured_costs_no_removal() -> None:
     run(stage.publication.publish(Item(submission=order)))  # type: ignore[arg-type]
     assert stage.outbox.ended == []
     assert "aucun certificat" in stage.outbox.retried[0][2]
+
+
+@pytest.mark.requirement("DB.SO.21", "DB.SO.45")
+def test_being_turned_away_keeps_the_removal_waiting() -> None:
+    away = NotAdmitted("le DMP a répondu HTTP 403")
+    stage = RemovalStage(entries=[ours()], answers=[away, Accepted()])
+    stage.remove()
+    assert stage.outbox.ended == []
+    assert [unknown for *_, unknown in stage.outbox.retried] == [False]
+    assert "HTTP 403" in stage.notices.open["publication-1999999999"][1]
+    assert stage.trail.shown()[-1] == ("ITI-57", "E007")
+    stage.clock.advance(200)
+    stage.remove()
+    assert stage.result[1] == "removed"
+    assert stage.notices.open == {}

@@ -23,13 +23,13 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from drimbox.config import Certificate, Structure
-from drimbox.ports import Accepted, DmpUnavailable, Record, Refused
+from drimbox.ports import Accepted, DmpUnavailable, NotAdmitted, Record, Refused
 from drimbox.xds import codes, soap
 from drimbox.xds.client import DmpClient
 from drimbox.xds.ebrim import RIM
 from drimbox.xds.mime import read_related
 from drimbox.xml import safe_parse
-from tests.xds.builders import INS, KOS_UID, REPORT, SUBMISSION, make_config
+from tests.xds.builders import INS, KOS_UID, REMOVAL, REPORT, SUBMISSION, make_config
 from tests.xds.conftest import Pki
 from tests.xds.ebrim_judge import judge_publication
 from tests.xds.judges import need_xmlsec1, xmlsec1
@@ -234,11 +234,8 @@ async def test_success_in_all_its_forms(
             registry("Failure", "XDSDuplicateUniqueIdInRegistry"),
             ("XDSDuplicateUniqueIdInRegistry", False, True),
         ),
-        (
-            fault("Sender", "VIHF invalide", "wsse:FailedAuthentication"),
-            ("FailedAuthentication", False, False),
-        ),
-        (fault("Receiver", "VIHF : certificat non reconnu"), ("Receiver", False, False)),
+        (fault("Sender", "corps inattendu", "x:BadBody"), ("BadBody", False, False)),
+        (fault("MustUnderstand", "en-tête inconnu"), ("MustUnderstand", False, False)),
     ],
 )
 @pytest.mark.parametrize("status", ["200 OK", "500 Internal Server Error"])
@@ -293,13 +290,42 @@ async def test_no_usable_answer_after_sending(
     assert len(server.requests) == 1, "one attempt is one request, redirections are not followed"
 
 
-@pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "404 Not Found"])
+@pytest.mark.parametrize("status", ["413 Content Too Large", "415 Unsupported Media Type"])
 @pytest_twisted.ensureDeferred
 async def test_http_refusals(pki: Pki, structure: Structure, client: Client, status: str) -> None:
     async with dmp(pki, http(b"<html>no</html>", status, "text/html")) as (_, url):
         outcome = await publish(client(url), structure)
     assert isinstance(outcome, Refused)
     assert outcome.code == f"HTTP {status[:3]}"
+
+
+#: It is us that the DMP, or what stands before it, does not want.
+NOT_ADMITTED = [
+    http(b"<html>no</html>", "400 Bad Request", "text/html"),
+    http(b"<html>no</html>", "403 Forbidden", "text/html"),
+    http(b"<html>no</html>", "404 Not Found", "text/html"),
+    http(soap_body(fault("Sender", "VIHF invalide", "wsse:FailedAuthentication"))),
+    http(soap_body(fault("Sender", "VIHF invalide", "wsse:FailedAuthentication")), "400 Bad Request"),
+    mtom(soap_body(fault("Receiver", "VIHF : certificat non reconnu"))),
+]
+
+
+@pytest.mark.requirement("DB.SO.21")
+@pytest.mark.parametrize("answer", NOT_ADMITTED)
+@pytest_twisted.ensureDeferred
+async def test_being_turned_away_is_never_a_refusal_of_the_document(
+    pki: Pki, structure: Structure, client: Client, answer: bytes
+) -> None:
+    async with dmp(pki, answer) as (server, url):
+        for work in (
+            publish(client(url), structure),
+            client(url).find_entry(structure, REPORT, KOS_UID),
+            client(url).patient_exists(structure, REPORT),
+            client(url).remove(structure, REMOVAL, "urn:uuid:e1"),
+        ):
+            error = await unavailable(work)
+            assert isinstance(error, NotAdmitted)
+    assert len(server.requests) == 4
 
 
 @pytest.mark.threat("content-length and body bombs")
@@ -629,8 +655,8 @@ def existence(query: str, authorization: str = "VALIDE") -> bytes:
         (existence("OK"), Accepted()),
         (existence("OK", "INTERDIT"), "INTERDIT"),
         (existence("NF", ""), "NF"),
-        (http(soap_body(fault("Sender", "VIHF"))), "Sender"),
-        (http(b"", "403 Forbidden"), "HTTP 403"),
+        (http(soap_body(fault("Sender", "corps inattendu"))), "Sender"),
+        (http(b"", "413 Content Too Large"), "HTTP 413"),
     ],
 )
 @pytest_twisted.ensureDeferred

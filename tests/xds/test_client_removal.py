@@ -61,8 +61,8 @@ async def test_what_is_fixed_is_the_same_at_each_attempt(
             mtom(soap_body(registry("Failure", "UnresolvedReferenceException"))),
             "UnresolvedReferenceException",
         ),
-        (http(soap_body(fault("Sender", "habilitation refusée"))), "Sender"),
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "HTTP 403"),
+        (http(soap_body(fault("Sender", "corps inattendu"))), "Sender"),
+        (b"HTTP/1.1 415 No\r\nContent-Length: 0\r\n\r\n", "HTTP 415"),
     ],
 )
 @pytest_twisted.ensureDeferred

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drimbox.ports import Accepted, DmpUnavailable, Outcome, Refused
+from drimbox.ports import Accepted, DmpUnavailable, NotAdmitted, Outcome, Refused
 from drimbox.xds.answers import Existence, Fault, RegistryAnswer, RegistryError
 from drimbox.xds.outcomes import (
     existence_outcome,
@@ -33,6 +33,14 @@ BAD_SUBMISSION = [
     "XDSMetadataUpdateError",
     "XDSMetadataUpdateOperationError",
     "XDSMetadataVersionError",
+    # Of questions and retrievals: no answer to a submission, and none that another try would change.
+    "XDSStoredQueryMissingParam",
+    "XDSStoredQueryParamNumber",
+    "XDSUnknownStoredQuery",
+    "XDSTooManyResults",
+    "XDSResultNotSinglePatient",
+    "XDSDocumentUniqueIdError",
+    "XDSUnknownRepositoryId",
     "DMPInventedError",
 ]
 SERVER_SIDE = [
@@ -116,17 +124,46 @@ def test_a_success_keeps_its_warnings() -> None:
     [
         Fault(("Sender",), "bad"),
         Fault(("Client",), "bad"),
+        Fault(("Client.Data",), "bad"),
         Fault(("MustUnderstand",), "bad"),
-        Fault(("Sender", "FailedAuthentication"), "bad"),
-        Fault(("Receiver", "InvalidSecurityToken"), "bad"),
-        Fault(("Receiver",), "Le VIHF est invalide"),
-        Fault(("Server",), "x", "Authentification impossible"),
+        Fault(("VersionMismatch",), "bad"),
+        Fault(("DataEncodingUnknown",), "bad"),
+        Fault(("Sender", "ActionNotSupported"), "bad"),
+        Fault(("Sender", "InvalidAddressingHeader", "DuplicateHeader"), "bad"),
         Fault(("",), "nothing known"),
+        Fault((), "nothing known"),
         Fault(("Receiver", "XDSRegistryMetadataError"), ""),
     ],
 )
-def test_faults_about_us_are_refused(fault: Fault) -> None:
-    assert fault_outcome(fault).code
+def test_faults_about_the_request_are_refused(fault: Fault) -> None:
+    found = fault_outcome(fault)
+    assert found.code
+    assert not found.unknown_patient
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(("Sender", "FailedAuthentication"), "bad"),
+        Fault(("Client.Authentication",), "bad"),
+        Fault(("Receiver", "InvalidSecurityToken"), "bad"),
+        Fault(("Sender", "InvalidSecurity"), "bad"),
+        Fault(("Sender", "UnsupportedSecurityToken"), "bad"),
+        Fault(("Sender", "UnsupportedAlgorithm"), "bad"),
+        Fault(("Sender", "FailedCheck"), "bad"),
+        Fault(("Sender", "SecurityTokenUnavailable"), "bad"),
+        Fault(("Sender", "MessageExpired"), "bad"),
+        Fault(("Receiver",), "Le VIHF est invalide"),
+        Fault(("Sender",), "assertion SAML expirée"),
+        Fault(("Server",), "x", "Authentification impossible"),
+        Fault(("Receiver",), "", "habilitation absente"),
+    ],
+)
+def test_faults_about_us_ask_for_the_administrator(fault: Fault) -> None:
+    with pytest.raises(NotAdmitted) as caught:
+        fault_outcome(fault)
+    assert caught.value.sent
+    assert (fault.reason or fault.detail) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +171,10 @@ def test_faults_about_us_are_refused(fault: Fault) -> None:
     [
         Fault(("Receiver",), "NullPointerException"),
         Fault(("Server",), ""),
+        Fault(("Server.Timeout",), ""),
+        Fault(("Receiver", "EndpointUnavailable"), ""),
+        Fault(("Sender", "EndpointUnavailable"), ""),
+        Fault(("Sender", "DestinationUnreachable"), ""),
         Fault(("Sender", "XDSRegistryBusy"), ""),
     ],
 )
@@ -141,18 +182,26 @@ def test_faults_of_the_server_are_retried(fault: Fault) -> None:
     with pytest.raises(DmpUnavailable) as caught:
         fault_outcome(fault)
     assert caught.value.sent
+    assert not isinstance(caught.value, NotAdmitted)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 415, 499])
-def test_http_errors_about_us_are_refused(status: int) -> None:
+@pytest.mark.parametrize("status", [411, 413, 414, 415, 422, 431])
+def test_http_errors_about_the_message_are_refused(status: int) -> None:
     assert http_outcome(status).code == f"HTTP {status}"
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 407, 421, 451, 495, 499])
+def test_http_errors_about_us_ask_for_the_administrator(status: int) -> None:
+    with pytest.raises(NotAdmitted, match=f"HTTP {status}"):
+        http_outcome(status)
+
+
+@pytest.mark.parametrize("status", [100, 301, 302, 307, 408, 425, 429, 500, 502, 503, 504, 599])
 def test_http_errors_of_the_server_are_retried(status: int) -> None:
     with pytest.raises(DmpUnavailable) as caught:
         http_outcome(status)
     assert caught.value.sent
+    assert not isinstance(caught.value, NotAdmitted)
 
 
 def existence(
