@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -30,11 +30,13 @@ from drimbox.native.loading import open_archive
 from drimbox.periodic import Periodic
 from drimbox.ports import Archives, FeedJob, ImageArchive, InboxMessage
 from drimbox.psc.introspection import TokenIntrospector
+from drimbox.source.backoff import backoff
 from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.delivery import Deliveries
 from drimbox.source.feed import Doors as FeedDoors
 from drimbox.source.feed import Feed
 from drimbox.source.keynotes import KeyNotes
+from drimbox.source.parking import Parking
 from drimbox.source.publication import Doors as PublicationDoors
 from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
@@ -45,11 +47,14 @@ from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
 from drimbox.store.cache import Cache
 from drimbox.store.database import Database
+from drimbox.store.failures import blames_row, describe
 from drimbox.store.feed_jobs import FeedJobs
 from drimbox.store.inbox import Inbox
 from drimbox.store.native import NativeMemory
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox, OutboxItem
+from drimbox.store.parking import ParkedRows
+from drimbox.store.queue import Patience, Queue
 from drimbox.store.reports import Reports
 from drimbox.store.speedtests import SpeedTestStore
 from drimbox.store.spool import Spool
@@ -60,9 +65,7 @@ from drimbox.worker import Worker
 from drimbox.xds.client import DmpClient
 
 T = TypeVar("T")
-#: Seconds after which a row whose work broke in an unforeseen way is tried again.
-_BROKEN_DELAY = timedelta(seconds=60)
-_DAY, _HOUR = 86400.0, 3600.0
+_DAY, _HOUR, _MINUTE = 86400.0, 3600.0, 60.0
 #: Seconds after the start within which periodic work begins.
 _SETTLED = 300.0
 
@@ -92,9 +95,15 @@ class Stores:
         self.reports = Reports(self.database)
         self.audit = AuditStore(self.database, clock=clock)
         self.notices = NoticeStore(self.database, clock=clock)
-        self.inbox = Inbox(self.database, clock=clock)
-        self.jobs = FeedJobs(self.database, clock=clock)
-        self.outbox = Outbox(self.database, clock=clock)
+        self.parked = ParkedRows(self.database, clock=clock)
+        feed = config.feed
+        patience = Patience(
+            max_failures=feed.max_failures,
+            wait=partial(backoff, first=feed.retry_first, longest=feed.retry_max),
+        )
+        self.inbox = Inbox(self.database, clock=clock, patience=patience)
+        self.jobs = FeedJobs(self.database, clock=clock, patience=patience)
+        self.outbox = Outbox(self.database, clock=clock, patience=patience)
         self.measures = SpeedTestStore(self.database, clock=clock)
         self.natives = NativeMemory(self.database)
 
@@ -129,10 +138,13 @@ class Assembly:
         self._archives = self._make_archives()
         self.codecs = CodecPool(reactor, config.transcoding)
         self.cache = Cache(config.cache, config.drimbox.state_dir / "cache", clock=clock, in_thread=defer)
-        self._reading, self._matching, publishing = self._make_workers()
+        self.parking = Parking(config, stores.parked, stores.audit, stores.notices)
+        for queue in (stores.inbox, stores.jobs, stores.outbox):
+            queue.parked = self.parking.wake
+        self._reading, self._matching, self._publishing = self._make_workers()
         notes = ChangeNotes(stores.inbox, defer, stored=self._reading.wake)
         self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor, notes=notes.receiver)
-        self.workers: list[Worker[Any]] = [self._reading, self._matching, publishing]
+        self.workers: list[Worker[Any]] = [self._reading, self._matching, self._publishing]
         self._deliveries = self._make_deliveries()
         self.gate = WadoGate(
             config, self._deliveries, whitelist, stores.audit, stores.notices, self._compare
@@ -259,7 +271,7 @@ class Assembly:
             "publication",
             take=lambda limit: self._stores.outbox.take(self._clock.now(), limit),
             work=publication.publish,
-            broken=lambda item: self._stores.outbox.retry(item.id, self._later(), "erreur interne", True),
+            broken=partial(_broke, self._stores.outbox),
             parallel=self._config.dmp.parallel,
             clock=self._reactor,
         )
@@ -272,7 +284,7 @@ class Assembly:
             "matching",
             take=lambda limit: self._stores.jobs.take(self._clock.now(), limit),
             work=match,
-            broken=lambda job: self._stores.jobs.retry(job.id, self._later(), "erreur interne"),
+            broken=partial(_broke, self._stores.jobs),
             parallel=settings.parallel,
             clock=self._reactor,
         )
@@ -285,9 +297,7 @@ class Assembly:
             "reading",
             take=lambda limit: self._stores.inbox.take(self._clock.now(), limit),
             work=read,
-            broken=lambda message: self._stores.inbox.retry_later(
-                message.id, self._later(), "erreur interne"
-            ),
+            broken=partial(_broke, self._stores.inbox),
             parallel=settings.parallel,
             clock=self._reactor,
         )
@@ -308,7 +318,11 @@ class Assembly:
 
     def _make_periodics(self) -> list[Periodic]:
         purge = self._stores.measures.purge
-        periodics = [Periodic("speedtest-purge", purge, _DAY, self._reactor, first=_SETTLED)]
+        periodics = [
+            Periodic("speedtest-purge", purge, _DAY, self._reactor, first=_SETTLED),
+            # What could not be told when it happened, in this process or the one before.
+            Periodic("parked", self.parking.tell_again, _MINUTE, self._reactor, first=0.0),
+        ]
         if self._config.cache.enabled:
             sweep = self.cache.sweep
             periodics.append(Periodic("cache-sweep", sweep, _HOUR, self._reactor, first=_SETTLED))
@@ -337,5 +351,6 @@ class Assembly:
             forget=self._deliveries.forget,
         )
 
-    def _later(self) -> datetime:
-        return self._clock.now() + _BROKEN_DELAY
+
+async def _broke(queue: Queue, row: InboxMessage | FeedJob | OutboxItem, error: Exception) -> bool:
+    return await queue.broke(row.id, describe(error), blame=blames_row(error))

@@ -412,9 +412,11 @@ class FeedSettings:
 
     #: Studies worked on at once.
     parallel: int = 2
-    #: First and longest wait between two tries while a PACS is silent, seconds.
+    #: First and longest wait between two tries while a PACS is silent, or after a failure, seconds.
     retry_first: float = 10.0
     retry_max: float = 900.0
+    #: Unforeseen failures in a row, of any step from message to DMP, after which a row is parked.
+    max_failures: int = 10
 
 
 @attrs.frozen

@@ -229,5 +229,10 @@ RULES: dict[type, dict[str, Rule]] = {
         "timeout": duration(0.1, MINUTE),
         "max_response_bytes": size(KIB, 16 * MIB),
     },
-    config.FeedSettings: {"parallel": integer(1, 64), "retry_first": _RETRY, "retry_max": _RETRY},
+    config.FeedSettings: {
+        "parallel": integer(1, 64),
+        "retry_first": _RETRY,
+        "retry_max": _RETRY,
+        "max_failures": integer(2, 1000),
+    },
 }

@@ -47,6 +47,10 @@ class FeedError(DrimboxError):
     """Base of the errors of KOS creation and DMP feeding; E008 when nothing more precise fits."""
 
 
+class Parked(FeedError):
+    """E008: the work on a row breaks again and again, and waits for somebody to look."""
+
+
 class PatientMismatch(FeedError):
     code = "E001"
     title = "Production du KOS impossible : traits du patient incohérents"

@@ -323,6 +323,40 @@ class Notices(Protocol):
         """
 
 
+class Severity(enum.Enum):
+    """How much a notice matters to the administrator."""
+
+    INFORMATION = "information"
+    #: Something does not go through, or will not for long.
+    ATTENTION = "attention"
+    #: A service is down, or something is lost unless somebody acts.
+    GRAVE = "grave"
+
+
+def parked_key(queue: str, row_id: int) -> str:
+    """Return the key of the notice about a parked row of a queue ("inbox", "feed", "outbox")."""
+    return f"file-{queue}-{row_id}"
+
+
+@attrs.frozen
+class ParkedRow:
+    """A row of a queue set aside because its work breaks again and again; empty is not known, or not so."""
+
+    #: "inbox", "feed" or "outbox".
+    queue: str
+    id: int
+    #: How it broke, without patient data.
+    error: str
+    ris: str = ""
+    peer: str = ""
+    study_uid: str = ""
+    sop_instance_uid: str = ""
+    structure_id: str = ""
+    patient_ins: str = ""
+    #: True for the removal of a manifest.
+    removal: bool = False
+
+
 @attrs.frozen
 class Introspection:
     """Who is behind an access token: the answer of the e-Santé proxy (interfaces.md 7.4)."""

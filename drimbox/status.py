@@ -35,11 +35,14 @@ class Status:
         ):
             count = await queue.counts()
             metrics.QUEUE_DEPTH.labels(name).set(count.waiting + count.in_hand)
+            metrics.QUEUE_PARKED.labels(name).set(count.parked)
             queues[name] = {
                 "waiting": count.waiting,
                 "in_hand": count.in_hand,
                 "done": count.done,
                 "failed": count.failed,
+                "parked": count.parked,
+                "dropped": count.dropped,
                 "oldest": count.oldest.isoformat() if count.oldest is not None else None,
             }
         open_notices = await self._stores.notices.count_open()

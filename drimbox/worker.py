@@ -22,11 +22,11 @@ Item = TypeVar("Item")
 class Worker(Service, Generic[Item]):
     """Works on the rows of one queue, at most `parallel` at once.
 
-    `take(limit)` returns due rows and holds them; `work(row)` ends or puts off a row; `broken(row)` puts
-    it off after a failure nobody foresaw, and is tried until it works: a full disk breaks both, and a row
-    left in hand would wait for the next start. Meanwhile it keeps its place among the `parallel`, so that
-    the others are not taken to the same fate. Without rows, looks again after `interval` seconds, or at
-    `wake`.
+    `take(limit)` returns due rows and holds them; `work(row)` ends or puts off a row; `broken(row, error)`
+    puts it off after a failure nobody foresaw, and is tried until it works: a full disk breaks both, and a
+    row left in hand would wait for the next start. Meanwhile it keeps its place among the `parallel`, so
+    that the others are not taken to the same fate. Without rows, looks again after `interval` seconds, or
+    at `wake`.
     """
 
     log = Logger()
@@ -37,7 +37,7 @@ class Worker(Service, Generic[Item]):
         *,
         take: Callable[[int], Awaitable[Sequence[Item]]],
         work: Callable[[Item], Awaitable[None]],
-        broken: Callable[[Item], Awaitable[None]],
+        broken: Callable[[Item, Exception], Awaitable[object]],
         parallel: int,
         clock: IReactorTime,
         interval: float = 1.0,
@@ -104,15 +104,15 @@ class Worker(Service, Generic[Item]):
     async def _one(self, row: Item) -> None:
         try:
             await self._work(row)
-        except Exception:
+        except Exception as error:
             self.log.failure("{name}: work failed, put off", failure=Failure(), name=self.name)
-            await self._put_off(row)
+            await self._put_off(row, error)
 
-    async def _put_off(self, row: Item) -> None:
+    async def _put_off(self, row: Item, cause: Exception) -> None:
         wait = self._interval
         while True:
             try:
-                await self._broken(row)
+                await self._broken(row, cause)
                 return
             except NotInHand:
                 # It had ended before its work broke.

@@ -19,6 +19,7 @@ class Queue:
         self.looks = 0
         self.working: dict[str, Deferred[None]] = {}
         self.put_off: list[str] = []
+        self.causes: list[Exception] = []
         self.failures: list[Exception] = []
         self.gate: Deferred[None] | None = None
         self.broken_error: Exception | None = None
@@ -49,8 +50,9 @@ class Queue:
         self.working[row] = Deferred()
         await self.working[row]
 
-    async def broken(self, row: str) -> None:
+    async def broken(self, row: str, error: Exception) -> None:
         self.tries += 1
+        self.causes.append(error)
         if self.broken_error is not None:
             raise self.broken_error
         self.put_off.append(row)
@@ -109,8 +111,10 @@ def test_wakes_during_a_look_make_one_more_look() -> None:
 def test_a_row_whose_work_breaks_is_put_off_and_the_others_go_on() -> None:
     queue = Queue("abc")
     queue.worker.startService()
-    queue.end("a", RuntimeError("bug"))
+    bug = RuntimeError("bug")
+    queue.end("a", bug)
     assert queue.put_off == ["a"]
+    assert queue.causes == [bug]
     assert set(queue.working) == {"b", "c"}
 
 

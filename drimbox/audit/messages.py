@@ -20,6 +20,7 @@ from drimbox.ports import (
     AuditObject,
     AuditParticipant,
     Introspection,
+    ParkedRow,
     Removal,
     Submission,
 )
@@ -191,6 +192,32 @@ def kos_failed(
     """
     return _submission_event(
         "R", _ITI_41, report, study_uid, dmp, source_name, internal_id, submission, error
+    )
+
+
+def feeding_broken(
+    *, row: ParkedRow, error: DrimboxError, source_name: str, internal_id: str = ""
+) -> AuditEvent:
+    """The work on a study or a manifest broke again and again (E008): what is known without its content.
+
+    The report is not asked: reading it may be what breaks. Its reception, audited before, says the rest.
+    """
+    indicator, description = outcome(error)
+    objects = [_patient(row.patient_ins)]
+    if row.sop_instance_uid:
+        objects.append(AuditObject(row.sop_instance_uid, "2", "3", REPORT_NUMBER, "10"))
+    objects.append(AuditObject(row.study_uid, "2", "3", STUDY, "10"))
+    us = _participant(SOURCE, _system(row.structure_id, internal_id), source_name, alternative=UNKNOWN)
+    return AuditEvent(
+        event_id="110106",
+        action="U" if row.removal else "R",
+        event_type=_ITI_57 if row.removal else _ITI_41,
+        participants=(us,),
+        objects=tuple(objects),
+        outcome=indicator,
+        outcome_description=description,
+        patient_ins=row.patient_ins,
+        study_uid=row.study_uid,
     )
 
 

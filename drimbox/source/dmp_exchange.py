@@ -62,6 +62,9 @@ class PublishedKos(Protocol):
     async def published(self, site: str, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
         """Return the KOS the DMP holds now for this site and study."""
 
+    async def doubtful(self, study_uid: str) -> list[ArchivedKos]:
+        """Return the KOS of a study that the DMP may hold although their publication was given up."""
+
 
 @attrs.frozen
 class Doors:

@@ -21,6 +21,7 @@ from drimbox import metrics
 from drimbox.audit.messages import DmpExchange
 from drimbox.config import Config, Structure
 from drimbox.errors import DrimboxError, PatientMismatch, PatientNotInDmp, PublicationError
+from drimbox.model import KosState
 from drimbox.ports import (
     Accepted,
     ArchivedKos,
@@ -128,7 +129,8 @@ class Publication:
             entry = await self._exchanges.find_entry(item, structure, previous.sop_instance_uid)
             if entry is not None and entry.status in ("", APPROVED):
                 return entry.entry_uuid
-            self.log.warn("the DMP holds no current KOS of {study} to replace", study=item.study_uid)
+            if previous.state is KosState.PUBLISHED:
+                self.log.warn("the DMP holds no current KOS of {study} to replace", study=item.study_uid)
         report = item.submission.report
         asked = self._doors.record.patient_exists(structure, report)
         outcome: Outcome = await self._exchanges.ask(DmpExchange.EXISTENCE, item, structure, asked)
@@ -140,14 +142,17 @@ class Publication:
         """Return the KOS this one takes the place of: its site's, else those of our other PACS.
 
         Another site counts when the same structure published there: the study has moved between two
-        PACS, and two current manifests of one study would stand side by side.
+        PACS, and two current manifests of one study would stand side by side. Last come those that were
+        given up although an attempt may have reached the DMP.
         """
-        submission = item.submission
+        submission, archive = item.submission, self._doors.archive
         others = [site.name for site in self._config.sites if site.name != item.site]
+        published = [
+            await archive.published(site, item.study_uid, with_data=False) for site in (item.site, *others)
+        ]
         found = []
-        for site in (item.site, *others):
-            kos = await self._doors.archive.published(site, item.study_uid, with_data=False)
-            if kos is None or (site != item.site and kos.structure_id != submission.structure_id):
+        for kos in (*published, *await archive.doubtful(item.study_uid)):
+            if kos is None or (kos.site != item.site and kos.structure_id != submission.structure_id):
                 continue
             if kos.patient_ins != submission.report.patient.ins:
                 # A document is only replaced within one record (ITI TF-3 4.2.2.2.3).

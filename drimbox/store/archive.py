@@ -30,7 +30,7 @@ from drimbox.model import KosState
 from drimbox.ports import ArchivedKos, Clock, Submission
 from drimbox.store import codec
 from drimbox.store.database import AnyRow, Database
-from drimbox.store.schema import PUBLISH, REMOVE, WAITING, kos, kos_report, outbox
+from drimbox.store.schema import DROPPED, PARKED, PUBLISH, REMOVE, WAITING, kos, kos_report, outbox
 
 _LIGHT = (
     kos.c.id,
@@ -56,10 +56,15 @@ def still_wanted() -> ColumnElement[bool]:
     """Condition on `kos`: the DMP holds it, or will, and it is not being withdrawn."""
     leaving = (
         exists()
-        .where(outbox.c.kos_id == kos.c.id, outbox.c.kind == REMOVE, outbox.c.state == WAITING)
+        .where(outbox.c.kos_id == kos.c.id, outbox.c.kind == REMOVE, outbox.c.state.in_((WAITING, PARKED)))
         .correlate(kos)
     )
     return and_(kos.c.state.in_((_PENDING, _PUBLISHED)), ~leaving)
+
+
+def doubtful() -> ColumnElement[bool]:
+    """Condition on `outbox`: a dropped publication of which an attempt may have reached the DMP."""
+    return and_(outbox.c.kind == PUBLISH, outbox.c.state == DROPPED, outbox.c.outcome_unknown)
 
 
 def insert_report(connection: Connection, kos_id: int, report_id: str) -> None:
@@ -97,6 +102,12 @@ class Archive:
         """Return the KOS the DMP holds now for this site and study."""
         current = and_(kos.c.study_uid == study_uid, kos.c.site == site, kos.c.state == _PUBLISHED)
         return next(iter(await self._find(current, limit=1, with_data=with_data)), None)
+
+    async def doubtful(self, study_uid: str) -> list[ArchivedKos]:
+        """Return the KOS of a study, newest first, that the DMP may hold although they were dropped."""
+        dropped = exists().where(outbox.c.kos_id == kos.c.id, doubtful()).correlate(kos)
+        where = and_(kos.c.study_uid == study_uid, kos.c.state == KosState.REFUSED.value, dropped)
+        return await self._find(where, limit=MAX_CANDIDATES, with_data=False)
 
     async def candidates(self, site: str, study_uid: str, *, with_data: bool = False) -> list[ArchivedKos]:
         """Return every KOS a Consumer may know for this site and study, newest first (DB.SO.38).

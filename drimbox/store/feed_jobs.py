@@ -32,14 +32,27 @@ from sqlalchemy import (
 )
 
 from drimbox.model import KosState
-from drimbox.ports import Clock, FeedJob, Purpose, Removal, Submission
+from drimbox.ports import Clock, FeedJob, Purpose, Removal, Submission, parked_key
 from drimbox.store import codec
-from drimbox.store.archive import insert_report, still_wanted
+from drimbox.store.archive import doubtful, insert_report, still_wanted
 from drimbox.store.database import AnyRow, Database
-from drimbox.store.queue import LEASE, Queue
-from drimbox.store.schema import DONE, PUBLISH, REMOVE, WAITING, feed_job, inbox, kos, outbox
+from drimbox.store.notices import close_notice
+from drimbox.store.overtaking import overtake
+from drimbox.store.queue import LEASE, Patience, Queue
+from drimbox.store.schema import (
+    DONE,
+    DROPPED,
+    PARKED,
+    PUBLISH,
+    REMOVE,
+    WAITING,
+    feed_job,
+    inbox,
+    kos,
+    outbox,
+)
 
-_JOB = select(
+_JOB = (
     feed_job.c.id,
     feed_job.c.message_id,
     feed_job.c.study_uid,
@@ -75,31 +88,39 @@ def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
 
 
 def _job(row: AnyRow) -> FeedJob:
-    return FeedJob(**{**row._mapping, "purpose": Purpose(row.purpose)})
+    values = {column.name: getattr(row, column.name) for column in _JOB}
+    return FeedJob(**{**values, "purpose": Purpose(row.purpose)})
 
 
 class FeedJobs(Queue):
     """The queue between the reading of a report and the outbox."""
 
     def __init__(
-        self, database: Database, *, clock: Clock, node: str = "main", lease: float = LEASE
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        node: str = "main",
+        lease: float = LEASE,
+        patience: Patience | None = None,
     ) -> None:
-        super().__init__(database, feed_job, created="created_at", clock=clock, node=node, lease=lease)
+        super().__init__(
+            database,
+            feed_job,
+            created="created_at",
+            clock=clock,
+            node=node,
+            lease=lease,
+            patience=patience,
+        )
 
     async def take(self, now: datetime, limit: int) -> list[FeedJob]:
         """Take at most `limit` due jobs, never two of the same study at once, in order of arrival.
 
         `attempts` is the number of times the job was taken before.
         """
-        query = _JOB.where(self._due(now), _in_turn(partial(self._held, now))).order_by(
-            feed_job.c.message_id, feed_job.c.id
-        )
-
-        def work(connection: Connection) -> list[FeedJob]:
-            rows = self._claim(connection, query, now, limit)
-            return [_job(row) for row in rows]
-
-        return await self._database.run(work)
+        wanted = [self._due(now), _in_turn(partial(self._held, now))]
+        return await self._claim(_JOB, wanted, [feed_job.c.message_id, feed_job.c.id], _job, now, limit)
 
     async def finish(self, job_id: int, result: str, detail: str = "") -> None:
         """End the job without a publication: `result` is a word or an E-code, `detail` its text."""
@@ -118,14 +139,17 @@ class FeedJobs(Queue):
         Returns False when the study has no job that can be: none is known, or one is on its way already.
         What may do anything takes over one that waits to do less: a difference seen meanwhile is not lost.
         """
-        last = select(func.max(feed_job.c.id)).where(feed_job.c.study_uid == study_uid).scalar_subquery()
+        newest = select(func.max(feed_job.c.id)).where(feed_job.c.study_uid == study_uid)
+        last = newest.scalar_subquery()
         reopen = (
             update(feed_job)
-            .where(feed_job.c.id == last, feed_job.c.state == DONE)
+            .where(feed_job.c.id == last, feed_job.c.state.in_((DONE, PARKED, DROPPED)))
             .values(
                 state=WAITING,
                 due_at=self._clock.now(),
                 attempts=0,
+                failures=0,
+                last_error=None,
                 result=None,
                 detail=None,
                 finished_at=None,
@@ -145,6 +169,11 @@ class FeedJobs(Queue):
 
         def work(connection: Connection) -> bool:
             if connection.execute(reopen).rowcount:
+                close_notice(
+                    connection,
+                    parked_key("feed", connection.execute(newest).scalar_one()),
+                    self._clock.now(),
+                )
                 return True
             return purpose is Purpose.MATCH and bool(connection.execute(widen).rowcount)
 
@@ -152,7 +181,9 @@ class FeedJobs(Queue):
 
     async def last(self, study_uid: str) -> FeedJob | None:
         """Return the last job of a study, ended or not; None when it never had one."""
-        query = _JOB.where(feed_job.c.study_uid == study_uid).order_by(feed_job.c.id.desc()).limit(1)
+        query = (
+            select(*_JOB).where(feed_job.c.study_uid == study_uid).order_by(feed_job.c.id.desc()).limit(1)
+        )
 
         def work(connection: Connection) -> FeedJob | None:
             row = connection.execute(query).first()
@@ -229,6 +260,7 @@ class FeedJobs(Queue):
                 due_at=now,
             )
         )
+        overtake(connection, study.study_uid, now)
         return kos_id
 
     async def queue_removal(
@@ -241,9 +273,9 @@ class FeedJobs(Queue):
         """Queue the removal of everything the DMP holds or may hold of the study, and end the job.
 
         `make` turns what was submitted into its removal; `sites` are those it is about, None for all. A
-        submission of which nothing has left yet is
-        dropped instead, its KOS DEPUBLISHED at once. Returns how many KOS this was about; with none,
-        only the job ends. One transaction.
+        submission of which nothing has left yet is dropped instead, its KOS DEPUBLISHED at once; one that
+        is parked will not be sent any more. Returns how many KOS this was about; with none, only the job
+        ends. One transaction.
         """
 
         here = true() if sites is None else kos.c.site.in_(list(sites))
@@ -255,20 +287,22 @@ class FeedJobs(Queue):
             query = (
                 select(outbox)
                 .join(kos, kos.c.id == outbox.c.kos_id)
-                .where(kos.c.study_uid == study, outbox.c.kind == PUBLISH, still_wanted(), here)
+                .where(kos.c.study_uid == study, outbox.c.kind == PUBLISH, here)
+                .where(or_(still_wanted(), doubtful()))
                 .order_by(outbox.c.id)
             )
             rows = connection.execute(query).all()
             if self._finish(job_id, "removal" if rows else "nothing", "", connection):
                 for row in rows:
                     self._remove(connection, row, make)
+                overtake(connection, study, self._clock.now())
             return len(rows)
 
         return await self._database.run(work)
 
     def _remove(self, connection: Connection, row: AnyRow, make: Callable[[Submission], Removal]) -> None:
         now = self._clock.now()
-        if row.state == WAITING and row.attempts == 0 and row.holder is None:
+        if row.state in (WAITING, PARKED) and row.attempts == 0 and row.holder is None:
             connection.execute(
                 update(outbox)
                 .where(outbox.c.id == row.id)
@@ -279,8 +313,13 @@ class FeedJobs(Queue):
                 .where(kos.c.id == row.kos_id)
                 .values(state=KosState.DEPUBLISHED.value, changed_at=now)
             )
+            close_notice(connection, parked_key("outbox", row.id), now)
             return
         removal = make(codec.loads(row.submission, Submission))
+        if row.state == DROPPED:
+            # Whether the DMP holds it is the removal's affair from now on.
+            known = update(outbox).where(outbox.c.id == row.id).values(outcome_unknown=False)
+            connection.execute(known)
         connection.execute(
             insert(outbox).values(
                 kos_id=row.kos_id,

@@ -14,21 +14,39 @@ from sqlalchemy import Connection, insert, select
 
 from drimbox.ports import Clock, InboxMessage, ReportSaid
 from drimbox.store.codec import clip
-from drimbox.store.database import Database
-from drimbox.store.queue import LEASE, Queue
+from drimbox.store.database import AnyRow, Database
+from drimbox.store.queue import LEASE, Patience, Queue
 from drimbox.store.reports import record_report
 from drimbox.store.schema import DONE, FAILED, feed_job, inbox
 
-_MESSAGE = select(inbox.c.id, inbox.c.ris, inbox.c.peer, inbox.c.raw, inbox.c.received_at, inbox.c.attempts)
+_MESSAGE = (inbox.c.id, inbox.c.ris, inbox.c.peer, inbox.c.raw, inbox.c.received_at, inbox.c.attempts)
+
+
+def _read(row: AnyRow) -> InboxMessage:
+    return InboxMessage(**{column.name: getattr(row, column.name) for column in _MESSAGE})
 
 
 class Inbox(Queue):
     """Implements `ports.Inbox`, and what the feed needs of it."""
 
     def __init__(
-        self, database: Database, *, clock: Clock, node: str = "main", lease: float = LEASE
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        node: str = "main",
+        lease: float = LEASE,
+        patience: Patience | None = None,
     ) -> None:
-        super().__init__(database, inbox, created="received_at", clock=clock, node=node, lease=lease)
+        super().__init__(
+            database,
+            inbox,
+            created="received_at",
+            clock=clock,
+            node=node,
+            lease=lease,
+            patience=patience,
+        )
 
     async def add(self, *, ris: str, peer: str, control_id: str, raw: bytes) -> int:
         """Commit the message and return its number; only then may `AA` be sent.
@@ -55,24 +73,17 @@ class Inbox(Queue):
     async def take(self, now: datetime, limit: int) -> list[InboxMessage]:
         """Take the oldest messages that are due and in nobody's hands, at most `limit`.
 
-        `attempts` is the number of times the message was taken before: one that grows without any
-        `retry_later` belongs to a message that kills its reader.
+        `attempts` is the number of times the message was taken before.
         """
-        query = _MESSAGE.where(self._due(now)).order_by(inbox.c.id)
-
-        def work(connection: Connection) -> list[InboxMessage]:
-            rows = self._claim(connection, query, now, limit)
-            return [InboxMessage(**row._mapping) for row in rows]
-
-        return await self._database.run(work)
+        return await self._claim(_MESSAGE, [self._due(now)], [inbox.c.id], _read, now, limit)
 
     async def message(self, message_id: int) -> InboxMessage:
         """Read a message again, whatever its state; `KeyError` when there is none."""
-        query = _MESSAGE.where(inbox.c.id == message_id)
+        query = select(*_MESSAGE).where(inbox.c.id == message_id)
         row = (await self._database.read(lambda connection: connection.execute(query).all()))[:1]
         if not row:
             raise KeyError(message_id)
-        return InboxMessage(**row[0]._mapping)
+        return _read(row[0])
 
     async def processed(
         self,

@@ -26,6 +26,16 @@ MAX_NOTICES = 1000
 RESOLVED_BY = "rétablissement constaté"
 
 
+def close_notice(connection: Connection, key: str, now: datetime, who: str = RESOLVED_BY) -> bool:
+    """Close the open notice of `key`, if there is one, inside a transaction."""
+    over = (
+        update(notice)
+        .where(notice.c.key == clip(key, 500), notice.c.acknowledged_at.is_(None))
+        .values(acknowledged_at=now, acknowledged_by=who)
+    )
+    return connection.execute(over).rowcount == 1
+
+
 @attrs.frozen
 class Notice:
     """One open notice."""
@@ -96,16 +106,8 @@ class NoticeStore:
 
     async def resolve(self, key: str) -> bool:
         """Close the open notice of `key`, because what it said is over; False when there was none."""
-        over = (
-            update(notice)
-            .where(notice.c.key == clip(key, 500), notice.c.acknowledged_at.is_(None))
-            .values(acknowledged_at=self._clock.now(), acknowledged_by=RESOLVED_BY)
-        )
-
-        def work(connection: Connection) -> bool:
-            return connection.execute(over).rowcount == 1
-
-        return await self._database.run(work)
+        now = self._clock.now()
+        return await self._database.run(lambda connection: close_notice(connection, key, now))
 
     async def count_open(self) -> int:
         """Count the open notices, for the status and `drimbox_notices_open`."""

@@ -10,6 +10,8 @@ here, and leaves in order when it is back (interfaces.md 4.9).
 `begin` commits "an attempt has begun, its outcome is unknown" first. Whatever happens next, the row
 says so until somebody learns the truth: after `kill -9` it comes back with `outcome_unknown`, and the
 worker asks the DMP before it sends again.
+
+A parked row holds nobody back. A publication behind it takes its place (`overtaking`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from drimbox.model import KosState
 from drimbox.ports import Clock, Removal, Submission
 from drimbox.store import codec
 from drimbox.store.database import AnyRow, Database
-from drimbox.store.queue import LEASE, Queue
+from drimbox.store.overtaking import overtake
+from drimbox.store.queue import LEASE, Patience, Queue
 from drimbox.store.schema import DONE, FAILED, REMOVE, WAITING, kos, outbox
 
 
@@ -45,7 +48,7 @@ class OutboxItem:
     outcome_unknown: bool
 
 
-_ITEM = select(
+_ITEM = (
     outbox.c.id,
     outbox.c.kos_id,
     outbox.c.site,
@@ -57,10 +60,19 @@ _ITEM = select(
 )
 
 
-def _read(row: AnyRow) -> Submission | Removal:
-    if row.kind == REMOVE:
-        return codec.loads(row.submission, Removal)
-    return codec.loads(row.submission, Submission)
+def _read(row: AnyRow) -> OutboxItem:
+    removal = row.kind == REMOVE
+    return OutboxItem(
+        id=row.id,
+        kos_id=row.kos_id,
+        site=row.site,
+        study_uid=row.study_uid,
+        submission=(
+            codec.loads(row.submission, Removal) if removal else codec.loads(row.submission, Submission)
+        ),
+        attempts=row.attempts,
+        outcome_unknown=row.outcome_unknown,
+    )
 
 
 def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
@@ -79,34 +91,33 @@ class Outbox(Queue):
     """The queue towards the DMP."""
 
     def __init__(
-        self, database: Database, *, clock: Clock, node: str = "main", lease: float = LEASE
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        node: str = "main",
+        lease: float = LEASE,
+        patience: Patience | None = None,
     ) -> None:
-        super().__init__(database, outbox, created="created_at", clock=clock, node=node, lease=lease)
+        super().__init__(
+            database,
+            outbox,
+            created="created_at",
+            clock=clock,
+            node=node,
+            lease=lease,
+            patience=patience,
+        )
 
     async def take(self, now: datetime, limit: int) -> list[OutboxItem]:
-        """Take at most `limit` due rows, each the oldest unfinished of its study.
+        """Take at most `limit` due rows, each the oldest unfinished of its study."""
+        wanted = [self._due(now), _in_turn(partial(self._held, now))]
+        return await self._claim(_ITEM, wanted, [outbox.c.id], _read, now, limit, count=False)
 
-        Raises `StoreDamaged` when a row cannot be read back: nothing is then taken, because dropping it
-        would lose a publication in silence.
-        """
-        query = _ITEM.where(self._due(now), _in_turn(partial(self._held, now))).order_by(outbox.c.id)
-
-        def work(connection: Connection) -> list[OutboxItem]:
-            rows = self._claim(connection, query, now, limit, count=False)
-            return [
-                OutboxItem(
-                    id=row.id,
-                    kos_id=row.kos_id,
-                    site=row.site,
-                    study_uid=row.study_uid,
-                    submission=_read(row),
-                    attempts=row.attempts,
-                    outcome_unknown=row.outcome_unknown,
-                )
-                for row in rows
-            ]
-
-        return await self._database.run(work)
+    def _park(self, connection: Connection, row_id: int, error: str) -> None:
+        super()._park(connection, row_id, error)
+        study = select(outbox.c.study_uid).where(outbox.c.id == row_id)
+        overtake(connection, connection.execute(study).scalar_one(), self._clock.now())
 
     async def begin(self, item_id: int) -> None:
         """Commit that an attempt begins. Only then may its first byte leave."""
@@ -160,7 +171,8 @@ class Outbox(Queue):
     async def removed(self, item_id: int, warnings: Sequence[str] = ()) -> None:
         """The DMP does not hold it any more: end the row, its KOS is DEPUBLISHED (DB.SO.26).
 
-        A KOS that is no longer the current one stays what it is.
+        A KOS that is no longer the current one stays what it is. One whose publication was given up
+        for this removal is PENDING until now.
         """
         words = codec.canonical([codec.clip(warning) for warning in warnings])
 
@@ -170,7 +182,10 @@ class Outbox(Queue):
             kos_id = select(outbox.c.kos_id).where(outbox.c.id == item_id).scalar_subquery()
             connection.execute(
                 update(kos)
-                .where(kos.c.id == kos_id, kos.c.state == KosState.PUBLISHED.value)
+                .where(
+                    kos.c.id == kos_id,
+                    kos.c.state.in_((KosState.PUBLISHED.value, KosState.PENDING.value)),
+                )
                 .values(state=KosState.DEPUBLISHED.value, changed_at=self._clock.now())
             )
 

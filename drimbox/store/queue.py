@@ -10,29 +10,50 @@ A stop, however brutal, leaves rows in hand. At start `release_all` gives back t
 with several nodes on PostgreSQL, `renew` moves the lease forward while the process lives, and rows of a
 dead one come back when it ends. On one box the lease plays no part: the holder is always ourselves.
 
+A row may be poison: its work breaks (`broke`), or kills the process that has it in hand. Each such
+failure is counted, and makes the row wait longer; any ordinary end of a round, a delay included, sets the
+count back to nothing, so that a PACS or a DMP that is silent for days parks nothing, and neither does a
+row that was only in hand when something else brought the process down. After `Patience.max_failures` in a
+row it is *parked*: kept with its reason, out of the way of the others, until somebody looks
+(`store.mending`). A row that cannot even be read back is parked at once: waiting does not mend it.
+
 Takers take turns (SQLite has one writer; PostgreSQL an advisory lock per queue), because "the oldest of
 its study, and none of that study in hand" looks at other rows than the one it locks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, func, or_, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from drimbox.ports import Clock
 from drimbox.store.codec import clip
 from drimbox.store.database import AnyRow, Database
 from drimbox.store.errors import NotInHand
-from drimbox.store.schema import DONE, FAILED, WAITING
+from drimbox.store.schema import DONE, DROPPED, FAILED, PARKED, WAITING
 
+T = TypeVar("T")
 #: Rows one `take` may return, whatever is asked.
 MAX_TAKE = 500
 #: Seconds a row stays with a node that no longer renews.
 LEASE = 300.0
+#: Why a row waits, or is parked, whose process ended while it was in hand.
+INTERRUPTED = "processus interrompu pendant le traitement"
+
+
+@attrs.frozen
+class Patience:
+    """How long a queue bears with a row whose work breaks."""
+
+    #: Failures in a row after which it is parked.
+    max_failures: int = 10
+    #: The wait after so many failures in a row (from 1).
+    wait: Callable[[int], timedelta] = lambda _: timedelta(seconds=60)
 
 
 @attrs.frozen
@@ -43,15 +64,29 @@ class QueueCount:
     in_hand: int
     done: int
     failed: int
+    parked: int
+    dropped: int
     #: When the oldest unfinished row came, None when there is none.
     oldest: datetime | None
+
+
+@attrs.define
+class _Orphans:
+    """Rows whose process died: those to be worked on at once, and how many later, or not any more."""
+
+    ready: list[int] = attrs.field(factory=list)
+    later: int = 0
+    parked: int = 0
 
 
 class Queue:
     """One queue table, worked on by the process called `node`.
 
-    `created` is the column that says when a row came.
+    `created` is the column that says when a row came. `parked` is called after a row was parked.
     """
+
+    #: Set by whoever tells the administrator.
+    parked: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -62,6 +97,7 @@ class Queue:
         clock: Clock,
         node: str = "main",
         lease: float = LEASE,
+        patience: Patience | None = None,
     ) -> None:
         self._database = database
         self._table = table
@@ -69,19 +105,19 @@ class Queue:
         self._clock = clock
         self._node = node
         self._lease = timedelta(seconds=lease)
+        self._patience = patience or Patience()
 
     async def release_all(self, node: str | None = None) -> int:
         """Give back every row in the hands of `node` (default: this one); return how many.
 
-        Called at start, before the first `take`: what a killed process held is worked on again.
+        Called at start, before the first `take`: what a killed process held is worked on again, at once
+        the first time, later and later if the process keeps dying with it.
         """
-        table, holder = self._table, node or self._node
-        free = (
-            update(table)
-            .where(table.c.state == WAITING, table.c.holder == holder)
-            .values(holder=None, held_until=None)
-        )
-        return await self._database.run(lambda connection: connection.execute(free).rowcount)
+        held = self._table.c.holder == (node or self._node)
+
+        orphans = await self._database.run(lambda connection: self._orphaned(connection, held))
+        self._tell(orphans.parked)
+        return len(orphans.ready) + orphans.later + orphans.parked
 
     async def renew(self, now: datetime) -> int:
         """Move the lease of this node's rows to `now` plus the lease; return how many rows."""
@@ -102,16 +138,48 @@ class Queue:
 
         def work(connection: Connection) -> QueueCount:
             rows = {(row[0], bool(row[1])): row[2] for row in connection.execute(query)}
-            ended = {state: rows.get((state, False), 0) for state in (DONE, FAILED)}
+            ended = {state: rows.get((state, False), 0) for state in (DONE, FAILED, PARKED, DROPPED)}
             return QueueCount(
                 waiting=rows.get((WAITING, False), 0),
                 in_hand=rows.get((WAITING, True), 0),
                 done=ended[DONE],
                 failed=ended[FAILED],
+                parked=ended[PARKED],
+                dropped=ended[DROPPED],
                 oldest=connection.execute(first).scalar_one(),
             )
 
         return await self._database.read(work)
+
+    async def broke(self, row_id: int, error: str, *, blame: bool = True) -> bool:
+        """The work on a row in hand broke in an unforeseen way: put it off, or park it.
+
+        `error` says how, without patient data; False for `blame` when the row has nothing to do with it
+        (`store.failures`): then it only waits. Returns whether it is parked now. Raises `NotInHand`.
+        """
+        column = self._table.c
+
+        def work(connection: Connection) -> bool:
+            before = select(column.failures).where(column.id == row_id)
+            failures = int(connection.execute(before).scalar_one_or_none() or 0) + (1 if blame else 0)
+            if failures >= self._patience.max_failures:
+                self._change(connection, row_id, failures=failures)
+                self._park(connection, row_id, error)
+                return True
+            self._change(
+                connection,
+                row_id,
+                failures=failures,
+                due_at=self._clock.now() + self._patience.wait(max(1, failures)),
+                last_error=clip(f"erreur interne : {error}"),
+                holder=None,
+                held_until=None,
+            )
+            return False
+
+        parked = await self._database.run(work)
+        self._tell(parked)
+        return parked
 
     # --- for the queues, inside a transaction -----------------------------------------------------
 
@@ -129,22 +197,127 @@ class Queue:
         """
         return or_(rows.c.holder == self._node, rows.c.held_until >= now)
 
-    def _claim(
-        self, connection: Connection, query: Select[Any], now: datetime, limit: int, *, count: bool = True
-    ) -> Sequence[AnyRow]:
-        """Put what `query` selects (at most `limit` rows, by `id`) in our hands and return it."""
-        if connection.dialect.name == "postgresql":
-            turn = text("SELECT pg_advisory_xact_lock(hashtext(:queue))")
-            connection.execute(turn, {"queue": f"drimbox.{self._table.name}"})
-        query = query.limit(max(0, min(limit, MAX_TAKE))).with_for_update(skip_locked=True, of=self._table)
-        rows = connection.execute(query).all()
-        taken: dict[str, Any] = {"holder": self._node, "held_until": now + self._lease}
-        if count:
-            taken["attempts"] = self._table.c.attempts + 1
-        if rows:
-            ids = [row.id for row in rows]
-            connection.execute(update(self._table).where(self._table.c.id.in_(ids)).values(taken))
-        return rows
+    async def _claim(
+        self,
+        columns: Sequence[ColumnElement[Any]],
+        wanted: Sequence[ColumnElement[bool]],
+        order: Sequence[ColumnElement[Any]],
+        read: Callable[[AnyRow], T],
+        now: datetime,
+        limit: int,
+        *,
+        count: bool = True,
+    ) -> list[T]:
+        """Put rows in our hands and return them: at most `limit` of those `wanted`, in `order`.
+
+        `read` turns the `columns` of a row into what is worked on; a row it cannot read is parked.
+        """
+        table = self._table
+        query = (
+            select(table.c.id, table.c.holder)
+            .where(*wanted)
+            .order_by(*order)
+            .limit(max(0, min(limit, MAX_TAKE)))
+            .with_for_update(skip_locked=True, of=table)
+        )
+
+        def work(connection: Connection) -> tuple[list[T], int]:
+            if connection.dialect.name == "postgresql":
+                turn = text("SELECT pg_advisory_xact_lock(hashtext(:queue))")
+                connection.execute(turn, {"queue": f"drimbox.{table.name}"})
+            rows = connection.execute(query).all()
+            dead = [row.id for row in rows if row.holder is not None]
+            orphans = self._orphaned(connection, table.c.id.in_(dead)) if dead else _Orphans()
+            ids = [row.id for row in rows if row.holder is None or row.id in orphans.ready]
+            found, damaged = self._load(connection, columns, ids, read)
+            for row_id, error in damaged.items():
+                self._park(connection, row_id, f"ligne illisible : {error}")
+            taken: dict[str, Any] = {"holder": self._node, "held_until": now + self._lease}
+            if count:
+                taken["attempts"] = table.c.attempts + 1
+            if found:
+                connection.execute(update(table).where(table.c.id.in_(list(found))).values(taken))
+            return [found[row_id] for row_id in ids if row_id in found], orphans.parked + len(damaged)
+
+        taken, parked = await self._database.run(work)
+        self._tell(parked)
+        return taken
+
+    def _load(
+        self,
+        connection: Connection,
+        columns: Sequence[ColumnElement[Any]],
+        ids: Sequence[int],
+        read: Callable[[AnyRow], T],
+    ) -> tuple[dict[int, T], dict[int, str]]:
+        """Read rows; return those that can be read, and why the others cannot, by number."""
+        number = self._table.c.id
+
+        def load(chosen: ColumnElement[bool]) -> dict[int, T]:
+            query = select(number.label("row_number"), *columns).where(chosen)
+            with connection.execute(query) as rows:
+                return {row.row_number: read(row) for row in rows}
+
+        try:
+            return (load(number.in_(ids)) if ids else {}), {}
+        except DBAPIError:
+            raise
+        except Exception:
+            # One of them: the others are not to wait for it.
+            found: dict[int, T] = {}
+            damaged: dict[int, str] = {}
+        for row_id in ids:
+            try:
+                found |= load(number == row_id)
+            except DBAPIError:
+                raise
+            except Exception as error:
+                # Its type alone: the text may quote what is in the row.
+                damaged[row_id] = type(error).__name__
+        return found, damaged
+
+    def _orphaned(self, connection: Connection, which: ColumnElement[bool]) -> _Orphans:
+        """Free waiting rows whose process died with them in hand.
+
+        The first time nothing else changes: most deaths have nothing to do with the row.
+        """
+        table, now = self._table, self._clock.now()
+        query = select(table.c.id, table.c.failures).where(table.c.state == WAITING, which)
+        orphans = _Orphans()
+        for row in connection.execute(query).all():
+            failures = row.failures + 1
+            values: dict[str, Any] = {"holder": None, "held_until": None, "failures": failures}
+            if failures > 1:
+                values |= {"last_error": INTERRUPTED, "due_at": now + self._patience.wait(failures - 1)}
+            connection.execute(update(table).where(table.c.id == row.id).values(values))
+            if failures >= self._patience.max_failures:
+                self._park(connection, row.id, INTERRUPTED)
+                orphans.parked += 1
+            elif failures > 1:
+                orphans.later += 1
+            else:
+                orphans.ready.append(row.id)
+        return orphans
+
+    def _park(self, connection: Connection, row_id: int, error: str) -> None:
+        """Set a waiting row aside; `finished_at` stays empty until the administrator was told."""
+        table = self._table
+        connection.execute(
+            update(table)
+            .where(table.c.id == row_id, table.c.state == WAITING)
+            .values(
+                state=PARKED,
+                last_error=clip(error),
+                due_at=self._clock.now(),
+                holder=None,
+                held_until=None,
+                finished_at=None,
+            )
+        )
+
+    def _tell(self, parked: int) -> None:
+        if parked:
+            self.parked()
 
     def _change(self, connection: Connection, row_id: int, **values: Any) -> None:
         """Change a row that is in our hands, or raise `NotInHand`."""
@@ -177,6 +350,7 @@ class Queue:
                 row_id,
                 due_at=at,
                 last_error=clip(error),
+                failures=0,
                 holder=None,
                 held_until=None,
                 **values,

@@ -2,7 +2,8 @@
 
 Theory of operation. Three queues share the same columns (`_queue_columns`): a row *waits* until `due_at`,
 is *in hand* while `holder` names the process that works on it (until `held_until`, so that a dead node's
-rows come back to the others), and ends *done* or *failed*; rows are never deleted by the work itself.
+rows come back to the others), and ends *done* or *failed*; one whose work breaks again and again is
+*parked* until somebody looks, one that somebody gave up is *dropped*. Rows are never deleted.
 The archive is `kos` with `kos_report`; the database itself allows one PUBLISHED KOS per site and study.
 A walk over the archive is `walk` with `walk_study`; a site has at most one open walk.
 The audit trail is `audit`, append-only by triggers (made by the migrations), chained by hashes whose last
@@ -41,6 +42,8 @@ from sqlalchemy import (
 WAITING = "waiting"
 DONE = "done"
 FAILED = "failed"
+PARKED = "parked"
+DROPPED = "dropped"
 #: Kinds of rows in the outbox.
 PUBLISH, REMOVE = "publish", "remove"
 
@@ -90,10 +93,15 @@ def _queue_columns() -> list[Any]:
         Column("attempts", Integer, nullable=False, server_default="0"),
         Column("holder", Text),
         Column("held_until", UtcDateTime),
-        #: Why it was put off last; NULL while it never was.
+        #: Times in a row that its work broke in an unforeseen way, or that its process died with it.
+        Column("failures", Integer, nullable=False, server_default="0"),
+        #: Why it was put off last, parked or dropped; NULL while it never was.
         Column("last_error", Text),
+        #: When it ended; of a parked row, when the administrator was told.
         Column("finished_at", UtcDateTime),
-        CheckConstraint(f"state in ('{WAITING}', '{DONE}', '{FAILED}')", name="state"),
+        CheckConstraint(
+            f"state in ('{WAITING}', '{DONE}', '{FAILED}', '{PARKED}', '{DROPPED}')", name="state"
+        ),
     ]
 
 
@@ -274,6 +282,8 @@ notice = Table(
     Column("id", _KEY, primary_key=True),
     Column("key", Text, nullable=False),
     Column("code", Text, nullable=False),
+    #: "information", "attention" or "grave" (`ports.Severity`).
+    Column("severity", String(16), nullable=False, server_default="attention"),
     Column("text", Text, nullable=False),
     Column("count", Integer, nullable=False, server_default="1"),
     Column("first_at", UtcDateTime, nullable=False),
@@ -289,6 +299,28 @@ notice = Table(
         postgresql_where=text("acknowledged_at IS NULL"),
     ),
     sqlite_autoincrement=True,
+)
+
+#: Which notice has left by which channel ("mail", "webhook").
+notice_delivery = Table(
+    "notice_delivery",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("notice_id", _KEY, ForeignKey("notice.id"), nullable=False),
+    Column("channel", String(16), nullable=False),
+    Column("delivered_at", UtcDateTime, nullable=False),
+    UniqueConstraint("notice_id", "channel"),
+    sqlite_autoincrement=True,
+)
+
+#: When each channel may speak again: after its last digest, or after failures in a row.
+notice_channel = Table(
+    "notice_channel",
+    metadata,
+    Column("channel", String(16), primary_key=True),
+    Column("next_at", UtcDateTime, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("last_error", Text),
 )
 
 #: Raw measures of the PACS test (STF20, STF21), kept for the current and the previous month.

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select, update
 
 from drimbox.ports import ABSENT
 from drimbox.store.database import AnyRow
-from drimbox.store.schema import DONE, FAILED, WAITING, feed_job, outbox, walk, walk_study
+from drimbox.store.schema import DONE, FAILED, PARKED, WAITING, feed_job, outbox, walk, walk_study
 from drimbox.walks import Step, Verdict
 
 #: Rows one call returns.
@@ -62,13 +62,14 @@ def follow_submission(connection: Connection, number: int, row: AnyRow) -> None:
                 outbox.c.state == state, outbox.c.study_uid == row.study_uid
             )
         ).scalar_one()
-        for state in (WAITING, DONE, FAILED)
+        for state in (WAITING, DONE, FAILED, PARKED)
     }
     if last[WAITING] is not None:
         return
     result = row.result
-    if last[FAILED] is not None and last[FAILED] > (last[DONE] or 0):
-        code = select(outbox.c.error_code).where(outbox.c.id == last[FAILED])
+    broken = max(last[FAILED] or 0, last[PARKED] or 0)
+    if broken > (last[DONE] or 0):
+        code = select(outbox.c.error_code).where(outbox.c.id == broken)
         result = connection.execute(code).scalar_one() or FAILED
     _update(connection, number, row, verdict=Verdict(row.verdict), step=Step.ENDED, result=result)
 

@@ -239,6 +239,9 @@ class Archive:
         ]
         return found[-1] if found else None
 
+    async def doubtful(self, study_uid: str) -> list[ArchivedKos]:
+        return [one for one in self.kos if (one.study_uid, one.state) == (study_uid, KosState.REFUSED)]
+
 
 def archived(**changes: Any) -> ArchivedKos:
     return attrs.evolve(

@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from drimbox.errors import PublicationError, ReportNotInterpretable
+from drimbox.model import KosState
 from drimbox.ports import Accepted, ArchivedKos, DmpUnavailable, NotAdmitted, Refused, Submission
 from drimbox.source.outage import STUCK_AFTER
 from drimbox.source.publication import Doors, Publication
@@ -182,6 +183,22 @@ def test_a_study_that_moved_to_another_pacs_replaces_its_kos_there() -> None:
     stranger = Stage(archived(site="site2", structure_id="5"), settings=settings, entries=[ours()])
     stranger.publish()
     assert stranger.dmp.replaced == [None]
+
+
+@pytest.mark.requirement("DB.SO.13", "DB.SO.22")
+def test_what_was_given_up_in_doubt_is_replaced_if_the_dmp_holds_it() -> None:
+    given_up = archived(state=KosState.REFUSED)
+    held = Stage(given_up, entries=[entry_of(submission(), entry_uuid="urn:uuid:70"), ours()])
+    held.publish()
+    assert held.dmp.replaced == ["urn:uuid:70"]
+    assert "exists" not in held.log
+    never_came = Stage(given_up, entries=[None, ours()])
+    never_came.publish()
+    assert never_came.dmp.replaced == [None]
+    assert never_came.log.count("find") == 2, "asked before, and for the entry after"
+    stranger = Stage(archived(state=KosState.REFUSED, site="site2", structure_id="5"), entries=[ours()])
+    stranger.publish()
+    assert stranger.log.count("find") == 1
 
 
 @pytest.mark.requirement("DB.SO.13", "DB.SO.21")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from drimbox.model import KosState
 from drimbox.store.database import Database
-from drimbox.store.errors import NotInHand, StoreDamaged
+from drimbox.store.errors import NotInHand
 from drimbox.store.outbox import OutboxItem
 from drimbox.store.schema import kos, outbox
 from tests.store.conftest import Stores, stores_of
@@ -155,14 +155,3 @@ async def test_what_ended_one_way_cannot_end_another(stores: Stores) -> None:
         with pytest.raises(NotInHand):
             await late
     assert await states(stores) == {"2.25.501": "refused"}
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_row_that_cannot_be_read_is_not_dropped(stores: Stores) -> None:
-    await queue(stores, "2.25.501")
-    await stores.database.run(lambda c: c.execute(text("UPDATE outbox SET submission = '{}'")))
-    for _ in range(2):
-        with pytest.raises(StoreDamaged):
-            await take(stores)
-    counts = await stores.outbox.counts()
-    assert (counts.waiting, counts.in_hand) == (1, 0)
