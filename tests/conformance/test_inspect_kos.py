@@ -10,7 +10,8 @@ from pydicom import dcmread
 
 from drimbox.conformance.inspect_kos import inspect_kos
 from drimbox.kos.reading import KeyImage, ManifestRefused
-from tests.kos.samples import build, published
+from tests.cda.samples import published
+from tests.kos.samples import build
 
 
 @pytest.mark.requirement("DB.SO.18")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import attrs
-import pytest
 
 from drimbox.config import Appliance, Certificate, Pacs, Site, Structure, WadoSettings
 from drimbox.kos.manifest import build_manifest
@@ -116,13 +114,3 @@ def build(**changes: Any) -> bytes:
         "created": CREATED,
     }
     return build_manifest(**(arguments | changes))
-
-
-def published(path: str) -> bytes:
-    """Return a published sample, or skip the test when the samples are not at hand."""
-    root = Path(__file__).resolve().parents[2]
-    folder = Path(os.environ.get("DRIMBOX_SAMPLES", root.parent / "shared" / "data"))
-    file = folder / "ans-poc" / path
-    if not file.exists():
-        pytest.skip("the published samples are not here (set DRIMBOX_SAMPLES)")
-    return file.read_bytes()

@@ -19,7 +19,8 @@ from pydicom.sequence import Sequence
 from drimbox.dicom.part10 import file_preamble
 from drimbox.kos.reading import MAX_BYTES, KeyImage, ManifestRefused, read_manifest
 from drimbox.model import Identifier, RequestIds
-from tests.kos.samples import PATIENT, REPORT, STUDY, build, published, series, study
+from tests.cda.samples import published
+from tests.kos.samples import PATIENT, REPORT, STUDY, build, series, study
 
 KO = "1.2.840.10008.5.1.4.1.1.88.59"
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -45,7 +45,8 @@ INS = "284070100499094"
 
 def samples() -> Path:
     """Folder of the agency's published samples; it may not exist."""
-    return Path(os.environ.get("DRIMBOX_SAMPLES", ROOT.parent / "shared" / "data" / "ans-poc"))
+    base = Path(os.environ.get("DRIMBOX_SAMPLES", ROOT.parent / "shared" / "data" / "ans-poc"))
+    return base / "ans-poc" if (base / "ans-poc").is_dir() else base
 
 
 def schemas() -> Path:
