@@ -1,11 +1,12 @@
 """From parts to the client: one part at a time, memory within the window, the rest through the spool.
 
-The part whose turn it is, the head, is written as its bytes come. What cannot be written, because the
-client is slow or because it belongs to a later part, is held in memory up to the window; then the
-associations are paused, all but the head's while the client still reads: only its end lets the others
-on. A PACS does not wait for ever: after its patience (architecture.md, rule 5) the associations read on
-and what they bring goes to disk (`overflow`); for a client that takes nothing at all, soon: waiting would
-not help, and others may want the AE title, or the PACS. Without room on disk, a slow client is cut.
+The part whose turn it is, the head, is written as its bytes come, what a few reads bring together
+(`batch`). What cannot be written, because the client is slow or because it belongs to a later part, is held
+in memory up to the window; then the associations are paused, all but the head's while the client still
+reads: only its end lets the others on. A PACS does not wait for ever: after its patience (architecture.md,
+rule 5) the associations read on and what they bring goes to disk (`overflow`); for a client that takes
+nothing at all, soon: waiting would not help, and others may want the AE title, or the PACS. Without room on
+disk, a slow client is cut.
 
 An answer ends in one of two ways. `complete` writes the closing delimiter. Everything else is `fail`:
 the connection is cut, so that nobody takes what was sent for the whole.
@@ -23,6 +24,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from drimbox.dicom.moving import Channel
 from drimbox.dicom.pdu import Buffer
 from drimbox.ports import SpoolArea
+from drimbox.source.batch import Batch
 from drimbox.source.budget import Budget, Holding
 from drimbox.source.overflow import Overflow
 from drimbox.source.parts import Part, Spooled
@@ -84,6 +86,8 @@ class Outflow:
             spool, self._holding, clock, patience=stall, changed=self._changed, broken=self.fail
         )
         self._parts: deque[Part] = deque()
+        #: Bytes of the head that come before its queue.
+        self._batch = Batch(clock, self._batch_due)
         self._channels: set[Channel] = set()
         #: Associations that do not read now, and those inside an instance of use only when it is whole.
         self._stopped: set[Channel] = set()
@@ -157,7 +161,8 @@ class Outflow:
         if chunks:
             self.enlist(part)
         if self._flows(part):
-            self._write(part, chunks)
+            if self._batch.add(chunks):
+                self._write()
         else:
             self._hold(part, chunks)
         if part.ended:
@@ -169,6 +174,8 @@ class Outflow:
         if part.opened:
             self.fail(problem)
         elif part.queued and not self._closed:
+            if self._parts[0] is part:
+                self._batch.take()
             self._parts.remove(part)
             self._forget(part)
             self._changed()
@@ -212,6 +219,7 @@ class Outflow:
         self._closed = True
         self._budget.leave(self._changed)
         self._parts.clear()
+        self._batch.close()
         self._overflow.close()
         self._holding.close()
         self._tight = False
@@ -269,15 +277,22 @@ class Outflow:
             self.started = True
             self._sink.start(self._writer.content_type)
 
-    def _write(self, part: Part, chunks: list[Buffer]) -> None:
-        if not chunks:
+    def _batch_due(self) -> None:
+        if not self._paused:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what was put together, all of it bytes of the head."""
+        pieces = self._batch.take()
+        if not pieces:
             return
+        part = self._parts[0]
         if not part.opened:
             part.opened = True
             self._count += 1
             self._start()
-            chunks = [self._writer.part_header(part.syntax, self._count, self._host), *chunks]
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            pieces.insert(0, self._writer.part_header(part.syntax, self._count, self._host))
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self.bytes_sent += len(data)
         self._sink.write(data)
 
@@ -303,6 +318,8 @@ class Outflow:
             self._end_drain()
 
     def _send(self) -> None:
+        if self._batch.overdue and not self._paused:
+            self._write()
         while self._parts and not self._paused:
             part = self._parts[0]
             if part.queue:
@@ -318,8 +335,12 @@ class Outflow:
                 if self._closed:
                     return
                 part.queue.popleft()
-                self._write(part, [data])
-            elif part.ended and part.opened:
+                self._batch.add([data])
+                self._write()
+            elif part.ended and (part.opened or self._batch):
+                self._write()
+                if self._closed:
+                    return
                 self._parts.popleft()
                 if not self.first_part_at:
                     self.first_part_at = self._clock.seconds()

@@ -7,6 +7,7 @@ import pytest
 from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.syntaxes import EXPLICIT_LE, JPEG_LS_LOSSLESS
 from drimbox.source.attempt import Incomplete
+from drimbox.source.batch import SOON
 from tests.source.answers import CT, EXPLICIT, command, dataset
 from tests.source.test_delivery import ONE, TWO, Moving, World, result_of
 
@@ -47,6 +48,7 @@ def test_a_move_that_ended_inside_its_first_instance_is_not_made_again(world: Wo
     move = world.moves[0]
     move.receiver.choose(BOTH)
     begin(move, ONE)
+    world.clock.advance(SOON)
     assert sink.output
     # The final answer came, and the association hangs.
     move.over(0xA702, completed=0)

@@ -12,7 +12,7 @@ from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.syntaxes import IMPLICIT_LE, JPEG_BASELINE, JPEG_LS_LOSSLESS
 from drimbox.errors import TokenInvalid
 from drimbox.model import KosState
-from drimbox.source import dues
+from drimbox.source import batch, dues
 from drimbox.source.attempt import Delivered
 from drimbox.wado.accept import parse
 from tests.source.answers import CT, EXPLICIT, SERIES, STUDY, FakeSink, command, dataset
@@ -287,7 +287,10 @@ def test_damage_before_the_first_byte_asks_the_pacs(world: CachedWorld) -> None:
 
 
 @pytest.mark.parametrize("damaged", [{TWO: 1200}, {ONE: 0}])
-def test_damage_after_the_first_byte_cuts_the_answer(world: CachedWorld, damaged: dict[str, int]) -> None:
+def test_damage_after_the_first_byte_cuts_the_answer(
+    world: CachedWorld, damaged: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "TOGETHER", 500)
     world.hold()
     world.cache.block = 100
     world.cache.damaged = damaged

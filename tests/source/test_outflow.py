@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from drimbox.ports import SpoolFull
+from drimbox.source.batch import SOON
 from drimbox.source.overflow import BLOCK
 from drimbox.source.parts import Part
 from tests.source.answers import FakeArea, FakeSink, Scene, bare_part
@@ -16,10 +17,17 @@ def end(scene: Scene, part: Part, data: bytes = b"") -> None:
     scene.outflow.push(part, [data] if data else [])
 
 
+def begun(scene: Scene, part: Part) -> None:
+    """Let the first bytes of a part leave."""
+    scene.outflow.push(part, [b"begun"])
+    scene.clock.advance(SOON)
+
+
 def test_a_part_leaves_as_it_comes_and_the_answer_is_closed_once() -> None:
     scene = Scene()
     one = bare_part(scene.channel())
     scene.outflow.push(one, [b"first"])
+    scene.clock.advance(SOON)
     assert scene.sink.output.endswith(b"first")
     assert scene.outflow.held == 0
     end(scene, one, b"last")
@@ -179,6 +187,7 @@ def test_memory_serves_again_once_the_disk_is_read() -> None:
     scene.sink.resume()
     scene.area.settle()
     scene.outflow.push(one, [b"direct"])
+    scene.clock.advance(SOON)
     assert scene.sink.output.endswith(b"direct")
     scene.sink.pause()
     scene.outflow.push(one, [b"y" * 50])
@@ -190,7 +199,7 @@ def test_without_a_spool_a_client_that_outlasts_the_patience_is_cut() -> None:
     scene = Scene(FakeArea(enabled=False), window=100)
     channel = scene.channel()
     one = bare_part(channel)
-    scene.outflow.push(one, [b"begun"])
+    begun(scene, one)
     scene.sink.pause()
     scene.outflow.push(one, [b"x" * 200])
     scene.clock.advance(5.1)
@@ -220,7 +229,7 @@ def test_without_a_spool_a_client_that_only_just_paused_is_not_blamed() -> None:
 def test_a_full_spool_cuts_the_answer() -> None:
     scene = Scene(FakeArea(room=120), window=100)
     one = bare_part(scene.channel())
-    scene.outflow.push(one, [b"begun"])
+    begun(scene, one)
     scene.sink.pause()
     scene.outflow.push(one, [b"x" * 101])
     scene.clock.advance(5.1)
@@ -236,7 +245,7 @@ def test_a_full_spool_cuts_the_answer() -> None:
 def test_a_broken_disk_cuts_the_answer(operation: str) -> None:
     scene = Scene(window=100)
     one = bare_part(scene.channel())
-    scene.outflow.push(one, [b"begun"])
+    begun(scene, one)
     scene.sink.pause()
     scene.outflow.push(one, [b"x" * 101])
     scene.clock.advance(5.1)
@@ -266,7 +275,7 @@ def test_a_disk_that_never_answers_does_not_hold_the_client_for_ever() -> None:
 def test_a_client_that_reads_nothing_is_cut() -> None:
     scene = Scene()
     one = bare_part(scene.channel())
-    scene.outflow.push(one, [b"begun"])
+    begun(scene, one)
     scene.sink.pause()
     scene.clock.advance(59.0)
     scene.sink.resume()
@@ -283,7 +292,7 @@ def test_a_client_that_reads_nothing_is_cut() -> None:
 def test_a_client_that_reads_slowly_is_not_cut() -> None:
     scene = Scene()
     one = bare_part(scene.channel())
-    scene.outflow.push(one, [b"begun"])
+    begun(scene, one)
     scene.sink.pause()
     for _ in range(10):
         scene.clock.advance(40.0)
@@ -364,6 +373,7 @@ def test_a_part_given_up_after_its_first_byte_cuts_the_answer() -> None:
     scene = Scene()
     one = bare_part(scene.channel())
     scene.outflow.push(one, [b"half"])
+    scene.clock.advance(SOON)
     scene.outflow.drop(one, "association ended inside an instance")
     assert scene.sink.aborted
     assert scene.failures == ["association ended inside an instance"]
@@ -408,6 +418,7 @@ def test_the_budget_of_all_pauses_who_holds_and_tells_when_there_is_room() -> No
     # Who holds nothing is not made to wait: its bytes pass through.
     quick.push(quick_part, [b"y" * 50])
     assert not quick_channel.paused
+    scene.clock.advance(SOON)
     assert quick_sink.output.endswith(b"y" * 50)
     quick_sink.pause()
     quick.push(quick_part, [b"y" * 50])

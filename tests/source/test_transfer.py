@@ -6,6 +6,7 @@ import pytest
 
 from drimbox.dicom.negotiation import ProposedContext
 from drimbox.dicom.syntaxes import EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, JPEG_LS_LOSSLESS, RLE_LOSSLESS
+from drimbox.source.batch import SOON
 from drimbox.source.transfer import Transfer
 from drimbox.wado.accept import parse
 from tests.source.answers import CT, EXPLICIT, SERIES, STUDY, FakeChannel, Scene, command, dataset
@@ -128,6 +129,7 @@ def test_an_association_that_ends_inside_an_instance_cuts_an_answer_that_has_its
     channel = play.opened()
     play.transfer.store(channel, command(), EXPLICIT)
     play.transfer.data(channel, dataset()[:-10], False)
+    play.scene.clock.advance(SOON)
     assert play.scene.outflow.started
     play.transfer.closed(channel, False)
     assert play.scene.sink.aborted
