@@ -40,8 +40,8 @@ class Sink(Protocol):
     def start(self, content_type: str) -> None:
         """Send status 200 and the headers."""
 
-    def write(self, data: Buffer) -> None:
-        """Send bytes of the body. May call `Outflow.pause` before it returns."""
+    def write(self, *pieces: Buffer) -> None:
+        """Send bytes of the body, in order. May call `Outflow.pause` before it returns."""
 
     def finish(self) -> None:
         """End the body in order."""
@@ -292,9 +292,8 @@ class Outflow:
             self._count += 1
             self._start()
             pieces.insert(0, self._writer.part_header(part.syntax, self._count, self._host))
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.bytes_sent += len(data)
-        self._sink.write(data)
+        self.bytes_sent += sum(map(len, pieces))
+        self._sink.write(*pieces)
 
     def _changed(self) -> None:
         """Something may have become possible."""

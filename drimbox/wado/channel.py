@@ -25,7 +25,7 @@ from __future__ import annotations
 import array
 import fcntl
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -39,6 +39,7 @@ from zope.interface import implementer
 
 from drimbox import metrics
 from drimbox.config import WadoSettings
+from drimbox.dicom.pdu import Buffer
 
 #: Bytes of a request body that are read and dropped.
 MAX_BODY = 64 * 1024
@@ -64,6 +65,16 @@ class WadoRequest(server.Request):
             self.site.resource.render(self)
         except Exception:
             self.processingFailed(Failure())
+
+    def write_all(self, pieces: Sequence[Buffer]) -> None:
+        """Send pieces of the body as one chunk, joined once only: by whoever encrypts them."""
+        if self.finished or self._disconnected or not (self.startedWriting and self.chunked):
+            self.write(b"".join(pieces))
+            return
+        size = sum(map(len, pieces))
+        if size:
+            self.sentLength += size
+            self.channel.writeSequence([b"%x\r\n" % size, *pieces, b"\r\n"])
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that is announced too long, or in a way others read otherwise.

@@ -9,7 +9,7 @@ that fails after it loses its connection without the closing boundary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -29,6 +29,7 @@ from drimbox.errors import (
     ServiceDisabled,
 )
 from drimbox.wado.capabilities import ALLOW, CONTENT_TYPE, wadl
+from drimbox.wado.channel import WadoRequest
 from drimbox.wado.problem import problem
 from drimbox.wado.request import ImagesRequest, check_authority, named_study, read_request
 
@@ -80,7 +81,7 @@ class Gate(Protocol):
 class RequestAnswer:
     """The body of one HTTP answer (a `source.delivery.Answer`)."""
 
-    def __init__(self, request: http.Request) -> None:
+    def __init__(self, request: WadoRequest) -> None:
         self._request = request
         self._pause: Callable[[], None] = lambda: None
         self._resume: Callable[[], None] = lambda: None
@@ -119,10 +120,10 @@ class RequestAnswer:
         # A push producer: a pull producer stalls under chunked answers (architecture.md, "Measured").
         request.registerProducer(self, True)
 
-    def write(self, data: Buffer) -> None:
-        """Send bytes of the body."""
+    def write(self, *pieces: Buffer) -> None:
+        """Send bytes of the body, in order."""
         if not self.over:
-            self._request.write(data)
+            self._request.write_all(pieces)
 
     def finish(self) -> None:
         """End the body in order."""
@@ -185,7 +186,7 @@ class WadoResource(resource.Resource):
 
     def render(self, request: server.Request) -> int:
         """Start the work on a request; it ends when it ends."""
-        answer = RequestAnswer(request)
+        answer = RequestAnswer(cast(WadoRequest, request))
         self._running += 1
         work = Deferred.fromCoroutine(self._render(request, answer))
         work.addErrback(self._broken, request, answer)

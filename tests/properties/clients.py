@@ -133,7 +133,8 @@ class Client:
         assert not self.content_type, "status sent twice"
         self.content_type = content_type
 
-    def write(self, data: Buffer) -> None:
+    def write(self, *pieces: Buffer) -> None:
+        data = b"".join(pieces)
         assert self.content_type, "bytes before the status"
         assert not self.finished, "bytes after the end"
         assert not self.aborted, "bytes after the cut"

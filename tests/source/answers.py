@@ -42,11 +42,11 @@ class FakeSink:
         assert not self.content_type
         self.content_type = content_type
 
-    def write(self, data: Buffer) -> None:
+    def write(self, *pieces: Buffer) -> None:
         assert self.content_type
         assert not self.finished
         assert not self.aborted
-        self.output += data
+        self.output += b"".join(pieces)
         if self.full:
             self.pause()
 

@@ -14,9 +14,9 @@ class CountingSink(FakeSink):
 
     writes = 0
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, *pieces: bytes | memoryview) -> None:
         self.writes += 1
-        super().write(data)
+        super().write(*pieces)
 
 
 @pytest.fixture
