@@ -8,6 +8,7 @@ through as they arrive.
 from __future__ import annotations
 
 import enum
+import operator
 import struct
 
 import attrs
@@ -18,7 +19,11 @@ from drimbox.dicom.pdu import Buffer, Fragment
 MAX_COMMAND = 64 * 1024
 #: (0000,0800) when no data set follows.
 _NO_DATASET = 0x0101
+_NO_DATASET_BYTES = b"\x01\x01"
 _ELEMENT = struct.Struct("<HHI")
+#: An element of 16 bits, and the group length.
+_SHORT = struct.Struct("<HHIH")
+_LENGTH = struct.Struct("<HHII")
 
 
 class CommandField(enum.IntEnum):
@@ -96,6 +101,8 @@ _ELEMENTS = {
     0x1031: ("originator_message_id", "US"),
 }
 _ORDER = sorted([*_ELEMENTS.items(), (0x0800, ("has_dataset", "US"))])
+_WRITTEN = tuple((element, kind) for element, (_, kind) in _ORDER)
+_VALUES = operator.attrgetter(*(name for _, (name, _) in _ORDER))
 
 
 def decode_command(data: bytes) -> Command:
@@ -103,19 +110,20 @@ def decode_command(data: bytes) -> Command:
     values: dict[str, object] = {}
     position = 0
     end = len(data)
+    head, elements = _ELEMENT.unpack_from, _ELEMENTS
     while position < end:
         if end - position < 8:
             raise MessageRefused("command set cut short")
-        group, element, length = _ELEMENT.unpack_from(data, position)
+        group, element, length = head(data, position)
         position += 8
         if group != 0 or length > end - position:
             raise MessageRefused(f"command set with ({group:04x},{element:04x}) of {length} bytes")
         value = data[position : position + length]
         position += length
         if element == 0x0800:
-            values["has_dataset"] = length == 2 and value != _NO_DATASET.to_bytes(2, "little")
+            values["has_dataset"] = length == 2 and value != _NO_DATASET_BYTES
             continue
-        known = _ELEMENTS.get(element)
+        known = elements.get(element)
         if known is None or not length:
             continue
         name, kind = known
@@ -133,22 +141,21 @@ def decode_command(data: bytes) -> Command:
 def encode_command(command: Command) -> bytes:
     """Write a command set with its group length (PS3.7 6.3.1)."""
     parts = []
-    for element, (name, kind) in _ORDER:
-        value = getattr(command, name)
-        if element == 0x0800:
-            value = 0x0000 if value else _NO_DATASET
+    for (element, kind), value in zip(_WRITTEN, _VALUES(command), strict=True):
         if value is None:
             continue
+        if element == 0x0800:
+            value = 0x0000 if value else _NO_DATASET
         if kind == "US":
-            raw = int(value).to_bytes(2, "little")
-        else:
-            # What we echo came from the peer, and may not be the ASCII it must be.
-            raw = value.encode("ascii", "replace")
-            if len(raw) % 2:
-                raw += b"\0" if kind == "UI" else b" "
-        parts.append(_ELEMENT.pack(0, element, len(raw)) + raw)
+            parts.append(_SHORT.pack(0, element, 2, value))
+            continue
+        # What we echo came from the peer, and may not be the ASCII it must be.
+        raw = value.encode("ascii", "replace")
+        if len(raw) % 2:
+            raw += b"\0" if kind == "UI" else b" "
+        parts += _ELEMENT.pack(0, element, len(raw)), raw
     body = b"".join(parts)
-    return _ELEMENT.pack(0, 0, 4) + len(body).to_bytes(4, "little") + body
+    return _LENGTH.pack(0, 0, 4, len(body)) + body
 
 
 @attrs.define

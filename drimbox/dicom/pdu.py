@@ -149,15 +149,15 @@ class PduReader:
 
     def _begin_pdu(self, view: memoryview, position: int) -> int:
         code, length = _HEADER.unpack_from(view, position)
-        try:
-            pdu_type = PduType(code)
-        except ValueError:
-            raise PduRefused(f"PDU type {code}", AbortReason.UNRECOGNIZED_PDU) from None
-        if pdu_type is PduType.DATA:
+        if code == PduType.DATA:
             if not 6 <= length <= self._max_pdu:
                 raise PduRefused(f"P-DATA-TF of {length} bytes, {self._max_pdu} announced")
             self._pdu_left = length
             return position + 6
+        try:
+            pdu_type = PduType(code)
+        except ValueError:
+            raise PduRefused(f"PDU type {code}", AbortReason.UNRECOGNIZED_PDU) from None
         if pdu_type in _FIXED:
             if length != 4:
                 raise PduRefused(f"{pdu_type.name} of {length} bytes, 4 expected")
