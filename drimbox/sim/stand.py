@@ -153,20 +153,35 @@ class Stand:
 
     async def start_gateway(self, *, seconds: float = 60.0) -> None:
         """Start `twistd drimbox` and wait until it is ready. Raises `GatewayFailed`."""
-        self._process = _Process(self.log)
-        twistd = Path(sys.executable).parent / "twistd"
-        arguments = [str(twistd), "-n", "--pidfile=", *self._options]
-        arguments += ["drimbox", "--config", str(self.config)]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        self._transport = self._reactor.spawnProcess(
-            self._process, arguments[0], arguments, env=environment, path=str(self.folder)
-        )
+        self.spawn_gateway()
+        assert self._process is not None
         limit = self._reactor.seconds() + seconds
         while not await self._is_ready():
             if self._process.ended.called or self._reactor.seconds() > limit:
                 tail = self.log.read_text("utf-8", "replace")[-2000:]
                 raise GatewayFailed(f"la passerelle n'a pas démarré :\n{tail}")
             await task.deferLater(self._reactor, 0.1)
+
+    def spawn_gateway(self) -> None:
+        """Start `twistd drimbox`, and wait for nothing."""
+        self._process = _Process(self.log)
+        arguments = [*self._command(), "-n", "--pidfile=", *self._options]
+        arguments += ["drimbox", "--config", str(self.config)]
+        self._transport = self._reactor.spawnProcess(
+            self._process, arguments[0], arguments, env=self._environment(), path=str(self.folder)
+        )
+
+    def _command(self) -> list[str]:
+        """Return what is `twistd`: the beginning of the command line."""
+        return [str(Path(sys.executable).parent / "twistd")]
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+    @property
+    def running(self) -> bool:
+        """Say whether the gateway process lives."""
+        return self._process is not None and not self._process.ended.called
 
     async def _is_ready(self) -> bool:
         try:
