@@ -152,7 +152,7 @@ class Assembly:
         reception = Reception(
             config, stores.inbox, stores.notices, clock, self._defer, stored=self._reading.wake
         )
-        self.mllp = MllpFactory(config.hl7, reception, reactor)
+        self.mllp = MllpFactory(config.hl7, reception, reactor, clock.now)
         self.speed_tests = self._make_speed_tests()
         self.watches = {name: self._make_watch(name) for name in self.natives}
         self.periodics = self._make_periodics()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -93,6 +94,19 @@ def read(path: str) -> tuple[Config, list[ConfigMistake]]:
     return config, check(file)[1]
 
 
+def _time_by_the_monotonic_clock() -> None:
+    """Let no timer depend on the time of day.
+
+    Twisted times by the wall clock: set back by a day, all that waits (time-outs, queues) would wait for a
+    day. A reactor that runs already has timers of the other clock, and keeps it.
+    """
+    from twisted.internet import reactor
+
+    mine: Any = reactor
+    if not mine.running:
+        mine.seconds = time.monotonic
+
+
 def makeService(options: Options) -> IService:
     """Return the whole gateway as one service. Exits 1, with no traceback, on a wrong configuration."""
     config, warnings = read(options["config"])
@@ -111,6 +125,7 @@ def makeService(options: Options) -> IService:
         raise fail([f"drimbox : journal {config.log.file} : {cannot_read(error)}"]) from None
     bridge_stdlib()
 
+    _time_by_the_monotonic_clock()
     # The composition root imports everything: only once the configuration is good.
     from drimbox.service import make_service
 

@@ -202,3 +202,14 @@ def test_twistd_with_a_wrong_configuration_prints_french_and_no_traceback(tmp_pa
     assert out == b""
     assert "site[0].pacs.port : 70000 n'est pas un port (1 à 65535)" in errors.decode("utf-8")
     assert b"Traceback" not in errors
+
+
+def test_timers_do_not_depend_on_the_time_of_day(tmp_path: Path) -> None:
+    stand_in = STAND_IN.replace("self.name_of", "reactor.seconds is time.monotonic")
+    process = twistd(tmp_path, "--config", str(good_config(tmp_path)), stand_in="import time\n" + stand_in)
+    assert process.stdout is not None
+    try:
+        assert json.loads(process.stdout.readline())["site"] is True
+    finally:
+        process.kill()
+        process.communicate(timeout=60)

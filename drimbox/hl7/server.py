@@ -18,7 +18,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 from twisted.internet import interfaces
@@ -210,16 +210,23 @@ class MllpConnection(TwistedProtocol):
 class MllpFactory(Factory):
     """Accept MLLP connections for `receiver`, within the limits of `settings`.
 
-    `clock` is the reactor or a `task.Clock`. A connection over the limits (in all, per address) is
-    closed at once, unanswered.
+    `clock` is the reactor or a `task.Clock`, `now` tells the time of day. A connection over the limits (in
+    all, per address) is closed at once, unanswered.
     """
 
     noisy = False
 
-    def __init__(self, settings: Hl7Settings, receiver: Receiver, clock: interfaces.IReactorTime) -> None:
+    def __init__(
+        self,
+        settings: Hl7Settings,
+        receiver: Receiver,
+        clock: interfaces.IReactorTime,
+        now: Callable[[], datetime],
+    ) -> None:
         self.settings = settings
         self.receiver = receiver
         self.clock = clock
+        self.now = now
         self.draining = False
         self.connections: set[MllpConnection] = set()
         self._accepted = 0
@@ -270,7 +277,7 @@ class MllpFactory(Factory):
         return acknowledge(
             raw,
             refusal.ack_code,
-            now=datetime.fromtimestamp(self.clock.seconds(), UTC),
+            now=self.now(),
             control_id=uuid.uuid4().hex[:20],
             application=self.settings.application,
             facility=self.settings.facility,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -46,9 +47,13 @@ class Recorder:
         return ack(raw)
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Listener:
     def __init__(self, receiver: Any, settings: Hl7Settings) -> None:
-        self.factory = MllpFactory(settings, receiver, reactor)
+        self.factory = MllpFactory(settings, receiver, reactor, _now)
         self.port = reactor.listenTCP(0, self.factory, interface="127.0.0.1")
         self.number = self.port.getHost().port
 
@@ -293,7 +298,7 @@ class Wire(StringTransport):
 def wired(receiver: Any) -> tuple[MllpConnection, Wire, Clock]:
     clock = Clock()
     settings = Hl7Settings(idle_timeout=100, message_timeout=10)
-    factory = MllpFactory(settings, receiver, clock)  # type: ignore[arg-type]
+    factory = MllpFactory(settings, receiver, clock, _now)  # type: ignore[arg-type]
     connection = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5000))
     wire = Wire()
     connection.makeConnection(wire)

@@ -325,7 +325,7 @@ def in_thread(work: Callable[[], T]) -> Awaitable[T]:
 def test_reports_travel_from_a_ris_to_the_inbox() -> Any:
     inbox = MemoryInbox()
     reception = Reception(config(), inbox, MemoryNotices(), FixedClock(), in_thread)
-    factory = MllpFactory(Hl7Settings(), reception, reactor)  # type: ignore[arg-type]
+    factory = MllpFactory(Hl7Settings(), reception, reactor, FixedClock().now)  # type: ignore[arg-type]
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
 
     async def body() -> None:
