@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -100,6 +100,7 @@ class Stores:
         patience = Patience(
             max_failures=feed.max_failures,
             wait=partial(backoff, first=feed.retry_first, longest=feed.retry_max),
+            longest=timedelta(seconds=max(feed.retry_max, config.dmp.retry_max)),
         )
         self.inbox = Inbox(self.database, clock=clock, patience=patience)
         self.jobs = FeedJobs(self.database, clock=clock, patience=patience)

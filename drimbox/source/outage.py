@@ -15,7 +15,7 @@ The memory of failures dies with the process; the queue does not. A start asks a
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import attrs
@@ -63,8 +63,12 @@ class Outage:
         self._rows: dict[int, int] = {}
 
     def shut(self) -> datetime | None:
-        """Return the instant the gate opens, None when it is open."""
-        if self._until is not None and self._clock.now() < self._until:
+        """Return the instant the gate opens, None when it is open.
+
+        It never shuts for longer than `longest`: more than that to go means that the clock was set back.
+        """
+        now = self._clock.now()
+        if self._until is not None and now < self._until <= now + timedelta(seconds=self._longest):
             return self._until
         return None
 

@@ -54,6 +54,8 @@ class Patience:
     max_failures: int = 10
     #: The wait after so many failures in a row (from 1).
     wait: Callable[[int], timedelta] = lambda _: timedelta(seconds=60)
+    #: Nothing is ever put off for longer, whatever the reason.
+    longest: timedelta = timedelta(days=7)
 
 
 @attrs.frozen
@@ -184,10 +186,15 @@ class Queue:
     # --- for the queues, inside a transaction -----------------------------------------------------
 
     def _due(self, now: datetime) -> ColumnElement[bool]:
-        """Rows that wait, are due, and that nobody (alive) holds."""
+        """Rows that wait, are due, and that nobody (alive) holds.
+
+        One that is due later than anything is ever put off was dated by a clock that has been set back
+        since: it is due now, or would wait until that clock's time comes round again.
+        """
         column = self._table.c
+        due = or_(column.due_at <= now, column.due_at > now + self._patience.longest)
         free = or_(column.holder.is_(None), and_(column.holder != self._node, column.held_until < now))
-        return and_(column.state == WAITING, column.due_at <= now, free)
+        return and_(column.state == WAITING, due, free)
 
     def _held(self, now: datetime, rows: Table) -> ColumnElement[bool]:
         """Rows (of this table or an alias of it) in the hands of a living node.

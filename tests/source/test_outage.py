@@ -91,3 +91,13 @@ def test_memory_of_rows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for row in range(10):
         stage.fail(row)
     assert [stage.outage.forget(row) for row in range(10)] == [0] * 7 + [1] * 3
+
+
+@pytest.mark.requirement("DB.SO.14", "DB.SO.21")
+def test_a_clock_set_back_opens_the_gate() -> None:
+    stage = Stage()
+    stage.fail(1)
+    stage.clock.advance(-3600)
+    assert stage.outage.shut() is None
+    due = stage.fail(2).due
+    assert (due - stage.clock.now()).total_seconds() <= 20

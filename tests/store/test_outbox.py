@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 import pytest_twisted
 from sqlalchemy import select, update
@@ -11,6 +13,7 @@ from drimbox.model import KosState
 from drimbox.store.database import Database
 from drimbox.store.errors import NotInHand
 from drimbox.store.outbox import OutboxItem
+from drimbox.store.queue import Patience
 from drimbox.store.schema import kos, outbox
 from tests.store.conftest import Stores, stores_of
 from tests.store.samples import TestClock, submission
@@ -155,3 +158,15 @@ async def test_what_ended_one_way_cannot_end_another(stores: Stores) -> None:
         with pytest.raises(NotInHand):
             await late
     assert await states(stores) == {"2.25.501": "refused"}
+
+
+@pytest.mark.requirement("DB.SO.22")
+@pytest_twisted.ensureDeferred
+async def test_a_row_dated_by_a_clock_set_back_since_is_due(stores: Stores) -> None:
+    await queue(stores, "2.25.501")
+    now = stores.clock.now()
+    stores.clock.instant = now - Patience().longest
+    assert await take(stores) == [], "it may have been put off for so long"
+    stores.clock.instant -= timedelta(seconds=1)
+    (item,) = await take(stores)
+    assert item.submission.sop_instance_uid == "2.25.501"
