@@ -13,7 +13,9 @@ a withdrawal that comes last counts whatever its instant.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, or_, select
+from datetime import datetime
+
+from sqlalchemy import Connection, func, insert, or_, select
 
 from drimbox.model import MessageAction
 from drimbox.ports import ReportSaid, Speaker, Voice
@@ -38,8 +40,7 @@ def record_report(connection: Connection, message_id: int, said: ReportSaid) -> 
     Those it cites, those cited by what it takes back, and those whose manifest was published for that.
     """
     received = connection.execute(select(inbox.c.received_at).where(inbox.c.id == message_id)).scalar_one()
-    # Nothing is sent after it came, whatever the sender's clock says.
-    sent_at = min(said.sent_at, received) if said.sent_at is not None else received
+    sent_at = _sent_at(connection, said, received)
     if connection.execute(select(report.c.id).where(report.c.message_id == message_id)).first() is None:
         key = connection.execute(
             insert(report).values(
@@ -55,6 +56,20 @@ def record_report(connection: Connection, message_id: int, said: ReportSaid) -> 
         if rows:
             connection.execute(insert(report_study), rows)
     return list(dict.fromkeys((*said.studies, *_concerned(connection, said))))
+
+
+def _sent_at(connection: Connection, said: ReportSaid, received: datetime) -> datetime:
+    """Return when a message was sent: not after it came, whatever the sender's clock says.
+
+    Unless our own has been set back since an earlier message of that document came: to call a later one
+    older than that would have what it says ignored.
+    """
+    if said.sent_at is None:
+        return received
+    known = connection.execute(
+        select(func.max(report.c.sent_at)).where(report.c.document_id == said.document_id)
+    ).scalar_one()
+    return min(said.sent_at, received if known is None else max(received, known))
 
 
 def _concerned(connection: Connection, said: ReportSaid) -> list[str]:

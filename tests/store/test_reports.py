@@ -205,3 +205,13 @@ async def test_a_withdrawal_that_comes_last_counts_even_if_it_was_sent_before(st
     await read(stores, said("A", minute=2))
     await read(stores, said("A", action=DELETE, minute=1))
     assert await speaker(stores) is Voice.NONE_LEFT
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_sent_again_while_our_clock_is_behind_counts(stores: Stores) -> None:
+    await read(stores, said("A", minute=0))
+    stores.clock.instant -= timedelta(days=1)
+    again = await read(stores, said("A", minute=10), "ris-b")
+    assert await speaker(stores) == Speaker(again, "ris-b")
+    older = await read(stores, said("A", minute=-10))
+    assert await speaker(stores) == Speaker(again, "ris-b"), older
