@@ -17,9 +17,10 @@ from drimbox.conformance.kos_rules import validate_kos
 from drimbox.conformance.report import Finding, Severity
 from drimbox.sim.ris import build_message
 from drimbox.sim.ris_report import SimReport, build_cda
-from tests.conformance import cross_inputs
+from tests.conformance import cross_inputs, xds_inputs
 from tests.conformance.answers import answer, image, part
 from tests.kos import samples
+from tests.xds.pki import Authority
 
 REQUESTS = Path(__file__).parent / "conformance" / "requests"
 
@@ -74,7 +75,7 @@ def test_a_capture_cannot_write_on_the_terminal(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    for name in ("wado-request", "wado-response", "kos"):
+    for name in ("wado-request", "wado-response", "kos", "xds"):
         result = run("validate", name, tmp_path / "absent")
         assert result.exit_code == 1
         assert "absent" in result.output
@@ -150,6 +151,70 @@ def test_a_folder_that_is_not_there(crossed: Path) -> None:
     assert "absent" in result.output
     assert "Traceback" not in result.output
     assert run("validate", "cross", *files[:2]).exit_code == 2
+
+
+# --- what goes to the DMP -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def publication(tmp_path_factory: pytest.TempPathFactory) -> xds_inputs.Pieces:
+    return xds_inputs.make_publication(xds_inputs.make_pair(Authority(tmp_path_factory.mktemp("cli-pki"))))
+
+
+@pytest.mark.requirement("DB.CS.159", "DB.SO.105")
+def test_a_publication(publication: xds_inputs.Pieces, tmp_path: Path) -> None:
+    path = tmp_path / "td21.http"
+    path.write_bytes(publication.capture())
+    result = run("validate", "xds", path)
+    assert result.exit_code == 0, result.output
+    assert "publication dans le DMP (TD2.1) conforme (0 erreur, 0 avertissement)" in result.output
+    assert "documents : 2" in result.output
+    path.write_bytes(publication.capture().replace(b"urn:dmp", b"urn:xyz"))
+    result = run("validate", "xds", path)
+    assert result.exit_code == 1
+    assert "VIHF : attribut Ressource_URN : valeur mal formée ou non prévue [DMP VIHF" in result.output
+    found = as_json(run("validate", "xds", "-", "--json", data=path.read_bytes()))
+    assert {"vihf.attribute_form", "vihf.digest"} <= {each["rule"] for each in found["findings"]}
+
+
+@pytest.mark.peer("xmlsec1")
+def test_xmlsec1_is_asked_and_says_so(publication: xds_inputs.Pieces, tmp_path: Path) -> None:
+    path = tmp_path / "td21.http"
+    path.write_bytes(publication.capture().replace(b"<saml2:NameID>8", b"<saml2:NameID>9"))
+    found = as_json(run("validate", "xds", path, "--json"))
+    assert found["facts"]["xmlsec1"] is True
+    assert "vihf.judge" in {each["rule"] for each in found["findings"]}
+
+
+def test_a_manifest_given_beside_the_envelope(publication: xds_inputs.Pieces, tmp_path: Path) -> None:
+    envelope, kos = tmp_path / "envelope.xml", tmp_path / "kos.dcm"
+    envelope.write_bytes(publication.envelope())
+    kos.write_bytes(publication.kos)
+    result = run("validate", "xds", envelope, "--kos", kos)
+    assert result.exit_code == 0, result.output
+    kos.write_bytes(samples.build(sop_instance_uid="2.25.9009"))
+    result = run("validate", "xds", envelope, "--kos", kos)
+    assert result.exit_code == 1
+    assert "uniqueId n'est pas le SOPInstanceUID du KOS" in result.output
+
+
+@pytest.mark.threat("path traversal")
+def test_a_metadata_file_and_what_lies_beside_it(publication: xds_inputs.Pieces, tmp_path: Path) -> None:
+    folder = tmp_path / "IHE_XDM" / "SS000001"
+    folder.mkdir(parents=True)
+    (folder / "metadata.xml").write_bytes(xds_inputs.make_xdm(publication))
+    assert "document absent" in run("validate", "xds", folder / "metadata.xml").output
+    (folder / "kos_1_1.dcm").write_bytes(publication.kos)
+    result = run("validate", "xds", folder / "metadata.xml")
+    assert result.exit_code == 0, result.output
+    assert "METADATA.XML d'une archive XDM conforme" in result.output
+    assert "document absent" not in result.output
+    (folder / "kos_1_1.dcm").write_bytes(publication.kos + b"x")
+    assert "hash n'est pas le SHA-1 du document" in run("validate", "xds", folder / "metadata.xml").output
+    (folder / "kos_1_1.dcm").unlink()
+    (tmp_path / "outside").write_bytes(publication.kos)
+    (folder / "kos_1_1.dcm").symlink_to(tmp_path / "outside")
+    assert "document absent" in run("validate", "xds", folder / "metadata.xml").output
 
 
 # --- manifests --------------------------------------------------------------------------------------
@@ -291,6 +356,6 @@ def test_the_judge_is_where_the_tests_think() -> None:
 def test_help_is_french() -> None:
     text = run("validate", "--help").output
     assert "Vérifier la conformité" in text
-    for name in ("wado-request", "wado-response", "kos", "cross"):
+    for name in ("wado-request", "wado-response", "kos", "cross", "xds"):
         assert name in text
         assert "JSON" in run("validate", name, "--help").output

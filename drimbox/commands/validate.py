@@ -7,6 +7,8 @@ says about the attributes that the national format adds on purpose is left out.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import shutil
 import subprocess
@@ -53,6 +55,8 @@ _FILE: Callable[[Command], Command] = click.argument("file", metavar="FICHIER")
 #: A judge from outside gets this long, seconds, and this many of its lines are shown.
 JUDGE_TIMEOUT = 60.0
 _JUDGE_LINES = 50
+#: Files looked at beside a METADATA.XML.
+MAX_BESIDE = 1000
 #: What dciodvfy says of every IMG-KOS (interfaces.md 3.8).
 _INHERENT = re.compile(
     r"Warning - Attribute is not present in standard DICOM IOD - \((?:0x0008,0x1190|0x0020,0x0011"
@@ -126,6 +130,48 @@ def kos(file: str, as_json: bool) -> None:
     report = validate_kos(data)
     second_opinion(data, report)
     conclude(report, file, as_json)
+
+
+@validate.command("xds")
+@_FILE
+@click.option(
+    "--kos", "kos_file", metavar="FICHIER", help="KOS envoyé, quand la capture ne le contient pas."
+)
+@json_option
+def xds(file: str, kos_file: str | None, as_json: bool) -> None:
+    """Publication ou mise à jour dans le DMP, METADATA.XML ; « - » lit l'entrée standard.
+
+    La capture est la requête HTTP (MTOM) avec ou sans en-têtes, ou l'enveloppe SOAP seule. Les fichiers
+    qu'un METADATA.XML désigne sont lus à côté de lui. Quand xmlsec1 est installé, il vérifie aussi les
+    signatures.
+    """
+    data = read_input(file)
+    kos_data = read_input(kos_file) if kos_file is not None else None
+    from drimbox.commands.signatures import xmlsec1_verifies
+    from drimbox.conformance.xds.validate import validate_xds
+
+    folder = None
+    if Path(file).name.upper() == "METADATA.XML":
+        folder = functools.partial(beside, Path(file).parent)
+    report = validate_xds(data, kos=kos_data, folder=folder, judge=xmlsec1_verifies)
+    report.facts["xmlsec1"] = shutil.which("xmlsec1") is not None
+    conclude(report, file, as_json)
+
+
+def beside(folder: Path, uri: str) -> bytes | None:
+    """Return the file that the URI of a METADATA.XML in `folder` names; None when it is not there.
+
+    `uri` is `SSNNNNNN/NAME.EXT`: the file must stand in that very folder, whose name is not compared, and
+    be no link. Names are compared without case (DB.SO.29).
+    """
+    name = uri.rpartition("/")[2].upper()
+    try:
+        for path in itertools.islice(folder.iterdir(), MAX_BESIDE):
+            if path.name.upper() == name and not path.is_symlink() and path.is_file():
+                return read_input(str(path))
+    except OSError:
+        return None
+    return None
 
 
 @validate.command("cross")

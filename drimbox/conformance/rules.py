@@ -21,8 +21,13 @@ class Rule:
     id: str
     severity: Severity
     text: str
-    #: The public clause: requirement of the specification, CI-SIS, IHE, PS3.x, RFC.
+    #: The public clause: requirement of the specification, CI-SIS, IHE, PS3.x, RFC. `{clause}` where it
+    #: depends on what is judged.
     clause: str
+
+    def at(self, clause: str) -> Rule:
+        """Return the same rule with the clause of the case at hand."""
+        return attrs.evolve(self, clause=clause)
 
     def broken(self, report: Report, where: str = "", **values: object) -> None:
         """Say in `report` that the rule is broken; `where` names the object concerned, in French.
