@@ -5,6 +5,7 @@ Every byte of XML that comes from outside goes through `safe_parse`; lint forbid
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Any
 
 from lxml import etree
@@ -14,6 +15,7 @@ Element = Any
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 200
+_BLANKS = b" \t\r\n"
 
 
 class XmlRefused(ValueError):
@@ -62,12 +64,15 @@ def safe_parse(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_
     """Parse `data` and return its root element.
 
     Raises `XmlRefused` when it is larger than `max_bytes`, nested deeper than `max_depth`, carries a
-    DOCTYPE, or is not well formed. Leading blanks and a byte order mark are tolerated, as real senders
-    write them.
+    DOCTYPE, or is not well formed. Leading blanks and a byte order mark are tolerated, in either order, as
+    real senders write them.
     """
     if len(data) > max_bytes:
         raise XmlRefused(f"XML of {len(data)} bytes, {max_bytes} allowed")
-    data = data.lstrip(b" \t\r\n")
+    data = data.lstrip(_BLANKS)
+    if data.startswith(BOM_UTF8):
+        # The mark stays: it decides against a declaration of another encoding.
+        data = BOM_UTF8 + data[len(BOM_UTF8) :].lstrip(_BLANKS)
     try:
         etree.fromstring(data, _parser(huge=True, target=_DepthGuard(max_depth)))
         root = etree.fromstring(data, _parser(huge=True))

@@ -456,6 +456,57 @@ def test_hostile_xml_is_refused_at_once(document: bytes) -> None:
         build_report(message)
 
 
+_BOM = b"\xef\xbb\xbf"
+_STYLE = b'<?xml-stylesheet type="text/xsl" href="cda.xsl"?>'
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        _BOM,
+        b"\r\n  ",
+        _BOM + b"\r\n",
+        b"\n" + _BOM + b"\n",
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    "between",
+    [
+        b"",
+        b"\r\n\r\n",
+        _STYLE,
+        b"<!-- v1 -->\n" + _STYLE + b"\n<?x y?><!-- <ClinicalDocument> -->\n",
+        b" " * 100_000,
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_what_stands_before_the_root_changes_nothing(before: bytes, between: bytes) -> None:
+    plain = build_cda(SimReport(family="D'ÉVÊQUE"))
+    declaration, _, rest = plain.partition(b"?>\n")
+    assert read_header(before + declaration + b"?>" + between + rest) == read_header(plain)
+
+
+@pytest.mark.parametrize("encoding", ["ISO-8859-1", "ISO-8859-15", "windows-1252", "UTF-16"])
+def test_the_declared_encoding_of_the_document_is_its_own(encoding: str) -> None:
+    report = SimReport(family="D'ÉVÊQUE", given="ZOÉ")
+    text = build_cda(report).decode().replace('encoding="UTF-8"', f'encoding="{encoding}"')
+    assert read_header(text.encode(encoding)).patient == read_header(build_cda(report)).patient
+
+
+def test_a_byte_order_mark_wins_over_another_declaration() -> None:
+    text = build_cda(SimReport(family="D'ÉVÊQUE")).replace(b'encoding="UTF-8"', b'encoding="ISO-8859-1"')
+    assert read_header(_BOM + text).patient.family == "D'ÉVÊQUE"
+
+
+def test_accents_encoded_twice_are_left_as_they_are() -> None:
+    """Well formed, identifiers intact: nobody knows what was meant (interfaces.md 1.3)."""
+    twice = "MÉDICALE".encode().decode("latin-1")
+    header = read_header(build_cda(SimReport(family=twice)))
+    assert (header.patient.ins, header.patient.family) == ("284070100499094", twice)
+
+
 @pytest.mark.parametrize("document", [b"", b"\x00", b"<a/>", b"<ClinicalDocument/>", os.urandom(100)])
 def test_what_is_no_cda_is_refused(document: bytes) -> None:
     with pytest.raises(XmlRefused):
