@@ -17,6 +17,7 @@ from drimbox.conformance.kos_rules import validate_kos
 from drimbox.conformance.report import Finding, Severity
 from drimbox.sim.ris import build_message
 from drimbox.sim.ris_report import SimReport, build_cda
+from tests.cda.samples import published
 from tests.conformance import cross_inputs, xds_inputs
 from tests.conformance.answers import answer, image, part
 from tests.kos import samples
@@ -278,7 +279,7 @@ def test_a_judge_that_misbehaves(
 
 @pytest.mark.parametrize("path", ["KOS/ko.dcm", "XDM/KA202401/IHE_XDM/SS000001/KOS_1_1.DCM"])
 def test_published_manifests_break_nothing_but_https(path: str) -> None:
-    found = errors(samples.published(path))
+    found = errors(published(path))
     assert {each.text for each in found} <= {"RetrieveURL qui n'est pas en https"}
 
 

@@ -20,6 +20,7 @@ from drimbox.sim.ris import SimMessage, build_message
 from drimbox.sim.ris_report import SimAct, SimOrder, SimReport, build_cda
 from drimbox.sim.studies import GeneratedStudy
 from drimbox.sim.study_objects import add_key_objects
+from tests.cda.samples import published
 from tests.conformance.cross_inputs import (
     IPP,
     OTHER,
@@ -395,7 +396,7 @@ def test_links_are_not_followed(inputs: Inputs, tmp_path: Path) -> None:
 def test_the_published_manifest_is_not_of_the_published_report() -> None:
     """The authors say that both are unrelated: other patient, other study, other orders."""
     report = validate_cross(
-        samples.published("CDA/IMG_CR_IMG_2023.11_CDA-R2-Niveau-1.xml"), [samples.published("KOS/ko.dcm")]
+        published("CDA/IMG_CR_IMG_2023.11_CDA-R2-Niveau-1.xml"), [published("KOS/ko.dcm")]
     )
     found = {each.rule for each in report.findings if each.rule.startswith(("cross.", "files."))}
     assert found == {
@@ -411,7 +412,7 @@ def test_the_published_manifest_is_not_of_the_published_report() -> None:
 
 
 def test_the_published_message_is_read() -> None:
-    report = validate_cross(samples.published("HL7/patient1.hl7"), [samples.published("KOS/ko.dcm")])
+    report = validate_cross(published("HL7/patient1.hl7"), [published("KOS/ko.dcm")])
     assert "files.report" not in {each.rule for each in report.findings}
     assert report.facts["studies"]
 

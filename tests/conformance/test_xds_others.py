@@ -15,6 +15,7 @@ from drimbox.commands.signatures import xmlsec1_verifies
 from drimbox.commands.validate import beside
 from drimbox.conformance.xds.validate import validate_xds
 from drimbox.sim.pki import make_pki
+from tests.cda.samples import published
 from tests.conformance.xds_inputs import Pieces, make_pair, make_publication, make_removal, request
 from tests.kos import samples
 from tests.sim.dmp_requests import STRUCTURE, Maker
@@ -43,7 +44,7 @@ def schema() -> etree.XMLSchema:
 @pytest.mark.requirement("DB.CS.159")
 def test_the_published_publication() -> None:
     """Its authors indented the text (delimiters, digests, hash of the signature) and masked values."""
-    report = validate_xds(samples.published("XDS/publication.xml"))
+    report = validate_xds(published("XDS/publication.xml"))
     assert {each.rule for each in report.findings} == {
         "packaging.mime.indented",
         "packaging.mime.line_ends",
@@ -71,7 +72,7 @@ def test_the_published_publication() -> None:
 def test_the_published_metadata_file(tmp_path: Path) -> None:
     """Whole, but for masked certificates and a hash of the signature that is its authors' known fault."""
     for name in ("METADATA.XML", "KOS_1_1.DCM", "SIGN_1.XML"):
-        (tmp_path / name).write_bytes(samples.published(f"XDM/KA202401/IHE_XDM/SS000001/{name}"))
+        (tmp_path / name).write_bytes(published(f"XDM/KA202401/IHE_XDM/SS000001/{name}"))
     report = validate_xds(
         (tmp_path / "METADATA.XML").read_bytes(), folder=lambda uri: beside(tmp_path, uri)
     )
@@ -93,7 +94,7 @@ def test_the_published_metadata_file(tmp_path: Path) -> None:
 
 
 def test_the_published_answer_is_no_request() -> None:
-    report = validate_xds(samples.published("XDS/response.xml"))
+    report = validate_xds(published("XDS/response.xml"))
     assert not report.ok
 
 

@@ -33,14 +33,14 @@ _CODE_EMPTY = RULES.error("code_empty", "{name} sans code (nodeRepresentation)",
 _CODE_TWICE = RULES.error("code_twice", "{name} : le même code deux fois", _XDS)
 _CODE_NAME = RULES.warning("code_name", "{name} : code {code} sans libellé", _XDS)
 _CODE_UNKNOWN = RULES.warning("code_unknown", "classification {scheme} inconnue", _XDS)
-_AUTHOR = RULES.error("author", "author absent", "ITI TF-3 4.2.3.1.4")
+_AUTHOR = RULES.error("author", "author absent", "ITI TF-3 4.2.3.1")
 _AUTHOR_PERSON = RULES.error(
     "author_person", "authorPerson absent ou mal formé (XCN)", "ITI TF-3 4.2.3.1.7"
 )
 _AUTHOR_PLACE = RULES.error(
     "author_institution", "authorInstitution absent ou mal formé (XON)", "ITI TF-3 4.2.3.1.7"
 )
-_AUTHOR_NODE = RULES.warning("author_node", "author avec un nodeRepresentation", "ITI TF-3 4.2.3.1.4")
+_AUTHOR_NODE = RULES.warning("author_node", "author avec un nodeRepresentation", "ITI TF-3 4.2.3.1")
 _STRUCTURE = RULES.warning(
     "structure", "authorInstitution : identifiant de structure inhabituel", _NATIONAL
 )
@@ -48,14 +48,12 @@ _ID_ABSENT = RULES.error("identifier", "{name} absent", "{clause}")
 _ID_MANY = RULES.error("identifier_many", "{name} donné {count} fois", "{clause}")
 _ID_FORM = RULES.error("identifier_form", "{name} : valeur mal formée", "{clause}")
 _ID_NAME = RULES.error(
-    "identifier_name", "{name} : Name de l'ExternalIdentifier différent", "ITI TF-3 4.2.3.1.3"
+    "identifier_name", "{name} : Name de l'ExternalIdentifier différent", "ITI TF-3 4.2.3.1"
 )
 _ID_UNKNOWN = RULES.warning("identifier_unknown", "ExternalIdentifier {scheme} inconnu", _XDS)
 _KEY = RULES.warning("ins_key", "matricule INS : forme ou clé inhabituelle", "référentiel INS")
-_NODE = RULES.error("set_node", "classificationNode du SubmissionSet attendu une fois", "ITI TF-3 4.2.1.2")
-_TYPE = RULES.error(
-    "object_type", "objectType : document stable (7edca82f-…) attendu", "ITI TF-3 4.2.3.2.21"
-)
+_NODE = RULES.error("set_node", "classificationNode du SubmissionSet attendu une fois", "ITI TF-3 4.2.1")
+_TYPE = RULES.error("object_type", "objectType : document stable (7edca82f-…) attendu", "ITI TF-3 4.2.3.2")
 _MIME = RULES.error("mime", "mimeType : {due} attendu", "{clause}")
 _TITLE = RULES.error("title", "titre (Name) absent", _NATIONAL)
 _TITLE_TEXT = RULES.inform("title_text", "titre ou commentaire autre que « {due} »", "CI-SIS IMG-KOS")
@@ -79,16 +77,14 @@ _NO_AUTHORITY = RULES.error(
 _STUDY_FORM = RULES.error(
     "reference_uid", "referenceIdList : StudyInstanceUID qui n'est pas un UID", "PS3.5 9.1"
 )
-_STOP = RULES.error("stop", "serviceStopTime avant serviceStartTime", "ITI TF-3 4.2.3.2.20")
+_STOP = RULES.error("stop", "serviceStopTime avant serviceStartTime", "ITI TF-3 4.2.3.2")
 _OLDER = RULES.warning(
-    "older", "creationTime après submissionTime : fuseaux différents ?", "ITI TF-3 4.2.3.2.6"
+    "older", "creationTime après submissionTime : fuseaux différents ?", "ITI TF-3 4.2.3.2"
 )
 _INFO_FIELDS = RULES.error(
     "patient_info", "sourcePatientInfo : PID-5, PID-7 et PID-8, une fois chacun", _NATIONAL
 )
-_INFO_FORM = RULES.error(
-    "patient_info_form", "sourcePatientInfo : {field} mal formé", "ITI TF-3 4.2.3.2.23"
-)
+_INFO_FORM = RULES.error("patient_info_form", "sourcePatientInfo : {field} mal formé", "ITI TF-3 4.2.3.2")
 _INFO_SIGNATURE = RULES.error(
     "patient_info_signature", "sourcePatientInfo sur l'entrée de signature", _NATIONAL
 )

@@ -24,20 +24,20 @@ from drimbox.conformance.xds.rim import RimObject
 from drimbox.xml import Element
 
 _XOP: Final = "http://www.w3.org/2004/08/xop/include"
-_MTOM: Final = "W3C XOP 2.1 ; ITI TF-2 V.3.6"
-_XDM: Final = "ITI TF-2 3.32.4.1.2"
+_MTOM: Final = "W3C XOP 2.1 ; ITI TF-2 V.3"
+_XDM: Final = "ITI TF-2 3.32"
 _CONTENT: Final = "DB.SO.105 ; IHE RAD TF-3 4.68"
 
 RULES = RuleBook("document")
-_MISSING = RULES.error("missing", "aucun Document pour cette entrée", "ITI TF-2 3.41.4.1.3")
-_ORPHAN = RULES.error("orphan", "Document {id} sans entrée", "ITI TF-2 3.41.4.1.3")
-_TWICE = RULES.error("twice", "Document {id} donné deux fois", "ITI TF-2 3.41.4.1.3")
+_MISSING = RULES.error("missing", "aucun Document pour cette entrée", "ITI TF-2 3.41")
+_ORPHAN = RULES.error("orphan", "Document {id} sans entrée", "ITI TF-2 3.41")
+_TWICE = RULES.error("twice", "Document {id} donné deux fois", "ITI TF-2 3.41")
 _CID = RULES.error("cid", "xop:Include {href} : aucune partie de ce Content-ID", "W3C XOP 2.1 ; RFC 2392")
 _INCLUDE = RULES.error("include", "Document {id} : xop:Include seul, ou base64, attendu", _MTOM)
 _INLINE = RULES.inform("inline", "Document {id} en base64 dans le XML, non en pièce jointe", _MTOM)
 _UNUSED = RULES.warning("unused", "{count} partie(s) qu'aucun Document ne cite", "W3C XOP 3")
 _HASH = RULES.error("hash", "hash n'est pas le SHA-1 du document", "ITI TF-3 4.2.3.2.10")
-_SIZE = RULES.error("size", "size {told}, document de {held} octets", "ITI TF-3 4.2.3.2.22")
+_SIZE = RULES.error("size", "size {told}, document de {held} octets", "ITI TF-3 4.2.3.2")
 _NOT_READ = RULES.inform(
     "not_read", "document absent de la capture : ni hash ni contenu vérifiés", "ITI TF-3 4.2.3.2.10"
 )

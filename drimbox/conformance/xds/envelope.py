@@ -20,21 +20,19 @@ _WSSE: Final = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecuri
 XDSB: Final = "urn:ihe:iti:xds-b:2007"
 PUBLISH: Final = "urn:ihe:iti:2007:ProvideAndRegisterDocumentSet-b"
 UPDATE: Final = "urn:ihe:iti:2010:UpdateDocumentSet"
-_HEADERS: Final = "ITI TF-2 V.3.2 ; WS-Addressing 1.0"
+_HEADERS: Final = "ITI TF-2 V.3 ; WS-Addressing 1.0"
 
 RULES = RuleBook("soap")
-_ROOT = RULES.error("envelope", "enveloppe SOAP 1.2 attendue", "ITI TF-2 V.3.2.1")
+_ROOT = RULES.error("envelope", "enveloppe SOAP 1.2 attendue", "ITI TF-2 V.3")
 _NO_BODY = RULES.error("body", "soap:Body avec un seul élément attendu", "SOAP 1.2 partie 1, 5.3")
 _NO_HEADER = RULES.error("header", "soap:Header absent", _HEADERS)
 _ABSENT = RULES.error("addressing", "{name} absent", _HEADERS)
 _TWICE = RULES.error("addressing_twice", "{name} donné deux fois", "WS-Addressing 1.0 3.2")
-_MESSAGE_ID = RULES.warning("message_id", "MessageID : urn:uuid:… attendu", "ITI TF-2 V.3.2.2")
-_TO = RULES.warning("to", "To : adresse https attendue", "EX DMP ; WS-Addressing 1.0")
-_ACTION = RULES.error("action", "Action {action} : pas celle du corps ({due})", "ITI TF-2 3.41.4 ; 3.57.4")
-_OUTER = RULES.warning(
-    "outer_action", "action du Content-Type différente de wsa:Action", "ITI TF-2 V.3.2.2"
-)
-_UNDERSTAND = RULES.error("must_understand", 'Action sans mustUnderstand="true"', "ITI TF-2 V.3.2.2")
+_MESSAGE_ID = RULES.warning("message_id", "MessageID : urn:uuid:… attendu", "ITI TF-2 V.3")
+_TO = RULES.warning("to", "To : adresse https attendue", "WS-Addressing 1.0")
+_ACTION = RULES.error("action", "Action {action} : pas celle du corps ({due})", "ITI TF-2 3.41 ; 3.57")
+_OUTER = RULES.warning("outer_action", "action du Content-Type différente de wsa:Action", "ITI TF-2 V.3")
+_UNDERSTAND = RULES.error("must_understand", 'Action sans mustUnderstand="true"', "ITI TF-2 V.3")
 _UNQUALIFIED = RULES.warning(
     "must_understand_ns", "mustUnderstand hors de l'espace de noms SOAP", "SOAP 1.2 partie 1, 5.2.3"
 )
@@ -42,7 +40,7 @@ _REPLY = RULES.inform(
     "reply_to", "ReplyTo : les échanges publiés n'en ont pas", "CI-SIS Partage de documents"
 )
 _SECURITY = RULES.error("security", "wsse:Security avec une assertion SAML attendu", "CI-SIS VIHF")
-_WRAPPER = RULES.error("wrapper", "corps : {due} attendu", "ITI TF-2 3.41.4 ; 3.57.4")
+_WRAPPER = RULES.error("wrapper", "corps : {due} attendu", "ITI TF-2 3.41 ; 3.57")
 
 _UUID = re.compile(r"urn:uuid:[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _PUBLICATION: Final = f"{{{XDSB}}}ProvideAndRegisterDocumentSetRequest"

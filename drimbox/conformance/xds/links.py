@@ -24,15 +24,15 @@ _STATUSES: Final = frozenset(
 )
 _ENTRY = re.compile(r"urn:uuid:[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _LINKS: Final = "ITI TF-3 4.2.2"
-_ITI57: Final = "ITI TF-2 3.57.4.1.3"
+_ITI57: Final = "ITI TF-2 3.57"
 
 RULES = RuleBook("association")
 _UNKNOWN = RULES.error("type", "association {kind} non prévue", _LINKS)
-_MEMBER = RULES.error("member", "HasMember attendu une fois pour chaque entrée", "ITI TF-3 4.2.1.4")
+_MEMBER = RULES.error("member", "HasMember attendu une fois pour chaque entrée", "ITI TF-3 4.2.1")
 _MEMBER_ENDS = RULES.error(
-    "member_ends", "HasMember : du SubmissionSet vers une entrée attendu", "ITI TF-3 4.2.1.4"
+    "member_ends", "HasMember : du SubmissionSet vers une entrée attendu", "ITI TF-3 4.2.1"
 )
-_ORIGINAL = RULES.error("original", "HasMember sans SubmissionSetStatus = Original", "ITI TF-3 4.2.1.4.1")
+_ORIGINAL = RULES.error("original", "HasMember sans SubmissionSetStatus = Original", "ITI TF-3 4.2.1")
 _NOT_ORIGINAL = RULES.warning(
     "original_other", "{kind} : SubmissionSetStatus = Original attendu", "CI-SIS Partage de documents"
 )
@@ -40,16 +40,14 @@ _SIGNED = RULES.error(
     "signs", "une association signs, de la signature vers le SubmissionSet, attendue", "IHE ITI DSG"
 )
 _SOURCE = RULES.error(
-    "replace_source", "RPLC : la source n'est pas le KOS de la soumission", "ITI TF-3 4.2.2.2.1"
+    "replace_source", "RPLC : la source n'est pas le KOS de la soumission", "ITI TF-3 4.2.2"
 )
 _TARGET = RULES.error(
     "target", "{kind} : targetObject urn:uuid:… d'une entrée du registre attendu", "ITI TF-3 4.2.2"
 )
-_OWN_TARGET = RULES.error(
-    "replace_own", "RPLC : la cible est dans la même soumission", "ITI TF-3 4.2.2.2.1"
-)
+_OWN_TARGET = RULES.error("replace_own", "RPLC : la cible est dans la même soumission", "ITI TF-3 4.2.2")
 _REPLACED_TWICE = RULES.error(
-    "replace_twice", "RPLC : la même entrée remplacée deux fois", "ITI TF-3 4.2.2.2.1"
+    "replace_twice", "RPLC : la même entrée remplacée deux fois", "ITI TF-3 4.2.2"
 )
 _ID_FORM = RULES.warning(
     "id", "id d'association urn:uuid: : le registre l'attribue", "CI-SIS Partage de documents"

@@ -31,7 +31,7 @@ _UNKNOWN = RULES.error("object", "élément {tag} inattendu dans RegistryObjectL
 _CHILD = RULES.error("child", "élément {tag} inattendu", _SCHEMA)
 _ORDER = RULES.warning("order", "ordre des éléments : {tag} trop tard", _SCHEMA)
 _NO_ID = RULES.error("id", "{tag} sans id", _SCHEMA)
-_TWICE = RULES.error("id_twice", "id {id} donné deux fois", "ITI TF-3 4.1.12")
+_TWICE = RULES.error("id_twice", "id {id} donné deux fois", "ebRIM 3.0")
 _OWNER = RULES.error(
     "owner", "{tag} : {attribute} ne désigne pas l'objet qui le contient", "ITI TF-3 4.2.3.1"
 )

@@ -24,19 +24,17 @@ from drimbox.xml import Element
 Folder = Callable[[str], bytes | None]
 
 RULES = RuleBook("submission")
-_NO_LIST = RULES.error("list", "SubmitObjectsRequest/RegistryObjectList introuvable", "ITI TF-2 3.41.4.1.2")
-_NO_SET = RULES.error(
-    "set", "un SubmissionSet (RegistryPackage) attendu, trouvé {count}", "ITI TF-3 4.2.1.1"
-)
+_NO_LIST = RULES.error("list", "SubmitObjectsRequest/RegistryObjectList introuvable", "ITI TF-2 3.41")
+_NO_SET = RULES.error("set", "un SubmissionSet (RegistryPackage) attendu, trouvé {count}", "ITI TF-3 4.2.1")
 _NO_KOS = RULES.error("kos", "aucune entrée de KOS (typeCode IMG-KOS)", "DB.SO.18 ; CI-SIS IMG-KOS")
 _NO_SIGNATURE = RULES.error(
     "signature", "une entrée de signature attendue, trouvé {count}", "CI-SIS Partage de documents"
 )
-_PATIENTS = RULES.error("patients", "patientId différents d'un objet à l'autre", "ITI TF-3 4.2.1.5")
+_PATIENTS = RULES.error("patients", "patientId différents d'un objet à l'autre", "ITI TF-3 4.2.1")
 _TIMES = RULES.warning(
     "times", "submissionTime différents d'un objet à l'autre", "CI-SIS Partage de documents"
 )
-_UNIQUE = RULES.error("unique_ids", "le même uniqueId pour plusieurs objets", "ITI TF-3 4.2.3.2.26")
+_UNIQUE = RULES.error("unique_ids", "le même uniqueId pour plusieurs objets", "ITI TF-3 4.2.3.2")
 _COMMON = RULES.error(
     "common", "l'entrée de signature ne répète pas {name} du KOS", "CI-SIS Partage de documents"
 )
