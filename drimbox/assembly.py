@@ -30,6 +30,9 @@ from drimbox.native.loading import open_archive
 from drimbox.periodic import Periodic
 from drimbox.ports import Archives, FeedJob, ImageArchive, InboxMessage
 from drimbox.psc.introspection import TokenIntrospector
+from drimbox.source.archiveexport import ArchiveExport
+from drimbox.source.archiveimport import ArchiveImport
+from drimbox.source.archivejobs import ArchiveJobs
 from drimbox.source.backoff import backoff
 from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.delivery import Deliveries
@@ -47,8 +50,10 @@ from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
 from drimbox.store.cache import Cache
 from drimbox.store.database import Database
+from drimbox.store.exports import ArchiveListing
 from drimbox.store.failures import blames_row, describe
 from drimbox.store.feed_jobs import FeedJobs
+from drimbox.store.imports import Imports
 from drimbox.store.inbox import Inbox
 from drimbox.store.native import NativeMemory
 from drimbox.store.notices import NoticeStore
@@ -107,6 +112,13 @@ class Stores:
         self.outbox = Outbox(self.database, clock=clock, patience=patience)
         self.measures = SpeedTestStore(self.database, clock=clock)
         self.natives = NativeMemory(self.database)
+        self.listing = ArchiveListing(self.database)
+        self.imports = Imports(self.database, clock=clock)
+
+    async def waiting(self) -> int:
+        """Count what is on its way through the queues."""
+        counts = [await queue.counts() for queue in (self.inbox, self.jobs, self.outbox)]
+        return sum(count.waiting + count.in_hand for count in counts)
 
     async def open(self) -> None:
         """Open the database; take back what a killed process held."""
@@ -157,6 +169,10 @@ class Assembly:
         self.speed_tests = self._make_speed_tests()
         self.watches = {name: self._make_watch(name) for name in self.natives}
         self.periodics = self._make_periodics()
+        self.archive_jobs = ArchiveJobs(clock)
+        self.export = ArchiveExport(config, stores.listing, defer, stores.waiting)
+        reports = config.drimbox.state_dir / "imports"
+        self.archive_import = ArchiveImport(config, stores.imports, defer, clock, reports)
 
     async def close_natives(self) -> None:
         """Let go of the native archives."""

@@ -8,6 +8,7 @@ from io import TextIOWrapper
 
 import click
 
+from drimbox.commands.archive import archive
 from drimbox.commands.configuration import check_config
 from drimbox.commands.french import speak_french
 from drimbox.commands.inspection import inspection
@@ -37,7 +38,7 @@ def version() -> None:
     click.echo(f"DRIMbox {importlib.metadata.version('drimbox')}")
 
 
-for command in (check_config, status, notices, pacs, inspection, speedtest, validate, wado):
+for command in (archive, check_config, status, notices, pacs, inspection, speedtest, validate, wado):
     cli.add_command(command)
 
 

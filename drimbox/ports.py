@@ -84,6 +84,11 @@ class Pacses(Protocol):
         """
 
 
+#: In the place of the RIS of a message that an archive of another DRIMbox brought (no RIS can be called
+#: so), and of the digest of its manifest, of which nobody knows how it would compare.
+IMPORTED = "(import)"
+
+
 @attrs.frozen
 class InboxMessage:
     """A message safely stored, waiting to be worked on."""

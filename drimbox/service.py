@@ -30,7 +30,7 @@ from drimbox.trust.transport import BulkTLSFactory
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
-from drimbox.web import speedtest
+from drimbox.web import archive, speedtest
 from drimbox.web.admin import admin_factory, core_api
 
 T = TypeVar("T")
@@ -125,13 +125,17 @@ class Gateway(Service):
                 self.log.failure("stop went wrong", failure=Failure())
 
     async def _note_speed_test(self, site: str) -> None:
+        await self._note("Test de débit du PACS à la demande", site)
+
+    async def _note(self, action: str, subject: str) -> None:
+        """Note in the audit trail what an administrator asked for."""
         names = self._names()
         event = messages.administration(
             name=names["name"],
             source_name=names["source_name"],
             user="admin",
-            action="Test de débit du PACS à la demande",
-            subject=site,
+            action=action,
+            subject=subject,
         )
         await self._stores.audit.record(event)
 
@@ -151,6 +155,15 @@ class Gateway(Service):
         )
         speedtest.register(
             api, config.sites, self._assembly.speed_tests, self._stores.measures, self._note_speed_test
+        )
+        assembly = self._assembly
+        archive.register(
+            api,
+            config.sites,
+            assembly.archive_jobs,
+            assembly.export,
+            assembly.archive_import,
+            self._note,
         )
         for settings, factory in (
             (config.admin, admin_factory(api, config.admin, reactor)),
@@ -184,7 +197,8 @@ class Gateway(Service):
         for watch in self._assembly.watches.values():
             watch.stop()
         ended = Deferred.fromCoroutine(self._assembly.speed_tests.stop())
-        waited = gatherResults([ended, *(each for each in stopping if each is not None)])
+        archived = Deferred.fromCoroutine(self._assembly.archive_jobs.stop())
+        waited = gatherResults([ended, archived, *(each for each in stopping if each is not None)])
         await self._at_most(waited, self.config.drimbox.drain_timeout)
 
     async def _stop_workers(self) -> None:

@@ -55,8 +55,13 @@ class JobQueue(Protocol):
     async def retry(self, job_id: int, at: datetime, error: str) -> None:
         """Put the job off."""
 
-    async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
-        """The archived KOS already says it all: add the report to it and end the job."""
+    async def unchanged(
+        self, job_id: int, kos_id: int, report_id: str, *, fingerprint: str | None = None
+    ) -> None:
+        """The archived KOS already says it all: add the report to it and end the job.
+
+        `fingerprint` is its digest, when it had none of ours.
+        """
 
     async def queue_publication(
         self,
@@ -92,6 +97,9 @@ class LatestKos(Protocol):
 
     async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
         """Return the newest KOS of the study that the DMP holds or will hold."""
+
+    async def get(self, kos_id: int) -> ArchivedKos:
+        """Return one KOS with its bytes."""
 
     async def submission(self, kos_id: int) -> Submission | None:
         """Return what was submitted for a KOS, whole."""

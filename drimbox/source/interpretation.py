@@ -19,6 +19,10 @@ from drimbox.kos.changes import is_part10, read_key_object
 from drimbox.kos.keyimages import NoteRefused
 from drimbox.model import MessageAction, Organization, Report, ReportMessage, StudyChange
 from drimbox.source.structures import same_structure
+from drimbox.xdm.checking import is_packed, unpack
+from drimbox.xdm.opening import FileRefused
+from drimbox.xdm.rebuilding import message_of
+from drimbox.xdm.rebuilding import report_of as archived_report
 from drimbox.xml import XmlRefused
 
 #: Results of messages that do not feed.
@@ -47,6 +51,8 @@ def interpret(raw: bytes, settings: Hl7Settings = _SETTINGS) -> Interpretation:
     """Read a message and its report, as `[hl7]` wants it. Never raises for a bad one."""
     if is_part10(raw):
         return _key_object(raw)
+    if is_packed(raw):
+        return _taken_over(raw)
     try:
         message = read_message(raw)
     except Hl7Refused as refusal:
@@ -75,6 +81,16 @@ def _key_object(raw: bytes) -> Interpretation:
         return Interpretation(None, None, changed=read_key_object(raw).study_uids)
     except NoteRefused as refusal:
         return Interpretation(None, None, error=ReportNotInterpretable(str(refusal)))
+
+
+def _taken_over(raw: bytes) -> Interpretation:
+    """Read back what an archive brought (DB.SO.30); it was checked when it was loaded."""
+    try:
+        taken = unpack(raw)
+    except FileRefused as refusal:
+        return Interpretation(None, None, error=ReportNotInterpretable(str(refusal)))
+    line = next(iter(taken.reports), None)
+    return Interpretation(message_of(taken, line), archived_report(taken, line))
 
 
 def _withdrawn(message: ReportMessage) -> Report:

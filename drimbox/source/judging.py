@@ -24,7 +24,8 @@ from drimbox.errors import DrimboxError, FeedError, PublicationError, ReportNotI
 from drimbox.kos.compare import fingerprint
 from drimbox.kos.manifest import retrieve_base
 from drimbox.model import Report, ReportMessage, Study
-from drimbox.ports import ArchivedKos, FeedJob, Speaker, Voice
+from drimbox.ports import IMPORTED, ArchivedKos, FeedJob, Speaker, Voice
+from drimbox.source.adoption import is_adoptable, same_content
 from drimbox.source.feed_doors import Doors
 from drimbox.source.feed_identity import check_patient
 from drimbox.source.filters import UidRootFilter
@@ -74,11 +75,13 @@ class Comparison:
     fingerprint: str
     #: None when the study has no KOS yet.
     latest: ArchivedKos | None
+    #: An archive of another DRIMbox brought the newest one, and it is what we would publish (DB.SO.30).
+    adopted: bool = False
 
     @property
     def same(self) -> bool:
         """True when the archived KOS already says it all."""
-        return self.latest is not None and self.latest.fingerprint == self.fingerprint
+        return self.adopted or (self.latest is not None and self.latest.fingerprint == self.fingerprint)
 
 
 class NotAnswered(Exception):
@@ -169,7 +172,17 @@ class Judge:
             )
         )
         assert isinstance(print_, str)
-        return Comparison(site, study, marks, structure, print_, latest)
+        adopted = latest is not None and await self._adoptable(job, latest, site, study, marks)
+        return Comparison(site, study, marks, structure, print_, latest, adopted)
+
+    async def _adoptable(
+        self, job: FeedJob, latest: ArchivedKos, site: Site, study: Study, marks: Marks
+    ) -> bool:
+        """Say whether what an archive brought of this study is what we would publish."""
+        if latest.site != site.name or not is_adoptable(latest, job.ris):
+            return False
+        kos, base = await self._doors.archive.get(latest.id), retrieve_base(site, self._config.wado)
+        return bool(await self._doors.in_thread(lambda: same_content(kos.data, study, base, marks.images)))
 
     async def _find(
         self, reading: Reading, witness: Witness, sites: list[Site], latest: ArchivedKos | None
@@ -199,7 +212,12 @@ class Judge:
         sites = [
             site
             for site in self._config.sites
-            if (not site.ris or job.ris in site.ris)
+            if (_loaded_at(site, latest) if job.ris == IMPORTED else not site.ris or job.ris in site.ris)
             and (not site.structures or structure.id in site.structures)
         ]
         return sorted(sites, key=lambda site: latest is None or site.name != latest.site)
+
+
+def _loaded_at(site: Site, latest: ArchivedKos | None) -> bool:
+    """Say whether a site is the one that the archive of a study was loaded for."""
+    return latest is not None and latest.site == site.name

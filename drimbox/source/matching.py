@@ -95,7 +95,10 @@ class Matching:
         if isinstance(found, Absent):
             return await self._absent(job, found)
         if found.latest is not None and found.same and not (readdress and await self._elsewhere(found)):
-            await self._doors.jobs.unchanged(job.id, found.latest.id, reading.report.document_id)
+            digest = found.fingerprint if found.adopted else None
+            await self._doors.jobs.unchanged(
+                job.id, found.latest.id, reading.report.document_id, fingerprint=digest
+            )
             return "unchanged"
         await self._queue(reading, found)
         return "queued"

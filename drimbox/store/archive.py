@@ -68,7 +68,9 @@ def doubtful() -> ColumnElement[bool]:
 
 
 def insert_report(connection: Connection, kos_id: int, report_id: str) -> None:
-    """Record that this report led to this KOS, once."""
+    """Record that this report led to this KOS, once; no report, nothing."""
+    if not report_id:
+        return
     there = select(kos_report.c.id).where(
         kos_report.c.kos_id == kos_id, kos_report.c.report_id == report_id
     )

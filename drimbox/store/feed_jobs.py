@@ -332,11 +332,20 @@ class FeedJobs(Queue):
             )
         )
 
-    async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
-        """The archived KOS already says it all: add the report to it and end the job (DB.SO.12)."""
+    async def unchanged(
+        self, job_id: int, kos_id: int, report_id: str, *, fingerprint: str | None = None
+    ) -> None:
+        """The archived KOS already says it all: add the report to it and end the job (DB.SO.12).
+
+        `fingerprint` is its digest, when it had none of ours (DB.SO.30).
+        """
 
         def work(connection: Connection) -> None:
             if self._finish(job_id, "unchanged", "", connection):
                 insert_report(connection, kos_id, report_id)
+                if fingerprint is not None:
+                    connection.execute(
+                        update(kos).where(kos.c.id == kos_id).values(fingerprint=fingerprint)
+                    )
 
         await self._database.run(work)

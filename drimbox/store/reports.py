@@ -13,12 +13,14 @@ a withdrawal that comes last counts whatever its instant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func, insert, or_, select
+from sqlalchemy import Connection, Select, func, insert, or_, select
 
 from drimbox.model import MessageAction
-from drimbox.ports import ReportSaid, Speaker, Voice
+from drimbox.ports import IMPORTED, ReportSaid, Speaker, Voice
 from drimbox.store.database import AnyRow, Database
 from drimbox.store.schema import inbox, kos, kos_report, report, report_study
 
@@ -91,26 +93,59 @@ def _concerned(connection: Connection, said: ReportSaid) -> list[str]:
 
 
 def _speaker(connection: Connection, study_uid: str) -> Speaker | Voice:
-    citing = (
+    rows = connection.execute(_citing(study_uid)).all()
+    if not rows:
+        return Voice.UNKNOWN
+    speaking = _speaking(connection, rows)
+    return Speaker(speaking[0].message_id, speaking[0].ris) if speaking else Voice.NONE_LEFT
+
+
+def silenced(connection: Connection, study_uid: str) -> set[str]:
+    """Return the documents that once spoke for a study and do no longer."""
+    rows = connection.execute(_citing(study_uid)).all()
+    speaking = {row.document_id for row in _speaking(connection, rows)}
+    return {row.document_id for row in rows} - speaking
+
+
+def _citing(study_uid: str) -> Select[Any]:
+    return (
         select(report, inbox.c.ris)
         .join(report_study, report_study.c.report_id == report.c.id)
         .join(inbox, inbox.c.id == report.c.message_id)
         .where(report_study.c.study_uid == study_uid)
         .order_by(report.c.message_id.desc())
     )
-    rows = connection.execute(citing).all()
-    if not rows:
-        return Voice.UNKNOWN
+
+
+def _speaking(connection: Connection, rows: Sequence[AnyRow]) -> list[AnyRow]:
+    """Return those of the rows that nothing takes back, the one that counts first."""
     documents = {row.document_id for row in rows}
     related = connection.execute(
         select(report).where(or_(report.c.document_id.in_(documents), report.c.replaces.in_(documents)))
     ).all()
-    for row in rows:
-        if row.action == MessageAction.DELETE.value:
-            continue
-        if not any(_takes_back(other, row) for other in related):
-            return Speaker(row.message_id, row.ris)
-    return Voice.NONE_LEFT
+    return [
+        row
+        for row in _in_order(rows)
+        if row.action != MessageAction.DELETE.value
+        and not any(_takes_back(other, row) for other in related)
+    ]
+
+
+def _in_order(rows: Sequence[AnyRow]) -> list[AnyRow]:
+    """Put the last word first.
+
+    What an archive brought came late but was said before: it stands where its instant puts it among the
+    messages that came by themselves.
+    """
+    heard = [row for row in rows if row.ris != IMPORTED]
+
+    def place(row: AnyRow) -> tuple[int, bool, int]:
+        if row.ris != IMPORTED:
+            return row.message_id, False, row.message_id
+        before = [each.message_id for each in heard if each.sent_at <= row.sent_at]
+        return max(before, default=0), True, row.message_id
+
+    return sorted(rows, key=place, reverse=True)
 
 
 def _takes_back(other: AnyRow, row: AnyRow) -> bool:

@@ -133,6 +133,11 @@ def content_type(patient_class: str) -> Code:
     return Code(value, _CONTENT_TYPE_SCHEME, _CONTENT_TYPE_TEXTS[value])
 
 
+def patient_class(content_type_code: str) -> str:
+    """Return the PV1-2 value that gives this contentTypeCode, empty when none does."""
+    return next((key for key, value in _CONTENT_TYPES.items() if value == content_type_code), "")
+
+
 def confidentiality(visibility: Visibility) -> tuple[Code, ...]:
     """Return the confidentialityCodes of the manifest: N always, and one per flag of the report."""
     flags = (

@@ -183,6 +183,8 @@ class Jobs:
     #: KOS of the study that a removal finds.
     held: int = 1
     make: Callable[[Submission], Removal] | None = None
+    #: Digest given to a KOS that had none of ours.
+    adopted: str | None = None
 
     async def finish(self, job_id: int, result: str, detail: str = "") -> None:
         self.ended.append((job_id, result, detail))
@@ -190,8 +192,11 @@ class Jobs:
     async def retry(self, job_id: int, at: datetime, error: str) -> None:
         self.retried.append((job_id, at, error))
 
-    async def unchanged(self, job_id: int, kos_id: int, report_id: str) -> None:
+    async def unchanged(
+        self, job_id: int, kos_id: int, report_id: str, *, fingerprint: str | None = None
+    ) -> None:
         self.ended.append((job_id, "unchanged", kos_id, report_id))
+        self.adopted = fingerprint
 
     async def queue_removal(
         self,
@@ -230,6 +235,9 @@ class Archive:
 
     async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
         return next((one for one in reversed(self.kos) if one.study_uid == study_uid), None)
+
+    async def get(self, kos_id: int) -> ArchivedKos:
+        return next(one for one in self.kos if one.id == kos_id)
 
     async def published(self, site: str, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
         found = [

@@ -1,0 +1,119 @@
+"""The admin routes of the archive: export and loading (DB.SO.29, DB.SO.30).
+
+Either lasts longer than an HTTP request should: a POST begins it and gives its number, `GET /archive` says
+how far the last one is and what it came to. Paths are those of the machine that DRIMbox runs on. What is
+asked is audited; nothing here names a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drimbox.config import Site
+from drimbox.source.archiveexport import ArchiveExport
+from drimbox.source.archiveimport import MAX_PATHS, ArchiveImport
+from drimbox.source.archivejobs import ArchiveJobs, Job, JobBusy, Work
+from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
+from drimbox.xdm.names import Month
+
+#: Notes in the audit trail what somebody asked for: the action (French), and its subject.
+NoteRequest = Callable[[str, str], Awaitable[None]]
+
+
+def register(
+    api: AdminApi,
+    sites: Sequence[Site],
+    jobs: ArchiveJobs,
+    export: ArchiveExport,
+    load: ArchiveImport,
+    note: NoteRequest,
+) -> None:
+    """Add the routes of the archive to the admin listener."""
+    by_name = {site.name: site for site in sites}
+
+    async def begin(kind: str, action: str, subject: str, work: Work) -> Reply:
+        if jobs.last is not None and jobs.last.running:
+            raise AdminProblem(409, f"un travail est déjà en cours sur l'archive ({jobs.last.kind})")
+        await note(action, subject)
+        try:
+            job = jobs.start(kind, work)
+        except JobBusy as busy:
+            raise AdminProblem(409, str(busy)) from None
+        return Reply({"job": job.number}, status=202)
+
+    async def post_export(call: AdminCall) -> Reply:
+        folder = _path(call.body, "folder")
+        chosen = [_site(call.body, by_name)] if call.body.get("site") else list(sites)
+        month = _month(call.body)
+        large = call.body.get("large", False) is True
+        subject = ", ".join(site.name for site in chosen) + (f", {month}" if month is not None else "")
+        return await begin(
+            "export",
+            f"Export de l'archive XDM vers {folder}",
+            subject,
+            lambda progress: export.run(progress, folder=folder, sites=chosen, month=month, large=large),
+        )
+
+    async def post_import(call: AdminCall) -> Reply:
+        site = _site(call.body, by_name)
+        paths = call.body.get("paths")
+        if not isinstance(paths, list) or not 0 < len(paths) <= MAX_PATHS:
+            raise AdminProblem(400, f"paths : de 1 à {MAX_PATHS} chemins du serveur attendus")
+        found = [_absolute(path) for path in paths]
+        dry_run = call.body.get("dry_run", False) is not False
+        return await begin(
+            "import",
+            "Chargement d'une archive XDM" + (" (essai)" if dry_run else ""),
+            f"{site.name} : {', '.join(str(path) for path in found)}",
+            lambda progress: load.run(progress, site=site, paths=found, dry_run=dry_run),
+        )
+
+    async def get_state(_: AdminCall) -> object:
+        return {"job": _state(jobs.last) if jobs.last is not None else None}
+
+    api.register("GET", "/archive", get_state)
+    api.register("POST", "/archive/export", post_export)
+    api.register("POST", "/archive/import", post_import)
+
+
+def _state(job: Job) -> Mapping[str, Any]:
+    return {
+        "number": job.number,
+        "kind": job.kind,
+        "running": job.running,
+        "started": job.started_at,
+        "ended": job.ended_at,
+        "done": job.progress.done,
+        "total": job.progress.total,
+        "result": job.result,
+        "error": job.error,
+    }
+
+
+def _site(body: Mapping[str, Any], known: Mapping[str, Site]) -> Site:
+    site = known.get(str(body.get("site", "")))
+    if site is None:
+        raise AdminProblem(404, f"site inconnu ou absent ; sites : {', '.join(known)}")
+    return site
+
+
+def _month(body: Mapping[str, Any]) -> Month | None:
+    if body.get("month") is None:
+        return None
+    month = Month.parse(str(body["month"]))
+    if month is None:
+        raise AdminProblem(400, "month : AAAAMM attendu")
+    return month
+
+
+def _path(body: Mapping[str, Any], key: str) -> Path:
+    return _absolute(body.get(key))
+
+
+def _absolute(value: object) -> Path:
+    """Return an absolute path; a relative one would start from wherever the process does."""
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value or len(value) > 4096:
+        raise AdminProblem(400, "chemin absolu sur le serveur de DRIMbox attendu")
+    return Path(value)
