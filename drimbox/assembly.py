@@ -45,6 +45,7 @@ from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
 from drimbox.source.speedtest import Doors as SpeedTestDoors
 from drimbox.source.speedtest import SpeedTests
+from drimbox.source.storing import Storing
 from drimbox.source.watch import Watch
 from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
@@ -155,7 +156,8 @@ class Assembly:
         for queue in (stores.inbox, stores.jobs, stores.outbox):
             queue.parked = self.parking.wake
         self._reading, self._matching, self._publishing = self._make_workers()
-        notes = ChangeNotes(stores.inbox, defer, stored=self._reading.wake)
+        storing = Storing(stores.inbox, stores.notices, clock)
+        notes = ChangeNotes(storing, defer, stored=self._reading.wake)
         self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor, notes=notes.receiver)
         self.workers: list[Worker[Any]] = [self._reading, self._matching, self._publishing]
         self._deliveries = self._make_deliveries()
@@ -163,7 +165,7 @@ class Assembly:
             config, self._deliveries, whitelist, stores.audit, stores.notices, self._compare
         )
         reception = Reception(
-            config, stores.inbox, stores.notices, clock, self._defer, stored=self._reading.wake
+            config, storing, stores.notices, clock, self._defer, stored=self._reading.wake
         )
         self.mllp = MllpFactory(config.hl7, reception, reactor, clock.now)
         self.speed_tests = self._make_speed_tests()
