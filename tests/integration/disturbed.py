@@ -23,7 +23,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,9 @@ def _around_commits(passages: Passages, disturbance: Disturbance) -> None:
 
         def watched(connection: Any) -> Any:
             raw = connection.connection.driver_connection
-            _spoil(raw, disturbance.read("store"))
             before = raw.total_changes
-            result = work(connection)
+            with _spoilt(raw, disturbance.read("store")):
+                result = work(connection)
             if raw.total_changes != before:
                 changed.append(True)
                 passages(f"before commit of {name}")
@@ -121,10 +122,20 @@ def _around_commits(passages: Passages, disturbance: Disturbance) -> None:
     Database.run = run  # type: ignore[method-assign]
 
 
-def _spoil(raw: Any, fault: str) -> None:
-    raw.execute(f"PRAGMA query_only = {'ON' if fault == 'readonly' else 'OFF'}")
-    (pages,) = raw.execute("PRAGMA page_count").fetchone()
-    raw.execute(f"PRAGMA max_page_count = {pages if fault == 'full' else 2**31}")
+@contextmanager
+def _spoilt(raw: Any, fault: str) -> Iterator[None]:
+    """Let a connection write nothing, or let its database not grow, for one transaction."""
+    if fault == "readonly":
+        raw.execute("PRAGMA query_only = ON")
+    elif fault == "full":
+        (pages,) = raw.execute("PRAGMA page_count").fetchone()
+        raw.execute(f"PRAGMA max_page_count = {pages}")
+    try:
+        yield
+    finally:
+        if fault:
+            raw.execute("PRAGMA query_only = OFF")
+            raw.execute(f"PRAGMA max_page_count = {2**31}")
 
 
 def _around(passages: Passages, owner: Any, method: str, name: str, *, before: bool = True) -> None:
