@@ -377,6 +377,8 @@ class DmpSettings:
     vihf_version: str = "3.0"
     #: "sha256" or "sha1" for XAdES and VIHF (decisions.md).
     digest: str = "sha256"
+    #: Version of XAdES of the signature document: "1.1.1" or "1.3.2".
+    xades_version: str = "1.1.1"
     #: Author of submission set and KOS entry: "device" or "professional" (interfaces.md 4.2).
     author: str = "device"
     #: CX-4 authority of the StudyInstanceUID in referenceIdList (decisions.md: sample literal).

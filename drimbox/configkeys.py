@@ -213,6 +213,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "processing_code": choice("P", "D"),
         "vihf_version": pattern(r"[0-9]{1,2}\.[0-9]{1,2}", "une version de VIHF", "3.0"),
         "digest": choice("sha256", "sha1"),
+        "xades_version": choice("1.1.1", "1.3.2"),
         "author": choice("device", "professional"),
         "study_uid_authority": uid(),
         "times": choice("utc", "local"),

@@ -16,6 +16,7 @@ TIMEOUT = 30.0
 _IDS = (
     "Id:http://www.w3.org/2000/09/xmldsig#:Manifest",
     "Id:http://uri.etsi.org/01903/v1.1.1#:SignedProperties",
+    "Id:http://uri.etsi.org/01903/v1.3.2#:SignedProperties",
     "ID:urn:oasis:names:tc:SAML:2.0:assertion:Assertion",
 )
 

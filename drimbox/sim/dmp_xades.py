@@ -1,4 +1,4 @@
-"""The XAdES 1.1.1 document that signs a submission (interfaces.md 4.4), checked by own code alone.
+"""The XAdES document that signs a submission (interfaces.md 4.4), checked by own code alone.
 
 libxmlsec1 would try to fetch the `urn:oid:` references of the Manifest, so the two references of
 SignedInfo, the SignatureValue and every digest of the Manifest are recomputed here, over C14N of each
@@ -30,13 +30,33 @@ from drimbox.sim.xmltools import (
 )
 from drimbox.xml import Element, XmlRefused, safe_parse
 
-XADES111 = "http://uri.etsi.org/01903/v1.1.1#"
+#: Namespace to (Type of the reference to SignedProperties, namespace of the digest in CertDigest).
+VERSIONS = {
+    "http://uri.etsi.org/01903/v1.1.1#": (
+        "http://uri.etsi.org/01903/v1.1.1#SignedProperties",
+        "http://uri.etsi.org/01903/v1.1.1#",
+    ),
+    "http://uri.etsi.org/01903/v1.3.2#": ("http://uri.etsi.org/01903#SignedProperties", DS),
+}
 PURPOSE = "1.2.840.10065.1.12.1.14"
 CODE = "XDSRegistryMetadataError"
 
 
-def _x(name: str) -> str:
-    return f"{{{XADES111}}}{name}"
+def _x(properties: Element, path: str) -> str:
+    """Return a path of XAdES names, in the version of `properties`."""
+    namespace = properties.tag[1:].partition("}")[0]
+    return "/".join(f"{{{namespace}}}{name}" for name in path.split("/"))
+
+
+def _qualifying(root: Element) -> Element:
+    found = [
+        each
+        for version in VERSIONS
+        for each in root.findall(f"{ds('Object')}/{{{version}}}QualifyingProperties")
+    ]
+    if len(found) != 1:
+        raise _Broken(f"QualifyingProperties is due once, found {len(found)} times")
+    return found[0]
 
 
 class _Broken(Exception):
@@ -99,8 +119,8 @@ def _check(
     if len(identifiers) != len(set(identifiers)):
         raise _Broken("Id given twice")
     manifest = _one(root, f"{ds('Object')}/{ds('Manifest')}")
-    qualifying = _one(root, f"{ds('Object')}/{_x('QualifyingProperties')}")
-    properties = _one(qualifying, _x("SignedProperties"))
+    qualifying = _qualifying(root)
+    properties = _one(qualifying, _x(qualifying, "SignedProperties"))
     mark = "#" + root.get("Id")
     purpose = _one(root, f"{ds('Object')}/{ds('SignatureProperties')}/{ds('SignatureProperty')}")
     if purpose.get("Target") != mark or qualifying.get("Target") != mark:
@@ -132,7 +152,7 @@ def _check_signed_info(
         raise _Broken(f"SignatureMethod {method} not accepted")
     expected = {
         f"#{manifest.get('Id')}": (DS + "Manifest", manifest),
-        f"#{properties.get('Id')}": (XADES111 + "SignedProperties", properties),
+        f"#{properties.get('Id')}": (VERSIONS[properties.tag[1:].partition("}")[0]][0], properties),
     }
     references = info.findall(ds("Reference"))
     if sorted(r.get("URI", "") for r in references) != sorted(expected):
@@ -179,27 +199,29 @@ def _check_signer(
         findings.trust(CODE, "signature document: not a signature certificate", "Signature")
     if unit_of(signer) != structure:
         findings.trust(CODE, "signature document: OU of the signer is not the structure", "Signature")
-    listed = _one(properties, f"{_x('SignedSignatureProperties')}/{_x('SigningCertificate')}/{_x('Cert')}")
-    hashing = _one(listed, f"{_x('CertDigest')}/{_x('DigestMethod')}").get("Algorithm", "")
+    listed = _one(properties, _x(properties, "SignedSignatureProperties/SigningCertificate/Cert"))
+    hashed = _one(listed, _x(listed, "CertDigest"))
+    namespace = VERSIONS[hashed.tag[1:].partition("}")[0]][1]
+    hashing = _one(hashed, f"{{{namespace}}}DigestMethod").get("Algorithm", "")
     name = DIGESTS.get(hashing)
     if name is None:
         raise _Broken("CertDigest with an unknown algorithm")
     der = signer.public_bytes(serialization.Encoding.DER)
-    if digest(name, der) != unb64(_one(listed, f"{_x('CertDigest')}/{_x('DigestValue')}").text):
+    if digest(name, der) != unb64(_one(hashed, f"{{{namespace}}}DigestValue").text):
         findings.trust(CODE, "signature document: CertDigest is not the signer's", "Signature")
-    serial = text_of(_one(listed, f"{_x('IssuerSerial')}/{ds('X509SerialNumber')}"))
-    issuer = text_of(_one(listed, f"{_x('IssuerSerial')}/{ds('X509IssuerName')}"))
+    named = _one(listed, _x(listed, "IssuerSerial"))
+    serial, issuer = (text_of(_one(named, ds(tag))) for tag in ("X509SerialNumber", "X509IssuerName"))
     if serial != str(signer.serial_number) or not names_subject(issuer, signer.issuer):
         findings.trust(CODE, "signature document: IssuerSerial is not the signer's", "Signature")
 
 
 def _check_instant(properties: Element) -> None:
-    about = _one(properties, _x("SignedSignatureProperties"))
-    instant = datetime.fromisoformat(text_of(_one(about, _x("SigningTime"))))
+    about = _one(properties, _x(properties, "SignedSignatureProperties"))
+    instant = datetime.fromisoformat(text_of(_one(about, _x(about, "SigningTime"))))
     if instant.tzinfo is None:
         raise _Broken("SigningTime without zone")
-    _one(about, f"{_x('SignaturePolicyIdentifier')}/{_x('SignaturePolicyImplied')}")
-    _one(properties, _x("SignedDataObjectProperties"))
+    _one(about, _x(about, "SignaturePolicyIdentifier/SignaturePolicyImplied"))
+    _one(properties, _x(properties, "SignedDataObjectProperties"))
 
 
 def _check_manifest(

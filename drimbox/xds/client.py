@@ -213,6 +213,7 @@ class DmpClient:
             signing_time=submission.submission_time,
             pair=self._pairs.get(sender.structure.signature),
             digest=self._settings.digest,
+            xades=self._settings.xades_version,
         )
 
     def _header(

@@ -1,4 +1,4 @@
-"""The XAdES 1.1.1 signature document of a submission (interfaces.md 4.4, IHE DSG).
+"""The XAdES signature document of a submission (interfaces.md 4.4, IHE DSG).
 
 Theory of operation. SignedInfo covers two elements of the same document: a Manifest, which lists the
 digest of every document of the submission under its `urn:oid:`, and the SignedProperties. No transform:
@@ -6,6 +6,9 @@ the digest is over the C14N 1.0 of the element in the context of the document. l
 the `urn:oid:` references of the Manifest, so the envelope is made here and only the RSA operation is a
 library's; the tests let the `xmlsec1` program judge. RSA PKCS#1 v1.5 and a signing time taken from the
 submission make the document a function of its arguments: an attempt repeated sends the same bytes.
+
+XAdES 1.1.1 is what the published samples are, 1.3.2 what IHE DSG asks for since; they differ in namespace,
+in the type of a reference, and in whose namespace the digest of the certificate is written.
 
 Canonicalisation trap: lxml writes a wrong `xmlns=""` when it canonicalises an element *inside* a
 document with a default namespace. The element is serialised alone (lxml then writes the namespaces in
@@ -19,6 +22,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import attrs
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from lxml import etree
@@ -28,7 +32,6 @@ from drimbox.xds.sender import SigningPair, distinguished_name
 from drimbox.xml import Element, safe_parse
 
 DS = "http://www.w3.org/2000/09/xmldsig#"
-XADES = "http://uri.etsi.org/01903/v1.1.1#"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 C14N_WITH_COMMENTS = "http://www.w3.org/TR/2001/REC-xml-c14n-20010315#WithComments"
 
@@ -39,6 +42,26 @@ ALGORITHMS = {
         "http://www.w3.org/2001/04/xmlenc#sha256",
         "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256",
     ),
+}
+
+
+@attrs.frozen
+class _Form:
+    """One version of XAdES: its namespace, the Type of the reference, the namespace of CertDigest."""
+
+    namespace: str
+    reference_type: str
+    digest_namespace: str
+
+
+#: By the version of the configuration (ETSI TS 101 903).
+FORMS = {
+    "1.1.1": _Form(
+        "http://uri.etsi.org/01903/v1.1.1#",
+        "http://uri.etsi.org/01903/v1.1.1#SignedProperties",
+        "http://uri.etsi.org/01903/v1.1.1#",
+    ),
+    "1.3.2": _Form("http://uri.etsi.org/01903/v1.3.2#", "http://uri.etsi.org/01903#SignedProperties", DS),
 }
 #: What the DMP wants as digest of the submission set, which has no bytes of its own.
 NO_DIGEST = "AA=="
@@ -55,12 +78,15 @@ def signature_document(
     signing_time: datetime,
     pair: SigningPair,
     digest: str,
+    xades: str = "1.1.1",
 ) -> bytes:
     """Sign the documents of a submission and return the XML document, ready to be sent.
 
-    `documents` are (uniqueId, bytes); `signing_time` is aware; `digest` is "sha256" or "sha1". The same
-    arguments give the same bytes. Raises `KeyError` for another digest.
+    `documents` are (uniqueId, bytes); `signing_time` is aware; `digest` is "sha256" or "sha1"; `xades` is
+    "1.1.1" or "1.3.2". The same arguments give the same bytes. Raises `KeyError` for another digest or
+    version.
     """
+    form = FORMS[xades]
     digest_uri, signature_uri = ALGORITHMS[digest]
     root = etree.Element(f"{{{DS}}}Signature", {"Id": signature_uid}, nsmap={None: DS})
     signed_info = _add(root, "SignedInfo")
@@ -72,11 +98,11 @@ def signature_document(
     purpose.set("Target", "#" + signature_uid)
     purpose.text = SIGNATURE_PURPOSE.value
     manifest = _manifest(_add(root, "Object"), submission_uid, documents, digest)
-    properties = _properties(_add(root, "Object"), signature_uid, signing_time, pair, digest)
+    properties = _properties(_add(root, "Object"), signature_uid, signing_time, pair, digest, form)
 
     _add(signed_info, "CanonicalizationMethod").set("Algorithm", C14N_WITH_COMMENTS)
     _add(signed_info, "SignatureMethod").set("Algorithm", signature_uri)
-    for element, kind in ((manifest, f"{DS}Manifest"), (properties, f"{XADES}SignedProperties")):
+    for element, kind in ((manifest, f"{DS}Manifest"), (properties, form.reference_type)):
         reference = _add(signed_info, "Reference")
         reference.set("Type", kind)
         reference.set("URI", "#" + element.get("Id"))
@@ -107,35 +133,44 @@ def _manifest(
 
 
 def _properties(
-    holder: Element, signature_uid: str, signing_time: datetime, pair: SigningPair, digest: str
+    holder: Element,
+    signature_uid: str,
+    signing_time: datetime,
+    pair: SigningPair,
+    digest: str,
+    form: _Form,
 ) -> Element:
+    xades = form.namespace
     qualifying = etree.SubElement(
-        holder, f"{{{XADES}}}QualifyingProperties", {"Target": "#" + signature_uid}, nsmap={None: XADES}
+        holder, f"{{{xades}}}QualifyingProperties", {"Target": "#" + signature_uid}, nsmap={None: xades}
     )
     properties = etree.SubElement(
-        qualifying, f"{{{XADES}}}SignedProperties", {"Id": _PROPERTIES_ID}, nsmap={"xsi": XSI}
+        qualifying, f"{{{xades}}}SignedProperties", {"Id": _PROPERTIES_ID}, nsmap={"xsi": XSI}
     )
-    properties.set(f"{{{XSI}}}schemaLocation", f"{XADES} {_SCHEMA}")
-    about_signature = _add(properties, "SignedSignatureProperties", XADES)
+    properties.set(f"{{{XSI}}}schemaLocation", f"{xades} {_SCHEMA}")
+    about_signature = _add(properties, "SignedSignatureProperties", xades)
     moment = signing_time.astimezone(UTC).isoformat(timespec="milliseconds")
-    _add(about_signature, "SigningTime", XADES).text = moment
-    cert = _add(_add(about_signature, "SigningCertificate", XADES), "Cert", XADES)
-    cert_digest = _add(cert, "CertDigest", XADES)
-    _add(cert_digest, "DigestMethod", XADES).set("Algorithm", ALGORITHMS[digest][0])
-    _add(cert_digest, "DigestValue", XADES).text = _digest(pair.certificate_der, digest)
-    issuer = _add(cert, "IssuerSerial", XADES)
+    _add(about_signature, "SigningTime", xades).text = moment
+    cert = _add(_add(about_signature, "SigningCertificate", xades), "Cert", xades)
+    cert_digest = _add(cert, "CertDigest", xades)
+    _add(cert_digest, "DigestMethod", form.digest_namespace).set("Algorithm", ALGORITHMS[digest][0])
+    _add(cert_digest, "DigestValue", form.digest_namespace).text = _digest(pair.certificate_der, digest)
+    issuer = _add(cert, "IssuerSerial", xades)
     for tag, text in (
         ("X509IssuerName", distinguished_name(pair.certificate.issuer)),
         ("X509SerialNumber", str(pair.certificate.serial_number)),
     ):
-        etree.SubElement(issuer, f"{{{DS}}}{tag}", nsmap={None: DS}).text = text
-    _add(_add(about_signature, "SignaturePolicyIdentifier", XADES), "SignaturePolicyImplied", XADES)
-    _add(properties, "SignedDataObjectProperties", XADES)
+        _add(issuer, tag, DS).text = text
+    _add(_add(about_signature, "SignaturePolicyIdentifier", xades), "SignaturePolicyImplied", xades)
+    _add(properties, "SignedDataObjectProperties", xades)
     return properties
 
 
 def _add(parent: Element, tag: str, namespace: str = DS) -> Element:
-    return etree.SubElement(parent, f"{{{namespace}}}{tag}")
+    # A child of another namespace than its parent's declares it without prefix, as the samples do.
+    inherited = etree.QName(parent).namespace == namespace
+    nsmap = None if inherited else {None: namespace}
+    return etree.SubElement(parent, f"{{{namespace}}}{tag}", nsmap=nsmap)
 
 
 def _canonical(element: Element) -> bytes:

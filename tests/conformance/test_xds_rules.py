@@ -117,6 +117,21 @@ def test_nothing_broken_is_nothing_said(good: Pieces, settings: dict[str, str]) 
 def test_what_a_configuration_may_choose_is_a_warning_at_most(good: Pieces) -> None:
     sha1 = make_publication(good.pair, digest="sha1")
     assert {each.rule for each in judge(sha1).findings} == {"vihf.sha1", "xades.sha1"}
+
+
+def test_the_later_xades_is_judged_as_strictly(good: Pieces) -> None:
+    later = make_publication(good.pair, version="1.3.2")
+    assert judge(later).findings == []
+    xmlsec1 = xmlsec1_verifies(later.signature, good.pair.certificate_der)
+    assert xmlsec1 in (True, None)
+    for before, after, rule in (
+        (b"01903#SignedProperties", b"01903/v1.3.2#SignedProperties", "xades.reference_type"),
+        (b"2026-", b"2025-", "xades.digest"),
+        (b"<Cert>", b'<Cert xmlns="http://uri.etsi.org/01903/v1.1.1#">', "xades.shape"),
+    ):
+        assert before in later.signature
+        spoilt = attrs.evolve(later, signature=later.signature.replace(before, after, 1))
+        assert rule in {each.rule for each in judge(spoilt).findings}, rule
     local = make_publication(good.pair, times="local")
     assert {each.rule for each in judge(local).findings} == {"document.creation_zone"}
 

@@ -104,7 +104,12 @@ def make_pair(authority: Authority) -> SigningPair:
 
 
 def make_publication(
-    pair: SigningPair, *, replaces: str | None = OLD_ENTRY, digest: str = "sha256", **settings: str
+    pair: SigningPair,
+    *,
+    replaces: str | None = OLD_ENTRY,
+    digest: str = "sha256",
+    version: str = "1.1.1",
+    **settings: str,
 ) -> Pieces:
     """Make a publication that replaces an older one, with every option the rules know of."""
     kos = samples.build()
@@ -129,6 +134,7 @@ def make_publication(
         signing_time=NOW,
         pair=pair,
         digest=digest,
+        xades=version,
     )
     assertion = vihf(
         sender,

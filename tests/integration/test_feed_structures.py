@@ -53,7 +53,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("structures")
     pacs = SimulatedPacs("PACS-A")
     pacs.start()
-    stand = FeedStand(folder, [PacsAddress("PACS-A", pacs.port, POOL)])
+    # With the forms of the DMP that the other stands do not have.
+    forms = {"xades_version": '"1.3.2"', "digest": '"sha1"', "author": '"professional"', "times": '"local"'}
+    stand = FeedStand(folder, [PacsAddress("PACS-A", pacs.port, POOL)], extra={"dmp": forms})
     pacs.destinations.update(dict.fromkeys(POOL, (LOOPBACK, stand.dicom_port)))
     wait(stand.up())
     yield World(stand, pacs, Studies(folder / "studies"))
@@ -87,6 +89,13 @@ async def test_the_certificate_is_that_of_the_signatory_else_of_the_sender(
     assert entry.structure == speaks
     assert world.said(since) == [(each, speaks) for each in PUBLICATION]
     assert str(kos_dataset(entry).InstitutionName).endswith("^" + speaks)
+    (signature,) = [
+        each.document
+        for each in world.stand.dmp.service.registry.entries.values()
+        if each.mime_type == "text/xml" and each.submission_uid == entry.submission_uid
+    ]
+    assert b'"http://uri.etsi.org/01903/v1.3.2#"' in signature
+    assert b"rsa-sha1" in signature
 
 
 async def published_by(world: World, structure: str) -> tuple[GeneratedStudy, int, Any]:

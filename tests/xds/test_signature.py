@@ -24,12 +24,15 @@ from tests.xds.judges import DS, need_xmlsec1, xmlsec1
 from tests.xds.pki import Authority
 
 NS = {"ds": DS, "xades": "http://uri.etsi.org/01903/v1.1.1#"}
+LATER = "http://uri.etsi.org/01903/v1.3.2#"
 XMLSEC_OPTIONS = (
     "--ignore-manifests",
     "--id-attr:Id",
     f"{DS}:Manifest",
     "--id-attr:Id",
     "http://uri.etsi.org/01903/v1.1.1#:SignedProperties",
+    "--id-attr:Id",
+    f"{LATER}:SignedProperties",
 )
 
 
@@ -47,10 +50,14 @@ def make(pair: SigningPair, digest: str = "sha256", **changes: object) -> bytes:
 
 
 @pytest.mark.peer("xmlsec1")
+@pytest.mark.requirement("DB.CS.159")
+@pytest.mark.parametrize("version", ["1.1.1", "1.3.2"])
 @pytest.mark.parametrize("digest", ["sha256", "sha1"])
-def test_xmlsec1_verifies_it(pair: SigningPair, pki: Pki, tmp_path: Path, digest: str) -> None:
+def test_xmlsec1_verifies_it(
+    pair: SigningPair, pki: Pki, tmp_path: Path, digest: str, version: str
+) -> None:
     need_xmlsec1()
-    good, words = xmlsec1(make(pair, digest), tmp_path, pki.roots, *XMLSEC_OPTIONS)
+    good, words = xmlsec1(make(pair, digest, xades=version), tmp_path, pki.roots, *XMLSEC_OPTIONS)
     assert good, words
     assert "SignedInfo References (ok/all): 2/2" in words
 
@@ -100,6 +107,21 @@ def test_manifest_and_certificate_digests(pair: SigningPair, digest: str) -> Non
     assert root.findtext(".//ds:X509SerialNumber", namespaces=NS) == str(pair.certificate.serial_number)
     issuer = root.findtext(".//ds:X509IssuerName", namespaces=NS)
     assert issuer == "CN=TEST AC ORGANISATIONS, OU=0002 187512751, O=ASIP-SANTE, C=FR"
+
+
+@pytest.mark.parametrize("digest", ["sha256", "sha1"])
+def test_the_later_version_differs_where_the_standard_does(pair: SigningPair, digest: str) -> None:
+    """ETSI TS 101 903 v1.3.2: Type of the reference (6.3.1), digest of the certificate in xmldsig (7.1)."""
+    root = safe_parse(make(pair, digest, xades="1.3.2"))
+    types = [each.get("Type") for each in root.iterfind("ds:SignedInfo/ds:Reference", NS)]
+    assert types == [f"{DS}Manifest", "http://uri.etsi.org/01903#SignedProperties"]
+    assert not root.xpath("//*[namespace-uri() = 'http://uri.etsi.org/01903/v1.1.1#']")
+    later = {"ds": DS, "xades": LATER}
+    certificate = pair.certificate.public_bytes(serialization.Encoding.DER)
+    stated = root.findtext(".//xades:CertDigest/ds:DigestValue", namespaces=later)
+    assert stated == base64.b64encode(hashlib.new(digest, certificate).digest()).decode()
+    names = [each.tag.rpartition("}")[2] for each in safe_parse(make(pair, digest)).iter()]
+    assert [each.tag.rpartition("}")[2] for each in root.iter()] == names
 
 
 def test_the_same_submission_gives_the_same_bytes(pair: SigningPair) -> None:

@@ -1,4 +1,4 @@
-"""The signature document of a submission: XAdES 1.1.1 around a Manifest (IHE ITI DSG, ETSI TS 101 903).
+"""The signature document of a submission: XAdES around a Manifest (IHE ITI DSG, ETSI TS 101 903).
 
 The Manifest lists the submission set (with the digest `AA==`, as it has no bytes) and every document
 under its `urn:oid:`; SignedInfo covers Manifest and SignedProperties. Shape, digests, RSA operation and
@@ -21,7 +21,15 @@ from drimbox.conformance.xds import xmldsig
 from drimbox.conformance.xds.xmldsig import DS, Judge, ds, text
 from drimbox.xml import Element, XmlRefused, safe_parse
 
-XADES: Final = "http://uri.etsi.org/01903/v1.1.1#"
+#: Namespace of each version (that of the samples, that of IHE DSG today): the Type of the reference to its
+#: SignedProperties, and the namespace in which CertDigest writes its digest.
+VERSIONS: Final = {
+    "http://uri.etsi.org/01903/v1.1.1#": (
+        "http://uri.etsi.org/01903/v1.1.1#SignedProperties",
+        "http://uri.etsi.org/01903/v1.1.1#",
+    ),
+    "http://uri.etsi.org/01903/v1.3.2#": ("http://uri.etsi.org/01903#SignedProperties", DS),
+}
 PURPOSE: Final = "1.2.840.10065.1.12.1.14"
 _DSG: Final = "IHE ITI DSG ; W3C XML-DSig"
 _ETSI: Final = "IHE ITI DSG ; ETSI TS 101 903"
@@ -104,12 +112,7 @@ def check_signature(data: bytes, expected: Expected, out: Report, judge: Judge |
         _ID_TWICE.broken(out, _WHERE)
     _check_purpose(root, out)
     manifest = _one(root, f"{ds('Object')}/{ds('Manifest')}", "Manifest", out)
-    properties = _one(
-        root,
-        f"{ds('Object')}/{_x('QualifyingProperties')}/{_x('SignedProperties')}",
-        "SignedProperties",
-        out,
-    )
+    properties = _signed_properties(root, out)
     signer, sound = _check_signed_info(root, manifest, properties, out)
     # Nothing but known algorithms and references is handed on.
     if sound and signer is not None and judge is not None and judge(data, xmldsig.der(signer)) is False:
@@ -120,8 +123,26 @@ def check_signature(data: bytes, expected: Expected, out: Report, judge: Judge |
         _check_manifest(manifest, expected, out)
 
 
-def _x(name: str) -> str:
-    return f"{{{XADES}}}{name}"
+def _x(element: Element, path: str) -> str:
+    """Return a path of XAdES names, in the version of `element`."""
+    return "/".join(f"{{{_namespace(element)}}}{name}" for name in path.split("/"))
+
+
+def _namespace(element: Element) -> str:
+    return str(element.tag)[1:].partition("}")[0]
+
+
+def _signed_properties(root: Element, out: Report) -> Element | None:
+    found = [
+        each
+        for version in VERSIONS
+        for each in root.findall(
+            f"{ds('Object')}/{{{version}}}QualifyingProperties/{{{version}}}SignedProperties"
+        )
+    ]
+    if len(found) != 1:
+        _SHAPE.broken(out, _WHERE, name="SignedProperties", count=len(found))
+    return found[0] if found else None
 
 
 def _one(parent: Element, path: str, name: str, out: Report) -> Element | None:
@@ -160,11 +181,11 @@ def _check_signed_info(
         _METHOD.broken(out, _WHERE, uri=shown(method))
     elif xmldsig.SIGNATURES[method] == "sha1":
         _SHA1.broken(out, _WHERE)
-    targets = {
-        f"#{element.get('Id')}": (element, kind)
-        for element, kind in ((manifest, DS + "Manifest"), (properties, XADES + "SignedProperties"))
-        if element is not None
-    }
+    targets = {}
+    if manifest is not None:
+        targets[f"#{manifest.get('Id')}"] = (manifest, DS + "Manifest")
+    if properties is not None:
+        targets[f"#{properties.get('Id')}"] = (properties, VERSIONS[_namespace(properties)][0])
     references = info.findall(ds("Reference"))[:_MAX_REFERENCES]
     due = len(targets) == 2 and sorted(each.get("URI") or "" for each in references) == sorted(targets)
     if not due:
@@ -211,19 +232,15 @@ def _check_properties(
 ) -> None:
     if properties.getparent().get("Target") != "#" + root.get("Id"):
         _TARGET.broken(out, _WHERE, name="QualifyingProperties")
-    about = _one(properties, _x("SignedSignatureProperties"), "SignedSignatureProperties", out)
+    about = _one(properties, _x(properties, "SignedSignatureProperties"), "SignedSignatureProperties", out)
     if about is None:
         return
-    _one(
-        about,
-        f"{_x('SignaturePolicyIdentifier')}/{_x('SignaturePolicyImplied')}",
-        "SignaturePolicyImplied",
-        out,
-    )
-    signed = _instant(text(about.find(_x("SigningTime"))))
+    policy = _x(about, "SignaturePolicyIdentifier/SignaturePolicyImplied")
+    _one(about, policy, "SignaturePolicyImplied", out)
+    signed = _instant(text(about.find(_x(about, "SigningTime"))))
     if signed is None:
         _TIME.broken(out, _WHERE)
-    cert = _one(about, f"{_x('SigningCertificate')}/{_x('Cert')}", "SigningCertificate/Cert", out)
+    cert = _one(about, _x(about, "SigningCertificate/Cert"), "SigningCertificate/Cert", out)
     if signer is None:
         return
     if signed is not None and not xmldsig.valid_at(signer, signed):
@@ -237,13 +254,15 @@ def _check_properties(
 
 
 def _check_cert(cert: Element, signer: x509.Certificate, out: Report) -> None:
-    holder = _one(cert, _x("CertDigest"), "CertDigest", out)
-    if holder is not None and (name := _digest_name(holder, out, XADES)):
-        told = xmldsig.binary(holder.find(_x("DigestValue")))
+    holder = _one(cert, _x(cert, "CertDigest"), "CertDigest", out)
+    namespace = VERSIONS[_namespace(cert)][1]
+    if holder is not None and (name := _digest_name(holder, out, namespace)):
+        told = xmldsig.binary(holder.find(f"{{{namespace}}}DigestValue"))
         if told != xmldsig.digest(name, xmldsig.der(signer)):
             _CERT_DIGEST.broken(out, _WHERE)
-    serial = text(cert.find(f"{_x('IssuerSerial')}/{ds('X509SerialNumber')}"))
-    issuer = text(cert.find(f"{_x('IssuerSerial')}/{ds('X509IssuerName')}"))
+    named = _x(cert, "IssuerSerial")
+    serial = text(cert.find(f"{named}/{ds('X509SerialNumber')}"))
+    issuer = text(cert.find(f"{named}/{ds('X509IssuerName')}"))
     if serial != str(signer.serial_number) or not xmldsig.names(issuer, signer.issuer):
         _ISSUER.broken(out, _WHERE)
 
