@@ -56,11 +56,13 @@ from drimbox.store.failures import blames_row, describe
 from drimbox.store.feed_jobs import FeedJobs
 from drimbox.store.imports import Imports
 from drimbox.store.inbox import Inbox
+from drimbox.store.mending import Mending
 from drimbox.store.native import NativeMemory
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox, OutboxItem
 from drimbox.store.parking import ParkedRows
 from drimbox.store.queue import Patience, Queue
+from drimbox.store.queuelist import QueueList
 from drimbox.store.reports import Reports
 from drimbox.store.speedtests import SpeedTestStore
 from drimbox.store.spool import Spool
@@ -102,6 +104,8 @@ class Stores:
         self.audit = AuditStore(self.database, clock=clock)
         self.notices = NoticeStore(self.database, clock=clock)
         self.parked = ParkedRows(self.database, clock=clock)
+        self.rows = QueueList(self.database, clock=clock)
+        self.mending = Mending(self.database, clock=clock)
         feed = config.feed
         patience = Patience(
             max_failures=feed.max_failures,
@@ -175,6 +179,15 @@ class Assembly:
         self.export = ArchiveExport(config, stores.listing, defer, stores.waiting)
         reports = config.drimbox.state_dir / "imports"
         self.archive_import = ArchiveImport(config, stores.imports, defer, clock, reports)
+
+    def wake(self, queue: str) -> None:
+        """Somebody put rows of a queue ("inbox", "feed", "outbox") back to work."""
+        workers: dict[str, Worker[Any]] = {
+            "inbox": self._reading,
+            "feed": self._matching,
+            "outbox": self._publishing,
+        }
+        workers[queue].wake()
 
     async def close_natives(self) -> None:
         """Let go of the native archives."""

@@ -14,6 +14,7 @@ from drimbox.commands.french import speak_french
 from drimbox.commands.inspection import inspection
 from drimbox.commands.pacs import pacs
 from drimbox.commands.process import notices, status
+from drimbox.commands.queue import queue
 from drimbox.commands.speedtest import speedtest
 from drimbox.commands.validate import validate
 from drimbox.commands.wado import wado
@@ -38,7 +39,18 @@ def version() -> None:
     click.echo(f"DRIMbox {importlib.metadata.version('drimbox')}")
 
 
-for command in (archive, check_config, status, notices, pacs, inspection, speedtest, validate, wado):
+for command in (
+    archive,
+    check_config,
+    status,
+    notices,
+    queue,
+    pacs,
+    inspection,
+    speedtest,
+    validate,
+    wado,
+):
     cli.add_command(command)
 
 

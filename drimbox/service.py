@@ -30,7 +30,7 @@ from drimbox.trust.transport import BulkTLSFactory
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
-from drimbox.web import archive, speedtest
+from drimbox.web import archive, queues, speedtest
 from drimbox.web.admin import admin_factory, core_api
 
 T = TypeVar("T")
@@ -165,6 +165,8 @@ class Gateway(Service):
             assembly.archive_import,
             self._note,
         )
+        stores = self._stores
+        queues.register(api, stores.rows, stores.mending, self._note, self._assembly.wake)
         for settings, factory in (
             (config.admin, admin_factory(api, config.admin, reactor)),
             (config.dicom, self._assembly.acceptor),

@@ -26,6 +26,8 @@ from drimbox.redaction import escape_control
 
 TIMEOUT = 10.0
 MAX_ANSWER = 16 * 1024 * 1024
+#: The content of one row: a message of the largest size that can be configured.
+MAX_CONTENT = 1024 * 1024 * 1024
 #: What the admin listener announces (`web.admin.SERVER_NAME`), here without importing Twisted.
 SERVER_NAME = "DRIMbox-admin"
 
@@ -48,38 +50,57 @@ class AdminClient:
         """The address, as it is written in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout: float = TIMEOUT
+    ) -> Any:
         """Return the JSON answer of a success. Raises `Failed`."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
+        content = self._exchange(method, path, body, timeout, MAX_ANSWER)
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise Failed(f"réponse illisible de {self.where}.") from None
+
+    def fetch(self, path: str) -> bytes:
+        """Return the bytes that a POST on `path` gives. Raises `Failed`."""
+        return self._exchange("POST", path, None, TIMEOUT, MAX_CONTENT)
+
+    def _exchange(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout: float, limit: int
+    ) -> bytes:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         headers = {"Content-Type": "application/json"} if method != "GET" else {}
         data = json.dumps(body or {}) if method != "GET" else None
         try:
             connection.request(method, path, body=data, headers=headers)
             response = connection.getresponse()
-            content = response.read(MAX_ANSWER + 1)
+            content = response.read(limit + 1)
         except ConnectionRefusedError:
             raise Failed(
                 f"DRIMbox ne tourne pas : rien n'écoute sur {self.where}.\n"
                 "Le démarrer (systemctl start drimbox), ou donner la bonne adresse avec --admin."
             ) from None
         except TimeoutError:
-            raise Failed(f"DRIMbox n'a pas répondu en {TIMEOUT:g} s sur {self.where}.") from None
+            raise Failed(f"DRIMbox n'a pas répondu en {timeout:g} s sur {self.where}.") from None
         except http.client.HTTPException:
             raise Failed(f"ce qui écoute sur {self.where} n'est pas DRIMbox.") from None
         except OSError as error:
             raise Failed(f"connexion à {self.where} impossible : {error.strerror or error}.") from None
         finally:
             connection.close()
-        if response.getheader("Server") != SERVER_NAME or len(content) > MAX_ANSWER:
+        if response.getheader("Server") != SERVER_NAME or len(content) > limit:
             raise Failed(f"ce qui écoute sur {self.where} n'est pas DRIMbox.")
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            raise Failed(f"réponse illisible de {self.where}.") from None
         if response.status >= 400:
-            detail = answer.get("error", {}).get("detail", "") if isinstance(answer, dict) else ""
-            raise Failed(f"refusé par DRIMbox ({response.status}) : {escape_control(str(detail))}")
-        return answer
+            raise Failed(f"refusé par DRIMbox ({response.status}) : {_refusal(content)}")
+        return content
+
+
+def _refusal(content: bytes) -> str:
+    """Return what an error answer says."""
+    try:
+        error = json.loads(content)["error"]["detail"]
+    except (ValueError, KeyError, TypeError):
+        error = ""
+    return escape_control(str(error))
 
 
 def _address(_: click.Context, __: click.Parameter, value: str | None) -> AdminClient | None:

@@ -29,13 +29,13 @@ _ALIVE = (WAITING, DONE, PARKED)
 def overtake(connection: Connection, study_uid: str, now: datetime) -> list[int]:
     """Drop the parked publications of a study that need not leave any more; return them."""
     query = (
-        select(outbox.c.id, _withdrawn().label("withdrawn"))
+        select(outbox.c.id, withdrawn().label("withdrawn"))
         .join(kos, kos.c.id == outbox.c.kos_id)
         .where(
             outbox.c.study_uid == study_uid,
             outbox.c.state == PARKED,
             outbox.c.kind == PUBLISH,
-            or_(superseded(), _withdrawn()),
+            or_(superseded(), withdrawn()),
         )
     )
     rows = connection.execute(query).all()
@@ -66,7 +66,8 @@ def superseded() -> ColumnElement[bool]:
     )
 
 
-def _withdrawn() -> ColumnElement[bool]:
+def withdrawn() -> ColumnElement[bool]:
+    """Condition on `outbox`: the removal of its KOS is on its way, or done."""
     removal = outbox.alias("removal")
     return (
         exists()
