@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -28,6 +26,7 @@ from drimbox.sim.peers import Dcmqrscp, Orthanc, Peer, free_port
 from drimbox.sim.stand import LOOPBACK, PacsAddress, Stand, _section, _text
 from drimbox.sim.studies import GeneratedStudy, make_study
 from drimbox.trust.whitelist import WhitelistHolder
+from tests.integration import operator
 from tests.integration.hospital import data_set
 from tests.integration.waiting import pause, until
 from tests.operator_files import good_config
@@ -48,18 +47,7 @@ class SpeedStand(Stand):
 
     async def drimbox(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `drimbox speedtest` in a process of its own, as an operator would."""
-        command = [sys.executable, "-m", "drimbox.cli", "speedtest", *arguments]
-        command += ["--config", str(self.config)]
-        root = Path(__file__).parent.parent.parent
-        environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONIOENCODING": "utf-8"}
-
-        def run() -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                command, capture_output=True, text=True, timeout=90, env=environment, check=False
-            )
-
-        done: subprocess.CompletedProcess[str] = await deferToThread(run)
-        return done
+        return await operator.drimbox(self.config, "speedtest", *arguments)
 
     async def titles(self) -> set[str]:
         """Return the states of the AE titles."""

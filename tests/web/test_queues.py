@@ -106,7 +106,11 @@ def test_content_leaves_by_a_post_and_is_noted_before() -> None:
 def test_a_row_is_played_again_noted_first_and_its_worker_woken() -> None:
     desk = Desk()
     assert post(desk, "/queues/feed/1/retry") == (200, {"queue": "feed", "retried": [1]})
-    assert desk.log == [("note", "Rejeu d'une ligne de file", "feed 1"), ("retry", "feed"), ("wake", "feed")]
+    assert desk.log == [
+        ("note", "Rejeu d'une ligne de file", "feed 1"),
+        ("retry", "feed"),
+        ("wake", "feed"),
+    ]
     status, answer = post(desk, "/queues/feed/2/retry")
     assert status == 409
     assert "en cours" in answer["error"]["detail"]
@@ -116,7 +120,12 @@ def test_a_row_is_played_again_noted_first_and_its_worker_woken() -> None:
 
 def test_all_rows_of_a_state() -> None:
     desk = Desk()
-    for body in ({}, {"state": "done"}, {"state": "failed", "after": True}, {"state": "failed", "after": -1}):
+    for body in (
+        {},
+        {"state": "done"},
+        {"state": "failed", "after": True},
+        {"state": "failed", "after": -1},
+    ):
         assert post(desk, "/queues/inbox/retry", **body)[0] == 400
     assert desk.log == []
     status, answer = post(desk, "/queues/inbox/retry", state="failed")
