@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -78,7 +79,7 @@ async def test_rows_are_listed_by_state_and_study_without_content(desk: Desk) ->
     await stores.inbox.failed(failed, "E005", "INS 279035121518989 illisible")
     off = await received(stores)
     await stores.inbox.take(stores.clock.now(), 10)
-    await stores.inbox.retry_later(off, stores.clock.now().replace(year=2030), "PACS muet")
+    await stores.inbox.retry_later(off, stores.clock.now() + timedelta(hours=1), "PACS muet")
     held = await received(stores)
     await stores.inbox.take(stores.clock.now(), 10)
     waiting = await received(stores)
@@ -181,7 +182,7 @@ async def test_what_is_put_off_may_go_at_once(desk: Desk) -> None:
     stores = desk.stores
     number = await received(stores)
     await stores.inbox.take(stores.clock.now(), 10)
-    await stores.inbox.retry_later(number, stores.clock.now().replace(year=2030), "PACS muet")
+    await stores.inbox.retry_later(number, stores.clock.now() + timedelta(hours=1), "PACS muet")
     assert await desk.retry("inbox", number) == ""
     assert len(await stores.inbox.take(stores.clock.now(), 10)) == 1
 
