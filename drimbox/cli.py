@@ -18,6 +18,7 @@ from drimbox.commands.queue import queue
 from drimbox.commands.speedtest import speedtest
 from drimbox.commands.validate import validate
 from drimbox.commands.wado import wado
+from drimbox.commands.whitelist import whitelist
 
 speak_french()
 
@@ -50,6 +51,7 @@ for command in (
     speedtest,
     validate,
     wado,
+    whitelist,
 ):
     cli.add_command(command)
 

@@ -350,6 +350,16 @@ class TrustSettings:
     whitelist_roots: Path
     whitelist_cn: str = "Liste Blanche DRIM-M PROD"
     whitelist_ou: str = "318751275100020"
+    #: Where the list is published (DB.CS.147); None reads only the file above.
+    whitelist_url: str | None = None
+    #: PEM file of the roots of that server's certificate; None uses the system's.
+    whitelist_url_roots: Path | None = None
+    #: Seconds between two fetches, give or take a twentieth.
+    whitelist_period: float = 86400.0
+    #: Seconds one fetch may take.
+    whitelist_timeout: float = 30.0
+    #: Seconds without a list after which the administrator is told (DB.CS.186).
+    whitelist_silence: float = 2 * 86400.0
     #: TLS 1.2 suites; 1.3 ones are OpenSSL's own (all AEAD).
     ciphers: str = (
         "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"

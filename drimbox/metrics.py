@@ -27,6 +27,11 @@ PUBLICATIONS = _counter("drimbox_publications", "Submissions answered by the DMP
 QUEUE_DEPTH = _gauge("drimbox_queue_depth", "Rows waiting in a queue", "queue")
 PARKED = _counter("drimbox_parked", "Rows of a queue set aside after repeated failures", "queue")
 QUEUE_PARKED = _gauge("drimbox_queue_parked", "Rows of a queue set aside now", "queue")
+WHITELIST_REFRESHES = _counter("drimbox_whitelist_refreshes", "Refreshes of the whitelist", "outcome")
+WHITELIST_FETCHED = _gauge(
+    "drimbox_whitelist_fetched_seconds", "Unix time of the last good whitelist fetched"
+)
+WHITELIST_DOMAINS = _gauge("drimbox_whitelist_domains", "Entries of the whitelist in force")
 NOTICES_OPEN = _gauge("drimbox_notices_open", "Administrator notices not yet read")
 DELIVERIES = _counter("drimbox_deliveries", "WADO-RS answers", "site", "code")
 DELIVERIES_RUNNING = _gauge("drimbox_deliveries_running", "WADO-RS answers being sent")

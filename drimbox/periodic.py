@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 JITTER = 0.05
 
 
-def _random() -> float:
+def random_fraction() -> float:
     """Return a number from 0 to 1; not `random`, whose seed a test may have fixed."""
     return secrets.randbelow(1_000_001) / 1_000_000
 
@@ -37,7 +37,7 @@ class Periodic(Service):
         clock: IReactorTime,
         *,
         first: float,
-        random: Callable[[], float] = _random,
+        random: Callable[[], float] = random_fraction,
     ) -> None:
         self.setName(name)
         self._work = work

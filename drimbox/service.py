@@ -19,23 +19,28 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from twisted.web.client import Agent
 
 from drimbox import __version__
 from drimbox.assembly import Assembly, Stores, SystemClock
 from drimbox.audit import messages
 from drimbox.config import Config
+from drimbox.periodic import Periodic, random_fraction
 from drimbox.status import Status
-from drimbox.trust.contexts import server_context_factory
+from drimbox.trust.contexts import client_policy, server_context_factory
+from drimbox.trust.listkeeper import KEPT, HttpsFetch, ListKeeper
 from drimbox.trust.transport import BulkTLSFactory
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
-from drimbox.web import archive, queues, speedtest
+from drimbox.web import archive, queues, speedtest, whitelist
 from drimbox.web.admin import admin_factory, core_api
 
 T = TypeVar("T")
 #: Threads for CPU work and the spool.
 _THREADS = 4
+#: Seconds between two looks whether the whitelist is due.
+_LOOK = 300.0
 
 
 class Gateway(Service):
@@ -54,7 +59,9 @@ class Gateway(Service):
         #: Ends of what was begun, run backwards.
         self._undo: list[Callable[[], Awaitable[object]]] = []
         self._stores = Stores(config, reactor, self._clock)
-        self._whitelist = WhitelistHolder(config.trust, config.sites, self._clock.now)
+        self._whitelist = WhitelistHolder(
+            config.trust, config.sites, self._clock.now, kept=config.drimbox.state_dir / KEPT
+        )
         self._assembly: Assembly
         self._status: Status
 
@@ -91,7 +98,8 @@ class Gateway(Service):
         self._undo.append(self._stop_threads)
         await self._stores.open()
         self._undo.append(self._stores.database.close)
-        await self._load_whitelist()
+        self._keeper = self._make_keeper()
+        await self._keeper.start()
         self._undo.append(self._farewell)
         self._assembly = Assembly(
             config, self._reactor, self._clock, self._stores, self._whitelist, self._defer
@@ -103,6 +111,9 @@ class Gateway(Service):
             self._assembly.codecs.close,
         ]
         self._undo += [self._stop_pools, self._stop_workers]
+        self._assembly.periodics.append(
+            Periodic("whitelist", self._keeper.refresh_if_due, _LOOK, self._reactor, first=_LOOK)
+        )
         await self._open_cache()
         await self._stores.audit.record(messages.application_start(**self._names()))
         self._listen()
@@ -153,6 +164,7 @@ class Gateway(Service):
             notices=self._status.notices,
             acknowledge=lambda number: self._stores.notices.acknowledge(number, "admin"),
         )
+        whitelist.register(api, self._whitelist, self._keeper, self._note)
         speedtest.register(
             api, config.sites, self._assembly.speed_tests, self._stores.measures, self._note_speed_test
         )
@@ -240,17 +252,24 @@ class Gateway(Service):
         else:
             await self._stores.notices.resolve("cache")
 
-    async def _load_whitelist(self) -> None:
-        """Read the whitelist; without a good one the gateway does not start, unless told so."""
-        try:
-            self._whitelist.start()
-        finally:
-            for reason in self._whitelist.reasons:
-                text = f"Liste blanche inutilisable : {reason}"
-                await self._stores.notices.post(key="whitelist", code="LISTEBLANCHE", text=text)
-        for site in self._whitelist.unlisted:
-            text = f"Site {site.name} : certificat absent de la liste blanche, accès aux images désactivé"
-            await self._stores.notices.post(key=f"unlisted-{site.name}", code="LISTEBLANCHE", text=text)
+    def _make_keeper(self) -> ListKeeper:
+        """Make what keeps the whitelist fresh."""
+        trust, reactor = self.config.trust, self._reactor
+        fetch = None
+        if trust.whitelist_url is not None:
+            policy = client_policy(trust.whitelist_url_roots, None)
+            agent = Agent(reactor, policy, connectTimeout=trust.whitelist_timeout)
+            fetch = HttpsFetch(trust.whitelist_url, agent, reactor, trust.whitelist_timeout)
+        return ListKeeper(
+            trust,
+            self._whitelist,
+            self._stores.notices,
+            fetch=fetch,
+            now=self._clock.now,
+            in_thread=self._defer,
+            folder=self.config.drimbox.state_dir,
+            random=random_fraction,
+        )
 
     def _defer(self, work: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._threads, work)

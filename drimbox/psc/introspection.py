@@ -19,17 +19,14 @@ from urllib.parse import urlencode
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
-from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from drimbox.config import PscSettings
 from drimbox.errors import ImageError, IntrospectionTimeout, IntrospectionUnavailable, TokenInvalid
+from drimbox.httpbody import BodyRefused, read_body
 from drimbox.ports import Introspection
 from drimbox.psc.tokens import check_token, read_introspection
 
@@ -87,7 +84,10 @@ class TokenIntrospector:
         url = self._settings.introspection_url.encode("ascii")
         response: IResponse = await self._agent.request(b"POST", url, Headers(self._headers), _Body(body))
         # Read even what is not wanted: it frees the connection, within the same limits.
-        answer = await _read(response, self._settings.max_response_bytes)
+        try:
+            answer = await read_body(response, self._settings.max_response_bytes)
+        except BodyRefused as error:
+            raise IntrospectionUnavailable(str(error)) from error
         if response.code != 200:
             log.warn("token introspection answered {status}", status=response.code)
             raise TokenInvalid(f"le service de vérification a répondu {response.code}")
@@ -130,40 +130,3 @@ class _Body:
 
     def stopProducing(self) -> None:
         """Nothing to stop."""
-
-
-def _read(response: IResponse, limit: int) -> Deferred[bytes]:
-    """Return the whole body. Fails with `IntrospectionUnavailable` beyond `limit` bytes or cut short."""
-    collector = _Collector(limit)
-    response.deliverBody(collector)
-    return collector.finished
-
-
-class _Collector(Protocol):
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._data = bytearray()
-        self._over = False
-        self.finished: Deferred[bytes] = Deferred(lambda _: self._stop())
-
-    def dataReceived(self, data: bytes) -> None:
-        if len(self._data) + len(data) > self._limit:
-            self._over = True
-            self._stop()
-        elif not self._over:
-            self._data += data
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.finished.called:
-            return
-        # PotentialDataLoss: an answer without length, ended by the closing of the connection. JSON that
-        # was cut there does not parse.
-        if self._over or reason.check(ResponseDone, PotentialDataLoss) is None:
-            self.finished.errback(IntrospectionUnavailable("réponse trop longue ou interrompue"))
-        else:
-            self.finished.callback(bytes(self._data))
-
-    def _stop(self) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            transport.stopProducing()

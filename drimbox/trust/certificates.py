@@ -54,6 +54,42 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     return certificates
 
 
+def read_authorities(path: Path) -> list[x509.Certificate]:
+    """Return the certificates of a PEM or DER file, or of every such file of a folder; at least one.
+
+    What is in a folder and is no certificate is passed over. Raises `CertificateUnusable`.
+    """
+    if not path.is_dir():
+        return _certificates(path)
+    found: list[x509.Certificate] = []
+    for file in sorted(each for each in path.iterdir() if each.is_file()):
+        try:
+            found += _certificates(file)
+        except CertificateUnusable:
+            continue
+    if not found:
+        raise CertificateUnusable(f"{path} : aucun certificat lisible dans ce dossier")
+    return found
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return [x509.load_der_x509_certificate(read_file(path))]
+    except ValueError:
+        return read_certificates(path)
+
+
+def read_crl(path: Path) -> x509.CertificateRevocationList:
+    """Return a revocation list, PEM or DER. Raises `CertificateUnusable`."""
+    data = read_file(path)
+    try:
+        if b"-----BEGIN" in data:
+            return x509.load_pem_x509_crl(data)
+        return x509.load_der_x509_crl(data)
+    except ValueError as error:
+        raise CertificateUnusable(f"{path} : liste de révocation illisible") from error
+
+
 def read_leaf(pair: Certificate) -> x509.Certificate:
     """Return the first certificate of a pair: its own. Raises `CertificateUnusable`."""
     return read_certificates(pair.certificate)[0]

@@ -14,7 +14,7 @@ a good list, and a gateway whose own certificate is not in it serves nobody.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
@@ -95,22 +95,56 @@ def verify(
     say; `crl` the revocation list of its issuer, None for none yet. Raises `WhitelistRefused`.
     """
     try:
+        trusted = read_certificates(roots)
+    except CertificateUnusable as error:
+        raise WhitelistRefused([str(error)]) from error
+    found = examine(data, trusted, identity(cn, ou), now, crl)
+    if found.whitelist is None:
+        raise WhitelistRefused(found.reasons)
+    return found.whitelist
+
+
+@attrs.frozen
+class Examined:
+    """What was found out about a list."""
+
+    #: Every fault, in French; empty for a good list.
+    reasons: tuple[str, ...]
+    #: Who signed it, once the signature itself has been verified; trusted only when there is no reason.
+    signer: x509.Certificate | None = None
+    #: None when there is a reason not to use it.
+    whitelist: Whitelist | None = None
+
+
+def examine(
+    data: bytes,
+    trusted: Sequence[x509.Certificate],
+    wanted: Identity,
+    now: datetime,
+    crl: x509.CertificateRevocationList | None = None,
+) -> Examined:
+    """Verify a list against authorities and the CN and OU its signer must have. Never raises."""
+    try:
         signed = verify_enveloped(data)
     except SignatureRefused as error:
-        raise WhitelistRefused([str(error)]) from error
+        return Examined((str(error),))
     try:
-        reasons = list(_signer_faults(signed, roots, identity(cn, ou), now, crl))
+        reasons = tuple(_signer_faults(signed, trusted, wanted, now, crl))
     except ValueError:
         # cryptography reads lazily: a certificate may turn out to be malformed at any of its fields.
-        reasons = ["certificat du signataire illisible"]
+        reasons = ("certificat du signataire illisible",)
+        return Examined(reasons)
     if reasons:
-        raise WhitelistRefused(reasons)
-    return _read(signed)
+        return Examined(reasons, signed.signer)
+    try:
+        return Examined((), signed.signer, _read(signed))
+    except WhitelistRefused as error:
+        return Examined(error.reasons, signed.signer)
 
 
 def _signer_faults(
     signed: Signed,
-    roots: Path,
+    trusted: Sequence[x509.Certificate],
     wanted: Identity,
     now: datetime,
     crl: x509.CertificateRevocationList | None,
@@ -124,10 +158,7 @@ def _signer_faults(
     if not _may_sign(signer):
         yield "le certificat du signataire n'est pas fait pour signer"
     try:
-        trusted = read_certificates(roots)
         chain = verify_chain(signer, signed.others, trusted, now, () if crl is None else (crl,))
-    except CertificateUnusable as error:
-        yield str(error)
     except crypto.X509StoreContextError as error:
         yield f"certificat du signataire refusé : {error}"
     else:
@@ -219,13 +250,22 @@ class WhitelistHolder:
     """Keeps the whitelist in force, and answers from it.
 
     Files are small and local: `start` and `load` read them at once. `now` gives the present instant,
-    with its time zone.
+    with its time zone. `kept` is the list fetched last, beside the one of the configuration: the newer good
+    one of the two counts.
     """
 
-    def __init__(self, settings: TrustSettings, sites: Sequence[Site], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: TrustSettings,
+        sites: Sequence[Site],
+        now: Callable[[], datetime],
+        *,
+        kept: Path | None = None,
+    ) -> None:
         self._settings = settings
-        self._sites = tuple(sites)
+        self.sites = tuple(sites)
         self._now = now
+        self._kept = kept
         self._listed: frozenset[str] = frozenset()
         #: The list in force, None while there has never been a good one.
         self.current: Whitelist | None = None
@@ -233,7 +273,7 @@ class WhitelistHolder:
         self.reasons: tuple[str, ...] = ()
 
     def start(self) -> None:
-        """Load the list of the file; without a good one refuse to start, unless told otherwise.
+        """Load the list from disk; without a good one refuse to start, unless told otherwise.
 
         Raises `WhitelistRefused` unless `start_without_whitelist`; then every peer is refused until a
         good list is loaded (decisions.md).
@@ -244,29 +284,58 @@ class WhitelistHolder:
             if not self._settings.start_without_whitelist:
                 raise
 
-    def load(self, crl: x509.CertificateRevocationList | None = None) -> Whitelist:
-        """Verify the file and put it in force; look for our own certificates in it (DB.CS.164).
+    def load(self) -> Whitelist:
+        """Verify what is on disk and put the newest good list in force.
 
         Raises `WhitelistRefused`; then the list in force stays what it was, and `reasons` says why.
         """
-        settings = self._settings
-        try:
-            data = self._file()
-            fresh = verify(
-                data,
-                settings.whitelist_roots,
-                settings.whitelist_cn,
-                settings.whitelist_ou,
-                self._now(),
-                crl,
-            )
-        except WhitelistRefused as error:
-            self.reasons = error.reasons
-            raise
-        self.current = fresh
+        reasons: list[str] = []
+        good: list[Whitelist] = []
+        for path in (self._kept, self._settings.whitelist):
+            if path is None or (path is self._kept and not path.exists()):
+                continue
+            try:
+                good.append(self.verify(_file(path)))
+            except WhitelistRefused as error:
+                reasons += error.reasons
+        if not good:
+            self.reasons = tuple(reasons)
+            raise WhitelistRefused(reasons)
         self.reasons = ()
-        self._listed = frozenset(site.name for site in self._sites if _is_listed(site, fresh))
-        return fresh
+        best = max(good, key=_age_order)
+        self.install(best)
+        return best
+
+    def verify(self, data: bytes, crl: x509.CertificateRevocationList | None = None) -> Whitelist:
+        """Verify a list as the configuration says, without putting it in force.
+
+        Raises `WhitelistRefused`. May be called from any thread.
+        """
+        settings = self._settings
+        return verify(
+            data, settings.whitelist_roots, settings.whitelist_cn, settings.whitelist_ou, self._now(), crl
+        )
+
+    def install(self, fresh: Whitelist) -> None:
+        """Put a verified list in force; look for our own certificates in it (DB.CS.164)."""
+        self.current = fresh
+        self._listed = frozenset(site.name for site in self.sites if _is_listed(site, fresh))
+
+    def is_older(self, fresh: Whitelist) -> bool:
+        """Say whether a list was made before the one in force."""
+        return self.current is not None and _age_order(fresh) < _age_order(self.current)
+
+    def has(self, fresh: Whitelist) -> bool:
+        """Say whether the list in force says the same."""
+        current = self.current
+        return current is not None and (fresh.generated, fresh.domains) == (
+            current.generated,
+            current.domains,
+        )
+
+    def read_configured(self) -> bytes:
+        """Return the bytes of the configured file. Raises `WhitelistRefused`."""
+        return _file(self._settings.whitelist)
 
     def lists(self, certificate: x509.Certificate) -> bool:
         """Say whether the list in force has the holder of this certificate."""
@@ -284,15 +353,23 @@ class WhitelistHolder:
     @property
     def unlisted(self) -> tuple[Site, ...]:
         """Our sites that the list in force does not have, for the administrator's notice."""
-        return tuple(site for site in self._sites if site.name not in self._listed)
+        return tuple(site for site in self.sites if site.name not in self._listed)
 
-    def _file(self) -> bytes:
-        path = self._settings.whitelist
-        try:
-            with path.open("rb") as file:
-                return file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise WhitelistRefused([f"{path} : lecture impossible ({error.strerror})"]) from error
+
+def _age_order(whitelist: Whitelist) -> datetime:
+    """Return what lists are ordered by; one without a date is the oldest."""
+    generated = whitelist.generated
+    if generated is None:
+        return datetime.min.replace(tzinfo=UTC)
+    return generated if generated.tzinfo is not None else generated.replace(tzinfo=UTC)
+
+
+def _file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise WhitelistRefused([f"{path} : lecture impossible ({error.strerror})"]) from error
 
 
 def _is_listed(site: Site, whitelist: Whitelist) -> bool:

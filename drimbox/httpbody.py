@@ -1,0 +1,59 @@
+"""Reading the body of an HTTP answer to its end, within a limit, or not at all.
+
+Twisted's `readBody` has no limit. What is read here is whole: a body cut short is an error, one longer than
+agreed is cut by us.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IResponse
+
+
+class BodyRefused(Exception):
+    """The body is longer than agreed, or did not come whole."""
+
+
+def read_body(response: IResponse, limit: int) -> Deferred[bytes]:
+    """Return what fires with the whole body, or fails with `BodyRefused`.
+
+    Cancelling it stops the reading. An answer without length, ended by the closing of its connection, is
+    taken for whole: whoever reads a format that does not show where it was cut must ask for more.
+    """
+    collector = _Collector(limit)
+    response.deliverBody(collector)
+    return collector.finished
+
+
+class _Collector(Protocol):
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self._over = False
+        self.finished: Deferred[bytes] = Deferred(lambda _: self._stop())
+
+    def dataReceived(self, data: bytes) -> None:
+        if len(self._data) + len(data) > self._limit:
+            self._over = True
+            self._stop()
+        elif not self._over:
+            self._data += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.finished.called:
+            return
+        if self._over or reason.check(ResponseDone, PotentialDataLoss) is None:
+            self.finished.errback(BodyRefused("réponse trop longue ou interrompue"))
+        else:
+            self.finished.callback(bytes(self._data))
+
+    def _stop(self) -> None:
+        transport: Any = self.transport
+        if transport is not None:
+            transport.stopProducing()
