@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from drimbox.conformance.kos_details import check_details
 from drimbox.conformance.report import Report, shown
 from drimbox.dicom.elements import DatasetRefused
 from drimbox.dicom.part10 import read_file_meta
@@ -148,6 +149,7 @@ def validate_kos(data: bytes) -> Report:
     _check_items(root, report)
     _check_patient(root, report)
     _check_evidence(root, report)
+    check_details(data, meta, root, report)
     try:
         manifest = read_manifest(data)
     except ManifestRefused as refusal:

@@ -10,7 +10,6 @@ The first kilobytes are kept until the file meta information has been read; the 
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 import attrs
@@ -18,25 +17,15 @@ import attrs
 from drimbox.conformance import dataset_walk
 from drimbox.conformance.codestream import codec_of, contradicts
 from drimbox.conformance.dataset_walk import DatasetWalk, Pixels
+from drimbox.conformance.file_meta import CLASS, INSTANCE, PREFIX, SYNTAX, meta_end, meta_faults
 from drimbox.conformance.report import Report, shown
 from drimbox.dicom import syntaxes
-from drimbox.dicom.elements import DEFLATED, SHORT_VRS, DatasetRefused, tag_text
+from drimbox.dicom.elements import DEFLATED, DatasetRefused, tag_text
 from drimbox.dicom.part10 import MAX_FILE_META
 from drimbox.model import is_uid
 from drimbox.wado.fields import Element, FieldError, parse_media_type
 from drimbox.wado.multipart import PartBegin
 
-_HEAD = struct.Struct("<HH2sH").unpack_from
-_LONG = struct.Struct("<I").unpack_from
-_PREFIX = 132
-_CLASS, _INSTANCE, _SYNTAX, _IMPLEMENTATION = 0x0002, 0x0003, 0x0010, 0x0012
-_META_NAMES: Final = {
-    0x0001: "(0002,0001) FileMetaInformationVersion",
-    _CLASS: "(0002,0002) MediaStorageSOPClassUID",
-    _INSTANCE: "(0002,0003) MediaStorageSOPInstanceUID",
-    _SYNTAX: "(0002,0010) TransferSyntaxUID",
-    _IMPLEMENTATION: "(0002,0012) ImplementationClassUID",
-}
 _IDENTITY: Final = (
     (dataset_walk.SOP_CLASS, "SOPClassUID"),
     (dataset_walk.SOP_INSTANCE, "SOPInstanceUID"),
@@ -148,13 +137,13 @@ class PartCheck:
     def _read_head(self, *, final: bool) -> bytes:
         """Read preamble and file meta when they are there; return the bytes of the data set behind."""
         head = bytes(self._head)
-        if len(head) < _PREFIX + 8 and not final:
+        if len(head) < PREFIX + 8 and not final:
             return b""
-        if head[128:_PREFIX] != b"DICM":
+        if head[128:PREFIX] != b"DICM":
             self._break("pas un fichier DICOM : « DICM » absent à l'octet 128", "PS3.10 7.1")
             return b""
         elements: dict[int, bytes] = {}
-        end = _meta_end(head, elements, final=final)
+        end = meta_end(head, elements, final=final)
         if end is None:
             if final or len(head) > MAX_FILE_META:
                 self._break("informations de fichier (groupe 0002) tronquées ou sans fin", "PS3.10 7.1")
@@ -170,15 +159,9 @@ class PartCheck:
             self._report.warning(
                 "préambule non nul : place possible d'un programme", "PS3.10 7.1", part=self._number
             )
-        for number, name in _META_NAMES.items():
-            if not elements.get(number):
-                self._error(f"{name} absent", "PS3.10 7.1")
-        length = elements.get(0)
-        if length is None or len(length) != 4:
-            self._error("(0002,0000) FileMetaInformationGroupLength absent", "PS3.10 7.1")
-        elif _PREFIX + 12 + _LONG(length)[0] != end:
-            self._error("(0002,0000) FileMetaInformationGroupLength faux", "PS3.10 7.1")
-        syntax = self._meta.get(_SYNTAX, "")
+        for fault in meta_faults(elements, end):
+            self._error(fault, "PS3.10 7.1")
+        syntax = self._meta.get(SYNTAX, "")
         if self._syntax and syntax and syntax != self._syntax:
             self._error(
                 f"transfer-syntax {self._syntax} dans l'en-tête, {shown(syntax)} dans le fichier",
@@ -212,8 +195,8 @@ class PartCheck:
             elif not is_uid(value):
                 self._error(f"{name} : pas un UID", "PS3.5 9.1")
         for number, tag, name in (
-            (_INSTANCE, dataset_walk.SOP_INSTANCE, "SOPInstanceUID"),
-            (_CLASS, dataset_walk.SOP_CLASS, "SOPClassUID"),
+            (INSTANCE, dataset_walk.SOP_INSTANCE, "SOPInstanceUID"),
+            (CLASS, dataset_walk.SOP_CLASS, "SOPClassUID"),
         ):
             told, held = self._meta.get(number, ""), walk.text(tag)
             if told and held and told != held:
@@ -228,7 +211,7 @@ class PartCheck:
 
     def _judge_pixels(self, walk: DatasetWalk, pixels: Pixels) -> None:
         assert self._meta is not None
-        syntax = self._meta.get(_SYNTAX, "") or self._syntax
+        syntax = self._meta.get(SYNTAX, "") or self._syntax
         if syntax not in syntaxes.TABLE:
             return
         if syntax not in syntaxes.ENCAPSULATED:
@@ -272,7 +255,7 @@ class PartCheck:
             value = walk.text(tag) if walk is not None else ""
             return value if is_uid(value) else ""
 
-        syntax = self._syntax or (self._meta or {}).get(_SYNTAX, "")
+        syntax = self._syntax or (self._meta or {}).get(SYNTAX, "")
         return PartFacts(
             transfer_syntax=syntax if is_uid(syntax) else "",
             sop_class_uid=uid(dataset_walk.SOP_CLASS),
@@ -290,22 +273,3 @@ class PartCheck:
 
     def _error(self, text: str, clause: str) -> None:
         self._report.error(text, clause, part=self._number)
-
-
-def _meta_end(head: bytes, elements: dict[int, bytes], *, final: bool) -> int | None:
-    """Read the elements of group 0002; return where they end, None when that is not there yet."""
-    position = _PREFIX
-    while position + 8 <= len(head):
-        group, number, vr, length = _HEAD(head, position)
-        if group != 2:
-            return position
-        start = position + 8
-        if vr not in SHORT_VRS:
-            if start + 4 > len(head):
-                return None
-            length = _LONG(head, start)[0]
-            start += 4
-        position = start + length
-        if position <= len(head):
-            elements.setdefault(number, head[start:position])
-    return position if final and position == len(head) else None
