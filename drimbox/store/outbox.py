@@ -138,7 +138,8 @@ class Outbox(Queue):
     async def published(self, item_id: int, entry_uuid: str | None, warnings: Sequence[str] = ()) -> None:
         """The DMP holds it: end the row, make its KOS the current one of its site and study.
 
-        The KOS that was current becomes REPLACED, in the same transaction.
+        The KOS that was current becomes REPLACED, in the same transaction; so does the one of another of
+        our sites that it took the place of, when the study has moved between two PACS.
         """
         words = codec.canonical([codec.clip(warning) for warning in warnings])
         await self._database.run(partial(self._published, item_id, entry_uuid, words))
@@ -148,23 +149,27 @@ class Outbox(Queue):
     ) -> None:
         if not self._end(connection, item_id, DONE, outcome_unknown=False, warnings=warnings):
             return
-        row = connection.execute(
-            select(outbox.c.kos_id, outbox.c.site, outbox.c.study_uid).where(outbox.c.id == item_id)
+        new = connection.execute(
+            select(kos.c.id, kos.c.site, kos.c.study_uid, kos.c.structure_id, kos.c.patient_ins)
+            .join(outbox, outbox.c.kos_id == kos.c.id)
+            .where(outbox.c.id == item_id)
         ).one()
         now = self._clock.now()
+        # Of another site, only what the DMP lets it replace: the same structure's, in the same record.
+        replaceable = and_(kos.c.structure_id == new.structure_id, kos.c.patient_ins == new.patient_ins)
         connection.execute(
             update(kos)
             .where(
-                kos.c.study_uid == row.study_uid,
-                kos.c.site == row.site,
+                kos.c.study_uid == new.study_uid,
                 kos.c.state == KosState.PUBLISHED.value,
-                kos.c.id != row.kos_id,
+                kos.c.id != new.id,
+                or_(kos.c.site == new.site, replaceable),
             )
             .values(state=KosState.REPLACED.value, changed_at=now)
         )
         connection.execute(
             update(kos)
-            .where(kos.c.id == row.kos_id)
+            .where(kos.c.id == new.id)
             .values(state=KosState.PUBLISHED.value, entry_uuid=entry_uuid, published_at=now, changed_at=now)
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import pytest_twisted
 
@@ -22,12 +23,15 @@ def removal(made: Submission) -> Removal:
     )
 
 
-async def publish(stores: Stores, sop: str, *, to: str = "published", site: str = "site-1") -> int:
+async def publish(
+    stores: Stores, sop: str, *, to: str = "published", site: str = "site-1", **changes: str
+) -> int:
     """Queue a publication and bring it as far as told."""
     await message(stores, STUDY)
     (job,) = await take(stores)
+    made = attrs.evolve(submission(sop), **changes)
     kos_id = await stores.jobs.queue_publication(
-        job.id, site=site, submission=submission(sop), metadata=b"m", fingerprint=sop
+        job.id, site=site, submission=made, metadata=b"m", fingerprint=sop
     )
     if to == "queued":
         return kos_id
@@ -112,7 +116,8 @@ async def test_a_publication_that_the_dmp_refused_stays_refused(stores: Stores) 
 @pytest_twisted.ensureDeferred
 async def test_every_manifest_of_the_study_is_removed_once(stores: Stores) -> None:
     first = await publish(stores, "2.25.501")
-    second = await publish(stores, "2.25.502", site="site-2")
+    # Another structure's: it takes nobody's place.
+    second = await publish(stores, "2.25.502", site="site-2", structure_id="2999999999")
     assert await remove(stores) == 2
     assert await remove(stores) == 0
     for _ in range(2):
@@ -173,7 +178,8 @@ async def test_the_submission_of_a_manifest_is_the_one_that_published_it(stores:
 async def test_only_the_sites_asked_about_are_concerned(stores: Stores) -> None:
     """A PACS that has the study no more says nothing of what another site published."""
     first = await publish(stores, "2.25.501")
-    second = await publish(stores, "2.25.502", site="site-2")
+    # Another structure's: it takes nobody's place.
+    second = await publish(stores, "2.25.502", site="site-2", structure_id="2999999999")
     await message(stores, STUDY)
     (job,) = await take(stores)
     assert await stores.jobs.queue_removal(job.id, removal, sites={"site-2"}) == 1
