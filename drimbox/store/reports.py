@@ -9,6 +9,9 @@ Messages may arrive in another order than they were sent: a replacement before w
 withdrawal before what it withdraws. Whatever was known first then takes back what comes late; "late" is
 told by the instants the sender wrote (MSH-7), used for nothing else, because a sender's clock may lie:
 a withdrawal that comes last counts whatever its instant.
+
+A message may also come twice, the second time after others: to the byte the same, it says nothing new, and
+what came between keeps the last word. Its studies are looked at again all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, insert, or_, select
+from sqlalchemy import Connection, Select, and_, false, func, insert, or_, select
 
 from drimbox.model import MessageAction
 from drimbox.ports import IMPORTED, ReportSaid, Speaker, Voice
@@ -43,7 +46,7 @@ def record_report(connection: Connection, message_id: int, said: ReportSaid) -> 
     """
     received = connection.execute(select(inbox.c.received_at).where(inbox.c.id == message_id)).scalar_one()
     sent_at = _sent_at(connection, said, received)
-    if connection.execute(select(report.c.id).where(report.c.message_id == message_id)).first() is None:
+    if not _recorded(connection, message_id, said):
         key = connection.execute(
             insert(report).values(
                 message_id=message_id,
@@ -72,6 +75,28 @@ def _sent_at(connection: Connection, said: ReportSaid, received: datetime) -> da
         select(func.max(report.c.sent_at)).where(report.c.document_id == said.document_id)
     ).scalar_one()
     return min(said.sent_at, received if known is None else max(received, known))
+
+
+def _recorded(connection: Connection, message_id: int, said: ReportSaid) -> bool:
+    """Say whether this message, or one that is the same to the byte, is written down already.
+
+    A message that does not say when it was sent is never taken for another: the bytes alone do not tell a
+    repetition from a report that is sent once more on purpose.
+    """
+    this, other = inbox.alias("this"), inbox.alias("other")
+    same = and_(
+        other.c.ris == this.c.ris, other.c.control_id == this.c.control_id, other.c.raw == this.c.raw
+    )
+    query = (
+        select(report.c.id)
+        .join(other, other.c.id == report.c.message_id)
+        .join(this, this.c.id == message_id)
+        .where(
+            report.c.document_id == said.document_id,
+            or_(report.c.message_id == message_id, same if said.sent_at is not None else false()),
+        )
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def _concerned(connection: Connection, said: ReportSaid) -> list[str]:

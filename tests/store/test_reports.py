@@ -34,7 +34,7 @@ def said(
 
 
 async def read(stores: Stores, what: ReportSaid, ris: str = "ris-a") -> int:
-    number = await stores.inbox.add(ris=ris, peer="p", control_id="c", raw=b"MSH")
+    number = await stores.inbox.add(ris=ris, peer="p", control_id="c", raw=repr(what).encode())
     await stores.inbox.take(stores.clock.now(), 100)
     await stores.inbox.processed(number, result="feed", said=what)
     return number
@@ -215,3 +215,16 @@ async def test_a_message_sent_again_while_our_clock_is_behind_counts(stores: Sto
     assert await speaker(stores) == Speaker(again, "ris-b")
     older = await read(stores, said("A", minute=-10))
     assert await speaker(stores) == Speaker(again, "ris-b"), older
+
+
+@pytest.mark.requirement("DB.SO.12")
+@pytest_twisted.ensureDeferred
+async def test_the_same_message_again_names_its_studies_and_says_nothing_new(stores: Stores) -> None:
+    await read(stores, said("A", S1, S2))
+    second = await read(stores, said("B", S1, minute=1))
+    again = await read(stores, said("A", S1, S2))
+    assert await jobs(stores, again) == [S1, S2]
+    assert await speaker(stores) == Speaker(second, "ris-a")
+    # Sent once more on purpose, it is another message.
+    anew = await read(stores, said("A", S1, S2, minute=2))
+    assert await speaker(stores) == Speaker(anew, "ris-a")
