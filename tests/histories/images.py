@@ -10,7 +10,7 @@ from drimbox.dicom.moving import MoveResult
 from drimbox.errors import PacsCommunicationError, PacsUnavailable
 from drimbox.model import Instance, Series, Study
 from tests.histories.gateway import Life
-from tests.histories.messages import CT, EXPLICIT, KEY_OBJECT, key_object
+from tests.histories.messages import CT, EXPLICIT, KEY_OBJECT, encoded, key_object
 from tests.histories.model import Holding, Model, study_uid
 from tests.source.answers import FakeChannel
 
@@ -69,7 +69,8 @@ class Pacs:
         for thing in sorted(held, key=lambda each: each.uid):
             if thing.series == series and thing.title:
                 cited = {one: series_of.get(one, series) for one in thing.cites}
-                give(receiver, channel, thing.uid, key_object(uid, thing.title, thing.uid, series, cited))
+                note = key_object(uid, thing.title, thing.uid, series, cited)
+                give(receiver, channel, thing.uid, encoded(note))
                 sent += 1
         receiver.closed(channel, True)
         return MoveResult(0, sent, 0, 0)

@@ -86,8 +86,8 @@ def change_message(change: ops.Change, number: int) -> bytes:
     return build_change([study_uid(study) for study in change.studies], control_id=f"C{number}")
 
 
-def key_object(study: str, title: str, uid: str, series: str, cited: Mapping[str, str]) -> bytes:
-    """Return the data set of a key object, Explicit VR Little Endian; `cited` tells the series of each."""
+def key_object(study: str, title: str, uid: str, series: str, cited: Mapping[str, str]) -> Dataset:
+    """Return a key object; `cited` tells the series of each instance it cites."""
     root = Dataset()
     root.SOPClassUID, root.SOPInstanceUID, root.Modality = KEY_OBJECT, uid, "KO"
     root.PatientID, root.StudyInstanceUID, root.SeriesInstanceUID = "P0", study, series
@@ -100,9 +100,14 @@ def key_object(study: str, title: str, uid: str, series: str, cited: Mapping[str
         group.ReferencedSOPSequence = [_reference(one) for one in sorted(cited) if cited[one] == each]
         evidence.ReferencedSeriesSequence.append(group)
     root.CurrentRequestedProcedureEvidenceSequence = [evidence]
+    return root
+
+
+def encoded(data: Dataset) -> bytes:
+    """Return a data set in Explicit VR Little Endian."""
     out = DicomBytesIO()
     out.is_little_endian, out.is_implicit_VR = True, False
-    write_elements(out, root)
+    write_elements(out, data)
     return bytes(out.getvalue())
 
 

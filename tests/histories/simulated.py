@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from pydicom.dataset import Dataset
 from twisted.internet.task import Clock
 
 from drimbox.config import Config, Ris
@@ -19,7 +20,7 @@ from tests.histories import operations as ops
 from tests.histories import verdict
 from tests.histories.gateway import Died, Gateway, Life
 from tests.histories.images import Pacs, give
-from tests.histories.messages import STRUCTURES
+from tests.histories.messages import STRUCTURES, encoded
 from tests.histories.model import INSIDE, Holding, study_uid
 from tests.histories.record import Dmp, Line
 from tests.histories.world import World
@@ -87,8 +88,8 @@ class Simulated(World):
         ack = self._delivered(lambda: self.gateway.assembly.mllp.receiver.receive(raw, _PEER))
         assert parse_ack(ack).code == "AA", ack
 
-    async def store(self, pacs: int, uid: str, data: bytes) -> None:
-        channel = FakeChannel()
+    async def store(self, pacs: int, note: Dataset) -> None:
+        channel, uid, data = FakeChannel(), str(note.SOPInstanceUID), encoded(note)
 
         async def store() -> None:
             life = self.gateway.life

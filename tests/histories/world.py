@@ -12,6 +12,8 @@ import abc
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pydicom.dataset import Dataset
+
 from tests.histories import operations as ops
 from tests.histories import verdict
 from tests.histories.messages import change_message, key_object, report_message, withdrawal_message
@@ -35,7 +37,7 @@ class World(abc.ABC):
         """Send an HL7 message until it is acknowledged, whatever happens to the gateway meanwhile."""
 
     @abc.abstractmethod
-    async def store(self, pacs: int, uid: str, data: bytes) -> None:
+    async def store(self, pacs: int, note: Dataset) -> None:
         """Send a key object by C-STORE until it is taken."""
 
     @abc.abstractmethod
@@ -189,7 +191,7 @@ class World(abc.ABC):
         self._number += 1
         study, uid = study_uid(note.study), f"2.999.4.{self._number}"
         cited = {f"{study}.1.1": f"{study}.1"}
-        await self.store(note.pacs, uid, key_object(study, note.title, uid, f"{study}.80", cited))
+        await self.store(note.pacs, key_object(study, note.title, uid, f"{study}.80", cited))
         self.model.name(note.study)
 
     async def _told(self, study: int, pacs: int, told: str) -> None:
