@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.logger import formatEvent, globalLogPublisher
 
 from drimbox.config import Native as NativeSettings
 from drimbox.config import Site, Structure
@@ -414,6 +415,25 @@ def test_nothing_told_names_the_patient() -> None:
         for _, text in stage.notices.open.values():
             for secret in ("284070100499094", "P000123", "EXEMPLE", "CLAIRE"):
                 assert secret not in text
+
+
+@pytest.mark.requirement("DB.SO.18")
+@pytest.mark.threat("patient data in logs")
+def test_an_accession_number_too_long_for_dicom_is_published_and_logged_without_its_value() -> None:
+    number = "ACC-" + "7" * 30
+    stage = Stage(raw=hl7(SimReport(orders=(SimOrder(number),))))
+    seen: list[Any] = []
+    globalLogPublisher.addObserver(seen.append)
+    try:
+        stage.match()
+    finally:
+        globalLogPublisher.removeObserver(seen.append)
+    assert stage.jobs.ended == [(5, "queued")]
+    submission: Submission = stage.jobs.queued[0]["submission"]
+    assert number.encode() in submission.kos
+    told = [formatEvent(event) for event in seen]
+    assert [text for text in told if "numéro d'accession" in text and STUDY in text]
+    assert not [text for text in told if number in text]
 
 
 # -- who speaks for the study, and nobody ------------------------------------------------------------
