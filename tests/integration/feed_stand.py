@@ -25,9 +25,9 @@ from drimbox.sim.dmp_service import Request
 from drimbox.sim.listening import utc_now
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.ris import SimAct, SimMessage, SimOrder, SimReport, build_message
-from drimbox.sim.stand import PacsAddress, Stand, _pair, _section, _text
+from drimbox.sim.stand import LOOPBACK, PacsAddress, Stand, _pair, _section, _text
 from drimbox.sim.studies import GeneratedStudy, SimPatient, make_study
-from tests.integration.waiting import until
+from tests.integration.waiting import until, wait
 
 POOL = ("DBX1", "DBX2")
 SECOND_POOL = ("DBX3", "DBX4")
@@ -272,6 +272,30 @@ class Studies:
         return study
 
 
+@attrs.define
+class OnePacs:
+    """A running gateway with one PACS, and studies to put there."""
+
+    stand: FeedStand
+    pacs: SimulatedPacs
+    studies: Studies
+
+
+@contextmanager
+def one_pacs(folder: Path, **options: Any) -> Iterator[OnePacs]:
+    """Start a gateway beside one PACS; `options` are those of `FeedStand`."""
+    pacs = SimulatedPacs("PACS-A")
+    pacs.start()
+    stand = FeedStand(folder, [PacsAddress("PACS-A", pacs.port, POOL)], **options)
+    pacs.destinations.update(dict.fromkeys(POOL, (LOOPBACK, stand.dicom_port)))
+    wait(stand.up())
+    try:
+        yield OnePacs(stand, pacs, Studies(folder / "studies"))
+    finally:
+        wait(stand.stop())
+        pacs.stop()
+
+
 def after(transaction: str, kind: Kind, **options: Any) -> Behaviour:
     """Return a misbehaviour aimed at one transaction."""
     return Behaviour(kind, transaction=transaction, **options)
@@ -282,6 +306,7 @@ __all__ = [
     "SECOND_POOL",
     "SECOND_STRUCTURE",
     "FeedStand",
+    "OnePacs",
     "SimOrder",
     "Studies",
     "after",
@@ -289,4 +314,5 @@ __all__ = [
     "kos_dataset",
     "kos_instances",
     "kos_study",
+    "one_pacs",
 ]

@@ -12,20 +12,17 @@ import pytest_twisted
 
 from drimbox.model import MessageAction
 from drimbox.sim.dmp_registry import Entry
-from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.ris import SimAct, SimMessage, SimReport, build_cda, build_message
-from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
 from tests.integration.feed_stand import (
-    POOL,
-    FeedStand,
+    OnePacs,
     SimOrder,
-    Studies,
     held_instances,
     kos_dataset,
     kos_instances,
+    one_pacs,
 )
-from tests.integration.waiting import until, wait
+from tests.integration.waiting import until
 
 pytestmark = pytest.mark.requirement("DB.SO.03", "DB.SO.11", "DB.SO.12", "DB.SO.141")
 CONFIDENTIALITY = "urn:uuid:f4f85eac-e6cb-4883-b524-f2705394840f"
@@ -33,24 +30,10 @@ NAME = "D'ÉVÊQUE-LŒÜ"
 BOM = b"\xef\xbb\xbf"
 
 
-@attrs.define
-class World:
-    stand: FeedStand
-    pacs: SimulatedPacs
-    studies: Studies
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("odd")
-    pacs = SimulatedPacs("PACS-A")
-    pacs.start()
-    stand = FeedStand(folder, [PacsAddress("PACS-A", pacs.port, POOL)])
-    pacs.destinations.update(dict.fromkeys(POOL, (LOOPBACK, stand.dicom_port)))
-    wait(stand.up())
-    yield World(stand, pacs, Studies(folder / "studies"))
-    wait(stand.stop())
-    pacs.stop()
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnePacs]:
+    with one_pacs(tmp_path_factory.mktemp("odd")) as found:
+        yield found
 
 
 _numbers = iter(range(7000, 10**6))
@@ -163,7 +146,7 @@ ODD: dict[str, Odd] = {
 
 @pytest.mark.parametrize("name", ODD)
 @pytest_twisted.ensureDeferred
-async def test_an_odd_but_real_report_is_published_like_any_other(world: World, name: str) -> None:
+async def test_an_odd_but_real_report_is_published_like_any_other(world: OnePacs, name: str) -> None:
     odd, number = ODD[name], next(_numbers)
     study = world.studies.new(world.pacs)
     document = odd.document(build_cda(report_on(study, number=number)))
@@ -197,7 +180,7 @@ async def test_an_odd_but_real_report_is_published_like_any_other(world: World, 
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_every_spelling_of_a_flag_hides_the_kos(world: World, flag: str, code: str) -> None:
+async def test_every_spelling_of_a_flag_hides_the_kos(world: OnePacs, flag: str, code: str) -> None:
     study = world.studies.new(world.pacs)
     flags: dict[str, str | None] = {flag: "Y"}
     if flag not in ("MASQUE_PS", "INVISIBLE_PATIENT"):
@@ -216,7 +199,7 @@ async def test_every_spelling_of_a_flag_hides_the_kos(world: World, flag: str, c
 )
 @pytest_twisted.ensureDeferred
 async def test_a_contradiction_is_refused_at_the_door(
-    world: World, message: dict[str, Any], mode: str
+    world: OnePacs, message: dict[str, Any], mode: str
 ) -> None:
     study = world.studies.new(world.pacs)
     before = world.stand.query("SELECT count(*) FROM inbox")
@@ -231,7 +214,7 @@ async def test_a_contradiction_is_refused_at_the_door(
 
 @pytest.mark.parametrize("first_level", [1, 3])
 @pytest_twisted.ensureDeferred
-async def test_of_two_documents_the_structured_one_feeds(world: World, first_level: int) -> None:
+async def test_of_two_documents_the_structured_one_feeds(world: OnePacs, first_level: int) -> None:
     flat, structured = world.studies.new(world.pacs), world.studies.new(world.pacs)
     number = next(_numbers)
     one = report_on(flat, number=number, level=1)
@@ -248,7 +231,7 @@ async def test_of_two_documents_the_structured_one_feeds(world: World, first_lev
 
 
 @pytest_twisted.ensureDeferred
-async def test_mdm_t11_withdraws_like_t04(world: World) -> None:
+async def test_mdm_t11_withdraws_like_t04(world: OnePacs) -> None:
     stand = world.stand
     study = world.studies.new(world.pacs)
     number = await stand.report(study, kind="MDM")
@@ -268,7 +251,7 @@ async def test_mdm_t11_withdraws_like_t04(world: World) -> None:
 @pytest.mark.parametrize("form", ["replacement", "same report"])
 @pytest_twisted.ensureDeferred
 async def test_a_visibility_change_replaces_the_kos_in_both_forms(
-    world: World, kind: str, form: str
+    world: OnePacs, kind: str, form: str
 ) -> None:
     """As a replacing report with a new id, or the unchanged one once more (interfaces.md 1.4)."""
     stand = world.stand
@@ -299,7 +282,9 @@ async def test_a_visibility_change_replaces_the_kos_in_both_forms(
 
 @pytest.mark.requirement("DB.SO.105", "DB.SO.13")
 @pytest_twisted.ensureDeferred
-async def test_a_second_reading_has_its_own_accession_number_and_several_are_all_kept(world: World) -> None:
+async def test_a_second_reading_has_its_own_accession_number_and_several_are_all_kept(
+    world: OnePacs,
+) -> None:
     stand = world.stand
     first, second = world.studies.new(world.pacs), world.studies.new(world.pacs)
     both = (SimOrder("ACC-A", order="1"), SimOrder("ACC-B", order="2"))

@@ -5,33 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
 import pytest
 import pytest_twisted
 
 from drimbox.model import MessageAction
-from drimbox.sim.pacs import SimulatedPacs
-from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
 from tests.integration.feed_stand import (
-    POOL,
     SECOND_STRUCTURE,
-    FeedStand,
+    OnePacs,
     SimOrder,
-    Studies,
     kos_dataset,
     kos_instances,
+    one_pacs,
 )
-from tests.integration.waiting import until, wait
+from tests.integration.waiting import until
 
 FIRST, SECOND = "1999999999", SECOND_STRUCTURE
 
 
-@attrs.define
-class World:
-    stand: FeedStand
-    pacs: SimulatedPacs
-    studies: Studies
+class World(OnePacs):
+    """The same, with a look at what the DMP was told by whom."""
 
     def said(self, since: int) -> list[tuple[str, str]]:
         """Return transaction and structure of every exchange with the DMP, in order."""
@@ -50,17 +43,10 @@ def _structure(client: str) -> str:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("structures")
-    pacs = SimulatedPacs("PACS-A")
-    pacs.start()
     # With the forms of the DMP that the other stands do not have.
     forms = {"xades_version": '"1.3.2"', "digest": '"sha1"', "author": '"professional"', "times": '"local"'}
-    stand = FeedStand(folder, [PacsAddress("PACS-A", pacs.port, POOL)], extra={"dmp": forms})
-    pacs.destinations.update(dict.fromkeys(POOL, (LOOPBACK, stand.dicom_port)))
-    wait(stand.up())
-    yield World(stand, pacs, Studies(folder / "studies"))
-    wait(stand.stop())
-    pacs.stop()
+    with one_pacs(tmp_path_factory.mktemp("structures"), extra={"dmp": forms}) as found:
+        yield World(found.stand, found.pacs, found.studies)
 
 
 PUBLICATION = ("TD0.2", "TD2.1", "TD3.1")
