@@ -38,6 +38,7 @@ from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.delivery import Deliveries
 from drimbox.source.feed import Doors as FeedDoors
 from drimbox.source.feed import Feed
+from drimbox.source.homologation import Homologation
 from drimbox.source.keynotes import KeyNotes
 from drimbox.source.parking import Parking
 from drimbox.source.publication import Doors as PublicationDoors
@@ -54,6 +55,7 @@ from drimbox.store.database import Database
 from drimbox.store.exports import ArchiveListing
 from drimbox.store.failures import blames_row, describe
 from drimbox.store.feed_jobs import FeedJobs
+from drimbox.store.homologation import ArchiveWithLoaded, LoadedKos
 from drimbox.store.imports import Imports
 from drimbox.store.inbox import Inbox
 from drimbox.store.mending import Mending
@@ -119,6 +121,7 @@ class Stores:
         self.natives = NativeMemory(self.database)
         self.listing = ArchiveListing(self.database)
         self.imports = Imports(self.database, clock=clock)
+        self.loaded = LoadedKos(self.database, clock=clock)
 
     async def waiting(self) -> int:
         """Count what is on its way through the queues."""
@@ -178,6 +181,7 @@ class Assembly:
         self.archive_jobs = ArchiveJobs(clock)
         self.export = ArchiveExport(config, stores.listing, defer, stores.waiting)
         reports = config.drimbox.state_dir / "imports"
+        self.homologation = Homologation(config.homologation.enabled, stores.loaded, defer)
         self.archive_import = ArchiveImport(config, stores.imports, defer, clock, reports)
 
     def wake(self, queue: str) -> None:
@@ -224,6 +228,13 @@ class Assembly:
                 archives[site.name] = PacsArchive(site.pacs, pacses, self._mover)
         return archives
 
+    def _known(self) -> Archive | ArchiveWithLoaded:
+        """Return the KOS that image requests are answered for, those of a test session with them."""
+        stores = self._stores
+        if self._config.homologation.enabled:
+            return ArchiveWithLoaded(stores.archive, stores.loaded)
+        return stores.archive
+
     def _make_deliveries(self) -> Deliveries:
         config, reactor = self._config, self._reactor
         return Deliveries(
@@ -235,7 +246,7 @@ class Assembly:
                 reactor,
                 self._clock.now,
             ),
-            archive=self._stores.archive,
+            archive=self._known(),
             archives=self._archives,
             spool=Spool(
                 config.drimbox.state_dir / "spool",

@@ -11,6 +11,7 @@ import click
 from drimbox.commands.archive import archive
 from drimbox.commands.configuration import check_config
 from drimbox.commands.french import speak_french
+from drimbox.commands.homologation import homologation
 from drimbox.commands.inspection import inspection
 from drimbox.commands.pacs import pacs
 from drimbox.commands.process import notices, status
@@ -43,6 +44,7 @@ def version() -> None:
 for command in (
     archive,
     check_config,
+    homologation,
     status,
     notices,
     queue,

@@ -316,6 +316,14 @@ class CacheSettings:
 
 
 @attrs.frozen
+class HomologationSettings:
+    """`[homologation]`: KOS loaded by hand for test sessions (requirements.md 2.23)."""
+
+    #: Off, none can be loaded and those loaded before are not answered for.
+    enabled: bool = False
+
+
+@attrs.frozen
 class TranscodingSettings:
     """`[transcoding]`: images held in a syntax that the client did not list (DB.CS.83)."""
 
@@ -450,4 +458,5 @@ class Config:
     wado: WadoSettings = WadoSettings()
     transcoding: TranscodingSettings = TranscodingSettings()
     cache: CacheSettings = CacheSettings()
+    homologation: HomologationSettings = HomologationSettings()
     feed: FeedSettings = FeedSettings()

@@ -183,6 +183,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "max_series": integer(1, 1000000),
         "min_free": size(0, 1024 * GIB),
     },
+    config.HomologationSettings: {"enabled": boolean()},
     config.TranscodingSettings: {
         "workers": integer(0, 64),
         "timeout": duration(1, HOUR),

@@ -33,7 +33,7 @@ from drimbox.trust.transport import BulkTLSFactory
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
-from drimbox.web import archive, queues, speedtest, whitelist
+from drimbox.web import archive, homologation, queues, speedtest, whitelist
 from drimbox.web.admin import admin_factory, core_api
 
 T = TypeVar("T")
@@ -115,6 +115,7 @@ class Gateway(Service):
             Periodic("whitelist", self._keeper.refresh_if_due, _LOOK, self._reactor, first=_LOOK)
         )
         await self._open_cache()
+        await self._tell_homologation()
         await self._stores.audit.record(messages.application_start(**self._names()))
         self._listen()
         for worker in [*self._assembly.workers, *self._assembly.periodics]:
@@ -179,6 +180,14 @@ class Gateway(Service):
         )
         stores = self._stores
         queues.register(api, stores.rows, stores.mending, self._note, self._assembly.wake)
+        homologation.register(
+            api,
+            config.sites,
+            assembly.archive_jobs,
+            assembly.homologation,
+            self._note,
+            self._tell_homologation,
+        )
         for settings, factory in (
             (config.admin, admin_factory(api, config.admin, reactor)),
             (config.dicom, self._assembly.acceptor),
@@ -251,6 +260,16 @@ class Gateway(Service):
             await self._stores.notices.post(key="cache", code="CACHE", text=cache.problem)
         else:
             await self._stores.notices.resolve("cache")
+
+    async def _tell_homologation(self) -> None:
+        """A test session that goes on, or left something behind, is to be known."""
+        loaded = self._assembly.homologation
+        warning = loaded.warning(await loaded.count())
+        if warning:
+            self.log.warn("homologation: {warning}", warning=warning)
+            await self._stores.notices.post(key="homologation", code="HOMOLOGATION", text=warning)
+        else:
+            await self._stores.notices.resolve("homologation")
 
     def _make_keeper(self) -> ListKeeper:
         """Make what keeps the whitelist fresh."""

@@ -48,11 +48,13 @@ class Status:
         open_notices = await self._stores.notices.count_open()
         metrics.NOTICES_OPEN.set(open_notices)
         kos = await self._stores.archive.counts()
+        loaded = await self._stores.loaded.count()
         return {
             "version": __version__,
             "ready": self.ready,
             "queues": queues,
             "kos": {state.value: count for state, count in kos.items()},
+            "homologation": {"enabled": self._config.homologation.enabled, "kos": loaded.kos},
             "notices": open_notices,
             "sites": [self._site(site) for site in self._config.sites],
         }

@@ -57,10 +57,10 @@ def export(
     """Écrire un fichier KAAAAAMM.ZIP par site et par mois (DB.SO.29)."""
     process = client_of(client, config_path)
     body = {"folder": os.path.abspath(folder), "site": site, "month": month, "large": large}
-    job = _follow(process, process.ask("POST", "/archive/export", body)["job"], quiet=as_json)
+    job = follow(process, process.ask("POST", "/archive/export", body)["job"], quiet=as_json)
     if as_json:
         print_json(job)
-    result = _result(job)
+    result = result_of(job)
     if not as_json:
         _say_export(result)
     if result["failed"]:
@@ -89,10 +89,10 @@ def load(
     """
     process = client_of(client, config_path)
     body = {"site": site, "paths": [os.path.abspath(path) for path in paths], "dry_run": dry_run}
-    job = _follow(process, process.ask("POST", "/archive/import", body)["job"], quiet=as_json)
+    job = follow(process, process.ask("POST", "/archive/import", body)["job"], quiet=as_json)
     if as_json:
         print_json(job)
-    result = _result(job)
+    result = result_of(job)
     if not as_json:
         _say_import(result)
     if result["unusable"] or result["counts"]["refuse"]:
@@ -117,7 +117,7 @@ def status(client: AdminClient | None, config_path: Path, as_json: bool) -> None
         (_say_export if job["kind"] == "export" else _say_import)(job["result"])
 
 
-def _follow(process: AdminClient, number: int, *, quiet: bool) -> dict[str, Any]:
+def follow(process: AdminClient, number: int, *, quiet: bool) -> dict[str, Any]:
     """Wait until the work `number` has ended and return its state."""
     pause, shown = _FIRST_LOOK, 0.0
     while True:
@@ -133,7 +133,7 @@ def _follow(process: AdminClient, number: int, *, quiet: bool) -> dict[str, Any]
         pause = min(_LONGEST_LOOK, pause * 1.5)
 
 
-def _result(job: dict[str, Any]) -> dict[str, Any]:
+def result_of(job: dict[str, Any]) -> dict[str, Any]:
     if job["error"]:
         raise Failed(escape_control(job["error"]))
     result: dict[str, Any] = job["result"]

@@ -424,3 +424,20 @@ walk_study = Table(
     Column("judged_at", UtcDateTime, nullable=False),
     Index(None, "walk_id", "step", "study_uid"),
 )
+
+#: KOS loaded by hand for test sessions: apart from the archive, so that nothing that works on it sees them.
+homologation = Table(
+    "homologation",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("site", Text, nullable=False),
+    Column("study_uid", String(64), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("patient_ins", Text, nullable=False),
+    Column("patient_ins_oid", Text, nullable=False),
+    Column("loaded_at", UtcDateTime, nullable=False),
+    UniqueConstraint("sop_instance_uid"),
+    Index(None, "study_uid", "site"),
+    sqlite_autoincrement=True,
+)

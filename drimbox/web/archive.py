@@ -33,23 +33,15 @@ def register(
     """Add the routes of the archive to the admin listener."""
     by_name = {site.name: site for site in sites}
 
-    async def begin(kind: str, action: str, subject: str, work: Work) -> Reply:
-        if jobs.last is not None and jobs.last.running:
-            raise AdminProblem(409, f"un travail est déjà en cours sur l'archive ({jobs.last.kind})")
-        await note(action, subject)
-        try:
-            job = jobs.start(kind, work)
-        except JobBusy as busy:
-            raise AdminProblem(409, str(busy)) from None
-        return Reply({"job": job.number}, status=202)
-
     async def post_export(call: AdminCall) -> Reply:
-        folder = _path(call.body, "folder")
-        chosen = [_site(call.body, by_name)] if call.body.get("site") else list(sites)
+        folder = _absolute(call.body.get("folder"))
+        chosen = [chosen_site(call.body, by_name)] if call.body.get("site") else list(sites)
         month = _month(call.body)
         large = call.body.get("large", False) is True
         subject = ", ".join(site.name for site in chosen) + (f", {month}" if month is not None else "")
         return await begin(
+            jobs,
+            note,
             "export",
             f"Export de l'archive XDM vers {folder}",
             subject,
@@ -57,13 +49,12 @@ def register(
         )
 
     async def post_import(call: AdminCall) -> Reply:
-        site = _site(call.body, by_name)
-        paths = call.body.get("paths")
-        if not isinstance(paths, list) or not 0 < len(paths) <= MAX_PATHS:
-            raise AdminProblem(400, f"paths : de 1 à {MAX_PATHS} chemins du serveur attendus")
-        found = [_absolute(path) for path in paths]
+        site = chosen_site(call.body, by_name)
+        found = server_paths(call.body)
         dry_run = call.body.get("dry_run", False) is not False
         return await begin(
+            jobs,
+            note,
             "import",
             "Chargement d'une archive XDM" + (" (essai)" if dry_run else ""),
             f"{site.name} : {', '.join(str(path) for path in found)}",
@@ -76,6 +67,20 @@ def register(
     api.register("GET", "/archive", get_state)
     api.register("POST", "/archive/export", post_export)
     api.register("POST", "/archive/import", post_import)
+
+
+async def begin(
+    jobs: ArchiveJobs, note: NoteRequest, kind: str, action: str, subject: str, work: Work
+) -> Reply:
+    """Note what was asked for, begin it, and answer with its number; `AdminProblem` 409 when one runs."""
+    if jobs.last is not None and jobs.last.running:
+        raise AdminProblem(409, f"un travail est déjà en cours sur l'archive ({jobs.last.kind})")
+    await note(action, subject)
+    try:
+        job = jobs.start(kind, work)
+    except JobBusy as busy:
+        raise AdminProblem(409, str(busy)) from None
+    return Reply({"job": job.number}, status=202)
 
 
 def _state(job: Job) -> Mapping[str, Any]:
@@ -92,7 +97,8 @@ def _state(job: Job) -> Mapping[str, Any]:
     }
 
 
-def _site(body: Mapping[str, Any], known: Mapping[str, Site]) -> Site:
+def chosen_site(body: Mapping[str, Any], known: Mapping[str, Site]) -> Site:
+    """Return the site that a body names. Raises `AdminProblem`."""
     site = known.get(str(body.get("site", "")))
     if site is None:
         raise AdminProblem(404, f"site inconnu ou absent ; sites : {', '.join(known)}")
@@ -108,8 +114,12 @@ def _month(body: Mapping[str, Any]) -> Month | None:
     return month
 
 
-def _path(body: Mapping[str, Any], key: str) -> Path:
-    return _absolute(body.get(key))
+def server_paths(body: Mapping[str, Any]) -> list[Path]:
+    """Return the paths that a body names. Raises `AdminProblem`."""
+    paths = body.get("paths")
+    if not isinstance(paths, list) or not 0 < len(paths) <= MAX_PATHS:
+        raise AdminProblem(400, f"paths : de 1 à {MAX_PATHS} chemins du serveur attendus")
+    return [_absolute(path) for path in paths]
 
 
 def _absolute(value: object) -> Path:
