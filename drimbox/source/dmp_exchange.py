@@ -8,6 +8,7 @@ however long it takes, because nothing is wrong with it. Every request that left
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -208,6 +209,17 @@ class Exchanges:
         if structure_id not in self._hindrances:
             self._hindrances[structure_id] = self._outage(f"publication-{structure_id}")
         return self._hindrances[structure_id]
+
+
+def check_ours(entry: RegistryEntry, kos: bytes) -> None:
+    """Compare what the DMP holds with a KOS of ours; hash and size of XDS are SHA-1 and bytes.
+
+    An entry that does not tell them is ours by its identifier, which nobody else can have made. Raises
+    `PublicationError` (E007).
+    """
+    digest = hashlib.sha1(kos, usedforsecurity=False).hexdigest()
+    if entry.hash.lower() not in ("", digest) or entry.size not in (0, len(kos)):
+        raise PublicationError("le DMP détient un autre document sous l'identifiant de ce KOS")
 
 
 def _stuck(item: Item) -> str:

@@ -11,7 +11,6 @@ losing them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
@@ -28,14 +27,15 @@ from drimbox.ports import (
     DmpUnavailable,
     Outcome,
     Refused,
-    RegistryEntry,
     Removal,
     Submission,
 )
-from drimbox.source.dmp_exchange import APPROVED, CannotSend, Doors, Exchanges
+from drimbox.source.dmp_exchange import APPROVED, CannotSend, Doors, Exchanges, check_ours
 from drimbox.source.publication_audit import Item, Unanswered
 from drimbox.source.removal import Removals
 
+#: What a registry may answer to a replacement that it has made already.
+ALREADY_REPLACED = frozenset({"XDSRegistryDeprecatedDocumentError", "XDSReplaceFailed"})
 __all__ = ["APPROVED", "Doors", "Publication"]
 
 
@@ -100,25 +100,29 @@ class Publication:
             await self._done(item, entry_uuid, outcome.warnings, replaced=replaces is not None)
             return
         assert isinstance(outcome, Refused)
-        if outcome.duplicate:
+        if outcome.duplicate or outcome.code in ALREADY_REPLACED:
             if await self._already_there(item, submission, structure):
                 return
-            if item.attempts:
-                # Nobody but us makes this identifier, and we have sent it before (interfaces.md 4.9).
-                await self._done(item, None, (outcome.text,), replaced=replaces is not None)
-                return
+            if outcome.duplicate and item.attempts:
+                # We have sent it before, and what the DMP holds cannot be seen: neither yes nor no.
+                raise DmpUnavailable(
+                    f"le DMP dit détenir ce KOS et ne le montre pas : {outcome.text}", sent=True
+                )
         raise _refusal(outcome)
 
     async def _already_there(self, item: Item, submission: Submission, structure: Structure) -> bool:
-        """Ask the DMP what it holds under our uniqueId; end the row when it is ours.
+        """Ask the DMP what it holds under our uniqueId; end the row when it is ours and in force.
 
-        Raises `PublicationError` when it holds something else under that identifier.
+        Raises `PublicationError` when it holds something else under that identifier, or has put ours out
+        of force since: what it is said to hold must be what it holds.
         """
         entry = await self._exchanges.find_entry(item, structure, submission.sop_instance_uid)
         if entry is None:
             return False
-        if not _is_ours(entry, submission):
-            raise PublicationError("le DMP détient un autre document sous l'identifiant de ce KOS")
+        check_ours(entry, submission.kos)
+        if entry.status not in ("", APPROVED):
+            state = entry.status.rpartition(":")[2]
+            raise PublicationError(f"le DMP a reçu ce KOS, et ne le détient plus en vigueur ({state})")
         previous = await self._doors.archive.published(item.site, item.study_uid, with_data=False)
         await self._done(item, entry.entry_uuid, (), replaced=previous is not None)
         return True
@@ -205,15 +209,6 @@ class Publication:
         await self._doors.notices.post(
             key=f"{error.code}-{item.study_uid}", code=error.code, text=f"Examen {item.study_uid} : {error}"
         )
-
-
-def _is_ours(entry: RegistryEntry, submission: Submission) -> bool:
-    """Compare what the DMP holds with what we sent; hash and size of XDS are SHA-1 and bytes.
-
-    An entry that does not tell them is ours by its identifier, which nobody else can have made.
-    """
-    digest = hashlib.sha1(submission.kos, usedforsecurity=False).hexdigest()
-    return entry.hash.lower() in ("", digest) and entry.size in (0, len(submission.kos))
 
 
 def _refusal(outcome: Refused) -> DrimboxError:

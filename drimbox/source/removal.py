@@ -1,9 +1,9 @@
 """Taking a manifest back from the national record: TD3.3c (requirements.md 4.3, DB.SO.26, DB.SO.97).
 
 The DMP is asked first what it holds under the manifest's uniqueId: the answer gives the entryUUID that
-the request names, and tells an attempt whose answer never came from one that never arrived. What the
-registry does not hold as current any more is removed, whoever did it: the record is as it should be.
-The archive says "depublished" only once the DMP has said so (interfaces.md 9).
+the request names, tells that it is ours (hash, size), and tells an attempt whose answer never came from
+one that never arrived. What the registry does not hold as current any more is removed, whoever did it: the
+record is as it should be. The archive says "depublished" only once the DMP has said so (interfaces.md 9).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from twisted.logger import Logger
 from drimbox import metrics
 from drimbox.config import Structure
 from drimbox.errors import PublicationError
-from drimbox.ports import Accepted, DmpUnavailable, Refused, Removal
-from drimbox.source.dmp_exchange import APPROVED, Doors, Exchanges
+from drimbox.ports import Accepted, DmpUnavailable, Refused, RegistryEntry, Removal
+from drimbox.source.dmp_exchange import APPROVED, Doors, Exchanges, check_ours
 from drimbox.source.publication_audit import Item, Unanswered
 
 
@@ -43,6 +43,7 @@ class Removals:
         if entry is None or entry.status not in ("", APPROVED):
             await self._done(item, ())
             return
+        await self._check_ours(item, removal, entry)
         await self._doors.outbox.begin(item.id)
         outcome = await self._send(item, structure, removal, entry.entry_uuid)
         if isinstance(outcome, Accepted):
@@ -55,6 +56,12 @@ class Removals:
             await self._done(item, (outcome.text,))
             return
         raise PublicationError(f"retrait du KOS refusé : {outcome.code} {outcome.text}".strip())
+
+    async def _check_ours(self, item: Item, removal: Removal, entry: RegistryEntry) -> None:
+        """Nobody else's document is withdrawn, whatever its identifier. Raises `PublicationError`."""
+        held = await self._doors.archive.published(item.site, item.study_uid)
+        if held is not None and held.sop_instance_uid == removal.sop_instance_uid:
+            check_ours(entry, held.data)
 
     async def _send(self, item: Item, structure: Structure, removal: Removal, entry_uuid: str) -> object:
         try:

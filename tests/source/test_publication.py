@@ -266,11 +266,44 @@ def test_a_duplicate_that_is_not_ours_is_e007(entry: Any) -> None:
     assert "autre document" in stage.result[2]
 
 
-@pytest.mark.parametrize(("attempts", "result"), [(1, "published"), (0, "E007")])
-def test_a_duplicate_nobody_shows_is_ours_when_we_have_sent_it_before(attempts: int, result: str) -> None:
+@pytest.mark.requirement("DB.SO.21", "DB.SO.22")
+def test_a_duplicate_nobody_shows_is_asked_about_again_when_we_have_sent_it_before() -> None:
+    stage = Stage(publish=[DUPLICATE], entries=[None, None, ours()])
+    stage.publish(Item(attempts=1, outcome_unknown=True))
+    assert stage.outbox.ended == []
+    ((_, due, reason, unknown),) = stage.outbox.retried
+    assert unknown
+    assert "ne le montre pas" in reason
+    stage.clock.instant = due
+    stage.publish(Item(attempts=2, outcome_unknown=True))
+    assert stage.result == (3, "published", "urn:uuid:9", ())
+
+
+def test_a_duplicate_of_what_was_never_sent_is_e007() -> None:
     stage = Stage(publish=[DUPLICATE], entries=[None])
-    stage.publish(Item(attempts=attempts, outcome_unknown=attempts > 0))
-    assert stage.result[1] == result
+    stage.publish()
+    assert stage.result[1] == "E007"
+
+
+@pytest.mark.requirement("DB.SO.13")
+@pytest.mark.parametrize("code", ["XDSRegistryDeprecatedDocumentError", "XDSReplaceFailed"])
+def test_already_replaced_is_success_only_by_what_the_dmp_holds(code: str) -> None:
+    for held, result in ((ours(), "published"), (None, "E007"), (ours(size=1), "E007")):
+        stage = Stage(
+            archived(), publish=[Refused(code, code)], entries=[ours(entry_uuid="urn:uuid:70"), held]
+        )
+        stage.publish()
+        assert stage.result[1] == result
+        if held is None:
+            assert code in stage.result[2]
+
+
+@pytest.mark.requirement("DB.SO.22")
+def test_what_was_put_out_of_force_since_is_not_called_published() -> None:
+    stage = Stage(entries=[ours(status=DEPRECATED)])
+    stage.publish(Item(attempts=1, outcome_unknown=True))
+    assert stage.result[1] == "E007"
+    assert "plus en vigueur (Deprecated)" in stage.result[2]
 
 
 # -- outcome unknown ---------------------------------------------------------------------------------

@@ -9,9 +9,18 @@ import attrs
 import pytest
 
 from drimbox.config import Structure
-from drimbox.ports import Accepted, DmpUnavailable, NotAdmitted, Outcome, Refused, RegistryEntry, Removal
+from drimbox.ports import (
+    Accepted,
+    ArchivedKos,
+    DmpUnavailable,
+    NotAdmitted,
+    Outcome,
+    Refused,
+    RegistryEntry,
+    Removal,
+)
 from drimbox.source.publication import Publication
-from tests.source.fakes import START, config, run
+from tests.source.fakes import START, archived, config, run
 from tests.source.test_publication import Item, Stage, ours, submission
 
 pytestmark = pytest.mark.requirement("DB.SO.26", "DB.SO.97")
@@ -30,12 +39,12 @@ class RemovalStage(Stage):
 
     def __init__(
         self,
-        *,
+        *kos: ArchivedKos,
         entries: Sequence[RegistryEntry | Exception | None],
         answers: Sequence[Outcome | Exception] = (),
         settings: Any = None,
     ) -> None:
-        super().__init__(settings=settings, entries=entries)
+        super().__init__(*kos, settings=settings, entries=entries)
         self.answers = list(answers)
         self.sent: list[tuple[Removal, str]] = []
         self.gone: list[tuple[str, str]] = []
@@ -107,6 +116,18 @@ def test_a_no_is_e007_in_the_dmp_s_words() -> None:
     assert stage.trail.shown()[-1] == ("ITI-57", "E007")
     assert stage.notices.open[f"E007-{Item().study_uid}"][0] == "E007"
     assert stage.gone == []
+
+
+@pytest.mark.requirement("DB.SO.21")
+@pytest.mark.parametrize("other", [{"hash": "0" * 40}, {"size": 1}])
+def test_somebody_else_s_document_under_our_identifier_is_not_removed(other: dict[str, Any]) -> None:
+    made = submission()
+    kept = archived(sop_instance_uid=made.sop_instance_uid, data=made.kos)
+    for entry, result in ((ours(**other), "E007"), (ours(), "removed")):
+        stage = RemovalStage(kept, entries=[entry], answers=[Accepted()])
+        stage.remove()
+        assert stage.result[1] == result
+        assert len(stage.sent) == (result == "removed")
 
 
 @pytest.mark.parametrize("sent", [True, False])
