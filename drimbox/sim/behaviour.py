@@ -20,6 +20,8 @@ class Kind(enum.Enum):
     NORMAL = "normal"
     #: Answer with the application error `code` (DMP: RegistryError; PSC: OAuth error), nothing registered.
     ERROR = "error"
+    #: Request carried out, then answered with the application error `code`: "already there" and the like.
+    ERROR_AFTER = "error-after"
     #: SOAP fault with subcode `code`, nothing registered.
     FAULT = "fault"
     #: HTTP `status` with a short text body, nothing registered.

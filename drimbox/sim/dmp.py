@@ -167,10 +167,12 @@ class DmpServer:
         transaction = service.identify(request)
         behaviour = self.script.next(transaction)
         kind = behaviour.kind
+        if kind is Kind.ERROR_AFTER:
+            service.handle(request, now)
         if kind is Kind.CUT_BEFORE:
             service.record(request, transaction, kind.value, now)
             result = Answer(0, "", b"")
-        elif kind is Kind.ERROR:
+        elif kind in (Kind.ERROR, Kind.ERROR_AFTER):
             code = behaviour.code or "XDSRepositoryError"
             result = service.refusal(request, code, "simulated error", now)
         elif kind is Kind.FAULT:
