@@ -46,6 +46,15 @@ def canonical(study: Study | None, *, dcmtk: bool = False, optional: bool = True
     return plain if optional else attrs.evolve(plain, ins=None, patient_id_issuer="", patients=())
 
 
+def assert_told(found: Study | None, study: GeneratedStudy) -> None:
+    """A real PACS tells whose study it is: at least the local identifier (DB.SO.16)."""
+    assert found is not None
+    (told,) = found.patients
+    assert told.patient_id == study.patient.id
+    assert told.birth_date in ("", study.patient.birth_date)
+    assert [each.value for each in told.ins] in ([], [study.patient.ins])
+
+
 @pytest.mark.parametrize("relational", [True, False])
 @pytest.mark.parametrize("ours", ["auto", "never"])
 @pytest_twisted.ensureDeferred
@@ -73,6 +82,7 @@ async def test_dcmtk(box: Box, here: Path, study: GeneratedStudy) -> None:
         found = await find_study(box.links, box.pacs, study.study_uid)
         expected = canonical(study.as_model(), dcmtk=True, optional=False)
         assert canonical(found, optional=False) == expected
+        assert_told(found, study)
         assert await find_study(box.links, box.pacs, ABSENT) is None
 
 
@@ -84,6 +94,7 @@ async def test_orthanc(box: Box, here: Path, study: GeneratedStudy) -> None:
         box.attach(peer.port)
         found = await find_study(box.links, box.pacs, study.study_uid)
         assert canonical(found, optional=False) == canonical(study.as_model(), optional=False)
+        assert_told(found, study)
         assert await find_study(box.links, box.pacs, ABSENT) is None
 
 
