@@ -11,11 +11,13 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import attrs
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from drimbox.config import Config, Site
 from drimbox.ports import Clock
@@ -125,7 +127,7 @@ class ArchiveImport:
             progress.total += len(archive.sets)
             for name in archive.sets:
                 lines = []
-                for found in await self._in_thread(_judging(archive, name)):
+                for found in await self._in_thread(partial(self._judge, archive, name)):
                     fate, reason = await self._take(site, found, month, dry_run)
                     lines.append(_line(path.name, name, found, fate, reason))
                 await self._in_thread(_noting(report, lines))
@@ -133,6 +135,18 @@ class ArchiveImport:
         finally:
             await self._in_thread(lambda: opened.__exit__(None, None, None))
         self.log.info("{name}: {sets} sets looked at", name=path.name, sets=len(archive.sets))
+
+    def _judge(self, archive: SetArchive, name: str) -> list[TakenKos | RefusedKos]:
+        """Read one set and check it, in a thread; whatever is wrong with it costs no other."""
+        try:
+            return check_set(archive.files(name))
+        except ArchiveRefused:
+            raise
+        except FileRefused as refusal:
+            return [RefusedKos("", str(refusal))]
+        except Exception:
+            self.log.failure("set {name} broke its reader", name=name, failure=Failure())
+            return [RefusedKos("", "jeu illisible (erreur interne, voir le journal)")]
 
     async def _take(
         self, site: Site, found: TakenKos | RefusedKos, month: names.Month | None, dry_run: bool
@@ -199,16 +213,6 @@ def _archives(paths: Sequence[Path]) -> list[Path]:
 
 def _enter(opened: AbstractContextManager[SetArchive]) -> SetArchive:
     return opened.__enter__()
-
-
-def _judging(archive: SetArchive, name: str) -> Callable[[], list[TakenKos | RefusedKos]]:
-    def work() -> list[TakenKos | RefusedKos]:
-        try:
-            return check_set(archive.files(name))
-        except FileRefused as refusal:
-            return [RefusedKos("", str(refusal))]
-
-    return work
 
 
 def _noting(report: _Report, lines: Sequence[Line]) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from drimbox.model import KosState, MessageAction
 from drimbox.ports import IMPORTED, Clock
@@ -37,7 +38,12 @@ class Imports:
 
     async def take(self, record: Takeover) -> Fate:
         """Keep one manifest and say what became of it; doing it again changes nothing."""
-        return await self._database.run(partial(_take, record, self._clock.now()))
+        work = partial(_take, record, self._clock.now())
+        try:
+            return await self._database.run(work)
+        except IntegrityError:
+            # On a server, a publication of the same study was committed meanwhile: judge again.
+            return await self._database.run(work)
 
     async def fate(self, record: Takeover) -> Fate:
         """Say what `take` would do."""

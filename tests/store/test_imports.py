@@ -68,7 +68,7 @@ async def heard(stores: Stores, document: str, minutes: float, **what: object) -
         CREATED + timedelta(minutes=minutes),
         (STUDY,),
     )
-    number = await stores.inbox.add(ris="RIS", peer="p", control_id="c", raw=b"MSH")
+    number = await stores.inbox.add(ris="RIS", peer="p", control_id="c", raw=f"MSH {said}".encode())
     await stores.inbox.take(stores.clock.now(), 100)
     await stores.inbox.processed(number, result="feed", said=said)
     return number
