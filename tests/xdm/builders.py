@@ -65,7 +65,7 @@ def published(
         appliance=here.drimbox,
         sop_instance_uid=uid,
         series_uid=f"{uid}.1",
-        created=created.astimezone(),
+        created=created,
     )
     made = Submission(
         kos=kos,

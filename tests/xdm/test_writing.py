@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from drimbox.xdm import checking, opening, writing
+from drimbox.xdm import checking, entries, metadata, opening, writing
 from drimbox.xdm.entries import MetadataRefused
 from drimbox.xdm.rebuilding import structure_of
 from tests.xdm.builders import MONTH, SENDER, published, write
@@ -133,6 +134,24 @@ def test_a_month_that_fat32_cannot_hold_is_refused_before_the_medium_is_full(tmp
         write(tmp_path, published(1).exported(), published(2).exported(), limit=14_000)
     assert os.listdir(tmp_path) == []
     assert write(tmp_path, published(1).exported(), published(2).exported(), limit=None).exists()
+
+
+def test_hash_and_size_are_added_where_the_submission_had_none(tmp_path: Path) -> None:
+    """XDS lets a submission leave them out, an archive must have them (requirements.md 3.11)."""
+    one = published(1)
+    slot = rb'<Slot name="(?:hash|size)"[^>]*>.*?</Slot>'
+    bare = re.sub(slot, b"", one.metadata)
+    assert bare != one.metadata
+    whole = one.exported()
+    written = [
+        metadata.exported(text, one.uid, "SS000001/KOS_1_1.DCM", whole.kos) for text in (one.metadata, bare)
+    ]
+    found = [entries.read(entries.parse(text)).entries[0] for text in written]
+    assert found[0] == found[1]
+    assert (found[1].hash, found[1].size) == (
+        hashlib.sha1(whole.kos, usedforsecurity=False).hexdigest(),
+        len(whole.kos),
+    )
 
 
 def test_metadata_of_another_manifest_cost_only_that_one(tmp_path: Path) -> None:
