@@ -27,6 +27,8 @@ from drimbox.errors import PacsCommunicationError
 from drimbox.hl7.server import MllpFactory
 from drimbox.native.archive import NativeArchive
 from drimbox.native.loading import open_archive
+from drimbox.notify.mail import MailChannel
+from drimbox.notify.webhook import WebhookChannel
 from drimbox.periodic import Periodic
 from drimbox.ports import Archives, FeedJob, ImageArchive, InboxMessage
 from drimbox.psc.introspection import TokenIntrospector
@@ -40,6 +42,7 @@ from drimbox.source.feed import Doors as FeedDoors
 from drimbox.source.feed import Feed
 from drimbox.source.homologation import Homologation
 from drimbox.source.keynotes import KeyNotes
+from drimbox.source.notifying import Channel, Notifier
 from drimbox.source.parking import Parking
 from drimbox.source.publication import Doors as PublicationDoors
 from drimbox.source.publication import Publication
@@ -52,6 +55,7 @@ from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
 from drimbox.store.cache import Cache
 from drimbox.store.database import Database
+from drimbox.store.deliveries import NoticeDeliveries
 from drimbox.store.exports import ArchiveListing
 from drimbox.store.failures import blames_row, describe
 from drimbox.store.feed_jobs import FeedJobs
@@ -78,6 +82,8 @@ T = TypeVar("T")
 _DAY, _HOUR, _MINUTE = 86400.0, 3600.0, 60.0
 #: Seconds after the start within which periodic work begins.
 _SETTLED = 300.0
+#: Seconds between two looks for notices to send, at most.
+_LOOK = 10.0
 
 
 class Defer(Protocol):
@@ -105,6 +111,7 @@ class Stores:
         self.reports = Reports(self.database)
         self.audit = AuditStore(self.database, clock=clock)
         self.notices = NoticeStore(self.database, clock=clock)
+        self.notice_deliveries = NoticeDeliveries(self.database, clock=clock)
         self.parked = ParkedRows(self.database, clock=clock)
         self.rows = QueueList(self.database, clock=clock)
         self.mending = Mending(self.database, clock=clock)
@@ -177,6 +184,7 @@ class Assembly:
         self.mllp = MllpFactory(config.hl7, reception, reactor, clock.now)
         self.speed_tests = self._make_speed_tests()
         self.watches = {name: self._make_watch(name) for name in self.natives}
+        self.notifier = self._make_notifier()
         self.periodics = self._make_periodics()
         self.archive_jobs = ArchiveJobs(clock)
         self.export = ArchiveExport(config, stores.listing, defer, stores.waiting)
@@ -365,7 +373,12 @@ class Assembly:
             Periodic("speedtest-purge", purge, _DAY, self._reactor, first=_SETTLED),
             # What could not be told when it happened, in this process or the one before.
             Periodic("parked", self.parking.tell_again, _MINUTE, self._reactor, first=0.0),
+            Periodic("notice-purge", self._purge_notices, _DAY, self._reactor, first=_SETTLED),
         ]
+        period = min(_LOOK, self._config.notifications.interval)
+        for channel in self.notifier.channels:
+            look = partial(self.notifier.look, channel)
+            periodics.append(Periodic(f"notices-{channel.name}", look, period, self._reactor, first=period))
         if self._config.cache.enabled:
             sweep = self.cache.sweep
             periodics.append(Periodic("cache-sweep", sweep, _HOUR, self._reactor, first=_SETTLED))
@@ -383,6 +396,20 @@ class Assembly:
                     Periodic(f"speedtest-{site.name}", run, period, self._reactor, first=first)
                 )
         return periodics
+
+    async def _purge_notices(self) -> int:
+        return await self._stores.notices.purge(timedelta(seconds=self._config.notifications.keep))
+
+    def _make_notifier(self) -> Notifier:
+        settings, stores = self._config.notifications, self._stores
+        channels: list[Channel] = []
+        if settings.mail is not None:
+            channels.append(MailChannel(settings.mail, self._reactor, self._defer))
+        if settings.webhook is not None:
+            channels.append(WebhookChannel(settings.webhook, self._reactor, self._defer))
+        return Notifier(
+            self._config.drimbox, settings, channels, stores.notice_deliveries, stores.notices, self._clock
+        )
 
     def _make_watch(self, site: str) -> Watch:
         return Watch(

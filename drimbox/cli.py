@@ -13,8 +13,9 @@ from drimbox.commands.configuration import check_config
 from drimbox.commands.french import speak_french
 from drimbox.commands.homologation import homologation
 from drimbox.commands.inspection import inspection
+from drimbox.commands.notices import notices
 from drimbox.commands.pacs import pacs
-from drimbox.commands.process import notices, status
+from drimbox.commands.process import status
 from drimbox.commands.queue import queue
 from drimbox.commands.speedtest import speedtest
 from drimbox.commands.validate import validate

@@ -440,6 +440,57 @@ class FeedSettings:
 
 
 @attrs.frozen
+class MailSettings:
+    """`[notifications.mail]`: notices by e-mail, through the relay of the structure (DB.SO.21)."""
+
+    host: str
+    sender: str
+    recipients: tuple[str, ...]
+    port: int = 587
+    #: "starttls", "tls" (from the first byte), or "none" for a relay on this machine.
+    security: str = "starttls"
+    user: str | None = None
+    #: File that holds the password of `user`, one line.
+    password_file: Path | None = None
+    #: PEM file of the roots of the relay's certificate; None uses the system's.
+    roots: Path | None = None
+    #: Least severity that is sent.
+    severity: str = "attention"
+    #: Seconds one mail may take in all.
+    timeout: float = 20.0
+
+
+@attrs.frozen
+class WebhookSettings:
+    """`[notifications.webhook]`: notices by HTTPS POST of JSON (DB.SO.21)."""
+
+    url: str
+    #: PEM file of the roots of the server's certificate; None uses the system's.
+    roots: Path | None = None
+    #: File that holds a bearer token, one line; None sends none.
+    token_file: Path | None = None
+    severity: str = "attention"
+    #: Seconds one request may take in all.
+    timeout: float = 10.0
+
+
+@attrs.frozen
+class NotificationSettings:
+    """`[notifications]`: notices to the administrator (DB.SO.21)."""
+
+    #: Least seconds between two digests by one channel.
+    interval: float = 900.0
+    #: First and longest wait after a digest that could not be delivered, seconds.
+    retry_first: float = 30.0
+    retry_max: float = 3600.0
+    #: Seconds an acknowledged notice is kept.
+    keep: float = 365 * 86400.0
+    #: None sends no mail, and no request.
+    mail: MailSettings | None = None
+    webhook: WebhookSettings | None = None
+
+
+@attrs.frozen
 class Config:
     """The whole file."""
 
@@ -460,3 +511,4 @@ class Config:
     cache: CacheSettings = CacheSettings()
     homologation: HomologationSettings = HomologationSettings()
     feed: FeedSettings = FeedSettings()
+    notifications: NotificationSettings = NotificationSettings()

@@ -278,6 +278,7 @@ _ORDERED = (
     ("dmp", "connect_timeout", "timeout"),
     ("dmp", "retry_first", "retry_max"),
     ("feed", "retry_first", "retry_max"),
+    ("notifications", "retry_first", "retry_max"),
 )
 _ORDERED_PACS = (
     ("first_image_timeout", "move_ceiling"),

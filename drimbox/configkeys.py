@@ -25,6 +25,7 @@ from drimbox.configrules import (
     https_url,
     integer,
     listen_address,
+    mail_address,
     network,
     origin,
     path,
@@ -40,6 +41,7 @@ from drimbox.configrules import (
 _NAME = pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "un nom court (lettres, chiffres, . _ -)", "radiologie")
 _WAIT = duration(0.1, HOUR)
 _RETRY = duration(0.1, 7 * DAY)
+_SEVERITY = choice("information", "attention", "grave")
 
 #: The rule of every key that is not itself a table, by class and field of `drimbox.config`.
 RULES: dict[type, dict[str, Rule]] = {
@@ -235,6 +237,31 @@ RULES: dict[type, dict[str, Rule]] = {
         "roots": path(),
         "timeout": duration(0.1, MINUTE),
         "max_response_bytes": size(KIB, 16 * MIB),
+    },
+    config.NotificationSettings: {
+        "interval": duration(1, 7 * DAY),
+        "retry_first": _RETRY,
+        "retry_max": _RETRY,
+        "keep": duration(DAY, 3660 * DAY),
+    },
+    config.MailSettings: {
+        "host": host(),
+        "port": port(),
+        "sender": mail_address(),
+        "recipients": several(mail_address(), least=1, most=50),
+        "security": choice("starttls", "tls", "none"),
+        "user": text(256),
+        "password_file": path(),
+        "roots": path(),
+        "severity": _SEVERITY,
+        "timeout": duration(1, 25),
+    },
+    config.WebhookSettings: {
+        "url": https_url(),
+        "roots": path(),
+        "token_file": path(),
+        "severity": _SEVERITY,
+        "timeout": duration(1, 25),
     },
     config.FeedSettings: {
         "parallel": integer(1, 64),

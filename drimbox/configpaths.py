@@ -63,6 +63,11 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
         files.roots(tree.get(section, {}).get(key), f"{section}.{key}")
     _whitelist(tree, report)
     files.secret(tree.get("psc", {}).get("client_secret_file"), "psc.client_secret_file")
+    notifications = tree.get("notifications", {})
+    for channel, key in (("mail", "password_file"), ("webhook", "token_file")):
+        settings = notifications.get(channel) or {}
+        files.roots(settings.get("roots"), f"notifications.{channel}.roots")
+        files.secret(settings.get(key), f"notifications.{channel}.{key}")
 
 
 def _folders(tree: Tree, report: Report) -> None:

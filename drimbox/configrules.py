@@ -335,6 +335,22 @@ def origin() -> Rule:
     return Rule("adresse IP, réseau (CIDR) ou nom DNS", read)
 
 
+def mail_address() -> Rule:
+    """An e-mail address of ASCII characters that need no quotes (RFC 5321 4.1.2)."""
+    local = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+    form = re.compile(rf"(?=.{{3,254}}$){local}@([A-Za-z0-9.-]+)", re.ASCII)
+    mend = "écrire une adresse de la forme « exploitation@exemple.fr »"
+
+    def read(value: object) -> str:
+        words = _string(value, mend)
+        found = form.fullmatch(words)
+        if found is None or not is_host_name(found[1]):
+            raise Rejected(f"{show(value)} n'est pas une adresse électronique", mend)
+        return words
+
+    return Rule("adresse électronique", read)
+
+
 def ae_title() -> Rule:
     """A DICOM AE title (PS3.5 6.2), without the blanks that do not count."""
     mend = "écrire 1 à 16 caractères ASCII, sans barre oblique inverse ni blanc au bord"

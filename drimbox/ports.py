@@ -338,6 +338,39 @@ class Severity(enum.Enum):
     GRAVE = "grave"
 
 
+@attrs.frozen
+class Notice:
+    """One notice to the administrator."""
+
+    id: int
+    key: str
+    code: str
+    severity: Severity
+    text: str
+    count: int
+    first_at: datetime
+    last_at: datetime
+    #: None while it is open.
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+
+
+@attrs.frozen
+class Digest:
+    """What leaves by one channel at once: notices, and how many more there are."""
+
+    #: The same for the same notices, so that whoever gets it twice can tell.
+    id: str
+    #: Who speaks: name and registry number of the gateway.
+    name: str
+    system_id: str
+    sent_at: datetime
+    notices: tuple[Notice, ...]
+    more: int = 0
+    #: Only a test of the channel.
+    test: bool = False
+
+
 def parked_key(queue: str, row_id: int) -> str:
     """Return the key of the notice about a parked row of a queue ("inbox", "feed", "outbox")."""
     return f"file-{queue}-{row_id}"

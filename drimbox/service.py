@@ -33,7 +33,7 @@ from drimbox.trust.transport import BulkTLSFactory
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
-from drimbox.web import archive, homologation, queues, speedtest, whitelist
+from drimbox.web import archive, homologation, notices, queues, speedtest, whitelist
 from drimbox.web.admin import admin_factory, core_api
 
 T = TypeVar("T")
@@ -162,8 +162,6 @@ class Gateway(Service):
         api = core_api(
             status=self._status.status,
             ready=self._status.readiness,
-            notices=self._status.notices,
-            acknowledge=lambda number: self._stores.notices.acknowledge(number, "admin"),
         )
         whitelist.register(api, self._whitelist, self._keeper, self._note)
         speedtest.register(
@@ -179,6 +177,7 @@ class Gateway(Service):
             self._note,
         )
         stores = self._stores
+        notices.register(api, stores.notices, self._assembly.notifier, self._note)
         queues.register(api, stores.rows, stores.mending, self._note, self._assembly.wake)
         homologation.register(
             api,
@@ -219,6 +218,7 @@ class Gateway(Service):
         stopping = [each.stopService() for each in self._assembly.periodics if each.running]
         for watch in self._assembly.watches.values():
             watch.stop()
+        self._assembly.notifier.stop()
         ended = Deferred.fromCoroutine(self._assembly.speed_tests.stop())
         archived = Deferred.fromCoroutine(self._assembly.archive_jobs.stop())
         waited = gatherResults([ended, archived, *(each for each in stopping if each is not None)])

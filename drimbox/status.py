@@ -1,4 +1,4 @@
-"""What the process says of itself: the provider behind `drimbox status`, `/ready` and `drimbox notices`."""
+"""What the process says of itself: the provider behind `drimbox status` and `/ready`."""
 
 from __future__ import annotations
 
@@ -76,17 +76,3 @@ class Status:
     async def readiness(self) -> Mapping[str, bool]:
         """Return the checks that must all hold before work is sent to us."""
         return {"started": self.ready, "whitelist": self._whitelist.current is not None}
-
-    async def notices(self) -> list[Mapping[str, Any]]:
-        """Return the open notices."""
-        return [
-            {
-                "id": notice.id,
-                "code": notice.code,
-                "text": notice.text,
-                "count": notice.count,
-                "first": notice.first_at.isoformat(),
-                "last": notice.last_at.isoformat(),
-            }
-            for notice in await self._stores.notices.open()
-        ]

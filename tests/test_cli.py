@@ -26,6 +26,7 @@ from drimbox.commands.common import tree_lines
 from drimbox.config import Listener
 from drimbox.web.admin import SERVER_NAME, admin_factory, core_api
 from tests.operator_files import CONFIGS, good_config
+from tests.web.notice_desk import NoticeDesk
 
 ROOT = Path(__file__).parent.parent
 STUDY = "1.2.250.1.999.77"
@@ -142,7 +143,7 @@ class Gateway:
     """An admin listener on a real port, asked from a thread as another process would."""
 
     def __init__(self) -> None:
-        self.acknowledged: list[int] = []
+        self.desk = NoticeDesk("patient\x1b[2J inconnu")
 
     async def serve(self, use: Callable[[str], None]) -> None:
         async def status() -> dict[str, Any]:
@@ -151,15 +152,7 @@ class Gateway:
         async def ready() -> dict[str, bool]:
             return {}
 
-        async def notices() -> list[dict[str, Any]]:
-            first = {"id": 3, "code": "E006", "text": "patient\x1b[2J inconnu", "count": 2}
-            return [{**first, "last": "2026-11-22T10:00:00.5+00:00"}]
-
-        async def acknowledge(number: int) -> bool:
-            self.acknowledged.append(number)
-            return number == 3
-
-        api = core_api(status=status, ready=ready, notices=notices, acknowledge=acknowledge)
+        api = self.desk.register(core_api(status=status, ready=ready))
         factory = admin_factory(api, Listener("127.0.0.1", 0), reactor)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
         try:
@@ -192,16 +185,21 @@ async def test_notices_are_listed_and_acknowledged() -> None:
 
     def use(admin: str) -> None:
         shown = run("notices", "list", "--admin", admin)
-        assert "3  2026-11-22 10:00:00  E006  patient\\u001b[2J inconnu (2 fois)" in shown.output
-        assert json.loads(run("notices", "list", "--json", "--admin", admin).output)[0]["id"] == 3
-        done = run("notices", "ack", "3", "--admin", admin)
-        assert (done.exit_code, done.output) == (0, "Avis 3 acquitté.\n")
+        line = "7  2026-11-22 10:00:00  attention    E006  patient\\u001b[2J inconnu"
+        assert f"{line} (2 fois depuis le 2026-11-22 10:00:00)" in shown.output
+        assert json.loads(run("notices", "list", "--json", "--admin", admin).output)[0]["id"] == 7
+        done = run("notices", "ack", "7", "--by", "marie", "--admin", admin)
+        assert (done.exit_code, done.output) == (0, "Avis 7 acquitté.\n")
         absent = run("notices", "ack", "4", "--admin", admin)
         assert absent.exit_code == 1
         assert "aucun avis ouvert ne porte le numéro 4" in absent.output
+        nowhere = run("notices", "test", "--admin", admin)
+        assert nowhere.exit_code == 1
+        assert "aucun envoi configuré" in nowhere.output
 
     await gateway.serve(use)
-    assert gateway.acknowledged == [3, 4]
+    assert gateway.desk.acknowledged == [7, 4]
+    assert gateway.desk.by[0] == "admin (marie)"
 
 
 @pytest_twisted.ensureDeferred

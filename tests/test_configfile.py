@@ -104,9 +104,15 @@ def example_files(folder: Path, text: str) -> Path:
         certificate, key = pair(f"{name}.350.mesimagesmedicales.fr")
         write_private(folder / "certs" / f"{name}.key", key)
         (folder / "certs" / f"{name}.pem").write_bytes(certificate)
-    for name in ("igc-sante-ssl.pem", "igc-sante-org.pem", "liste-blanche.xml"):
+    for name in (
+        "igc-sante-ssl.pem",
+        "igc-sante-org.pem",
+        "messagerie.pem",
+        "supervision.pem",
+        "liste-blanche.xml",
+    ):
         write_private(folder / "trust" / name, pair("racine")[0])
-    for name in ("psc-client", "orthanc"):
+    for name in ("psc-client", "orthanc", "smtp", "supervision"):
         write_private(folder / "secrets" / name, b"secret\n")
     path = folder / "drimbox.toml"
     path.write_text(text, encoding="utf-8")

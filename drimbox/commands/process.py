@@ -144,38 +144,3 @@ def status(client: AdminClient | None, config_path: Path, as_json: bool) -> None
         print_json(answer)
     else:
         click.echo("\n".join(tree_lines(answer)))
-
-
-@click.group(subcommand_metavar="COMMANDE ...")
-def notices() -> None:
-    """Avis à l'administrateur."""
-
-
-@notices.command("list")
-@admin_option
-@json_option
-def notices_list(client: AdminClient | None, config_path: Path, as_json: bool) -> None:
-    """Lister les avis ouverts."""
-    answer = client_of(client, config_path).ask("GET", "/notices")
-    found = answer.get("notices", []) if isinstance(answer, dict) else []
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        click.echo("Aucun avis ouvert.")
-    for notice in found:
-        times = f" ({notice['count']} fois)" if notice.get("count", 1) > 1 else ""
-        last = f"{notice.get('last', '')}"[:19].replace("T", " ")
-        line = f"{notice.get('id')}  {last}  {notice.get('code', '')}  {notice.get('text', '')}{times}"
-        click.echo(escape_control(line))
-
-
-@notices.command("ack")
-@click.argument("numbers", type=click.IntRange(min=1), nargs=-1, required=True, metavar="NUMÉRO...")
-@admin_option
-def notices_ack(client: AdminClient | None, config_path: Path, numbers: tuple[int, ...]) -> None:
-    """Acquitter des avis par leur numéro."""
-    process = client_of(client, config_path)
-    for number in numbers:
-        process.ask("POST", f"/notices/{number}/acknowledge")
-        click.echo(f"Avis {number} acquitté.")

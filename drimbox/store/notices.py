@@ -8,19 +8,19 @@ the gateway, so that the open list tells what is wrong now; the row stays, for w
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Collection
+from datetime import datetime, timedelta
 from typing import Any
 
-import attrs
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from drimbox.ports import Clock
+from drimbox.ports import Clock, Notice, Severity
 from drimbox.store.codec import clip
-from drimbox.store.database import Database
-from drimbox.store.schema import notice
+from drimbox.store.database import AnyRow, Database
+from drimbox.store.schema import notice, notice_delivery
 
-#: Open notices one call returns.
+#: Notices one call returns.
 MAX_NOTICES = 1000
 #: Who acknowledges a notice whose cause has gone.
 RESOLVED_BY = "rétablissement constaté"
@@ -36,17 +36,34 @@ def close_notice(connection: Connection, key: str, now: datetime, who: str = RES
     return connection.execute(over).rowcount == 1
 
 
-@attrs.frozen
-class Notice:
-    """One open notice."""
+#: What makes a `Notice`.
+NOTICE = (
+    notice.c.id,
+    notice.c.key,
+    notice.c.code,
+    notice.c.severity,
+    notice.c.text,
+    notice.c.count,
+    notice.c.first_at,
+    notice.c.last_at,
+    notice.c.acknowledged_at,
+    notice.c.acknowledged_by,
+)
+#: What is more, or less, than `ATTENTION`, by code.
+_SEVERITIES = {
+    "E001": Severity.GRAVE,
+    "E008": Severity.GRAVE,
+    "E1006": Severity.GRAVE,
+    "LISTEBLANCHE": Severity.GRAVE,
+    "CACHE": Severity.INFORMATION,
+}
+#: Acknowledged notices removed at once.
+_PURGE = 1000
 
-    id: int
-    key: str
-    code: str
-    text: str
-    count: int
-    first_at: datetime
-    last_at: datetime
+
+def read_notice(row: AnyRow) -> Notice:
+    """Return the notice of a row of `NOTICE`."""
+    return Notice(**{**row._mapping, "severity": Severity(row.severity)})
 
 
 class NoticeStore:
@@ -56,40 +73,83 @@ class NoticeStore:
         self._database = database
         self._clock = clock
 
-    async def post(self, *, key: str, code: str, text: str) -> None:
-        """Open a notice, or count one more occurrence of the open one with this `key`."""
+    async def post(self, *, key: str, code: str, text: str, severity: Severity | None = None) -> None:
+        """Open a notice, or count one more occurrence of the open one with this `key`.
+
+        Without a `severity` the code has its own.
+        """
         now = self._clock.now()
         key, code, text = clip(key, 500), clip(code, 100), clip(text)
+        weight = (severity or _SEVERITIES.get(code, Severity.ATTENTION)).value
         dialect: Any = sqlite if self._database.dialect == "sqlite" else postgresql
         statement = dialect.insert(notice).values(
-            key=key, code=code, text=text, count=1, first_at=now, last_at=now
+            key=key, code=code, severity=weight, text=text, count=1, first_at=now, last_at=now
         )
         statement = statement.on_conflict_do_update(
             index_elements=[notice.c.key],
             index_where=notice.c.acknowledged_at.is_(None),
-            set_={"count": notice.c.count + 1, "last_at": now, "code": code, "text": text},
+            set_={
+                "count": notice.c.count + 1,
+                "last_at": now,
+                "code": code,
+                "severity": weight,
+                "text": text,
+            },
         )
         await self._database.run(lambda connection: connection.execute(statement).rowcount)
 
     async def open(self, limit: int = 200) -> list[Notice]:
         """List the open notices, the most recent first."""
-        query = (
-            select(
-                notice.c.id,
-                notice.c.key,
-                notice.c.code,
-                notice.c.text,
-                notice.c.count,
-                notice.c.first_at,
-                notice.c.last_at,
-            )
-            .where(notice.c.acknowledged_at.is_(None))
-            .order_by(notice.c.last_at.desc(), notice.c.id.desc())
-            .limit(max(0, min(limit, MAX_NOTICES)))
-        )
+        return await self.page(limit=limit)
+
+    async def page(
+        self,
+        *,
+        every: bool = False,
+        severities: Collection[Severity] = (),
+        code: str = "",
+        before: int | None = None,
+        limit: int = 200,
+    ) -> list[Notice]:
+        """List notices: the open ones, the most recent first, or `every` one, the newest first.
+
+        `severities` and `code` limit them (empty: all); `before` is the number the page of `every` goes
+        on from.
+        """
+        query = select(*NOTICE).limit(max(0, min(limit, MAX_NOTICES)))
+        if every:
+            query = query.order_by(notice.c.id.desc())
+        else:
+            query = query.where(notice.c.acknowledged_at.is_(None))
+            query = query.order_by(notice.c.last_at.desc(), notice.c.id.desc())
+        if severities:
+            query = query.where(notice.c.severity.in_([each.value for each in severities]))
+        if code:
+            query = query.where(notice.c.code == code)
+        if before is not None:
+            query = query.where(notice.c.id < before)
         return await self._database.read(
-            lambda connection: [Notice(**row._mapping) for row in connection.execute(query)]
+            lambda connection: [read_notice(row) for row in connection.execute(query)]
         )
+
+    async def purge(self, keep: timedelta) -> int:
+        """Remove notices acknowledged longer ago than `keep`; return how many."""
+        old = (
+            select(notice.c.id)
+            .where(notice.c.acknowledged_at < self._clock.now() - keep)
+            .order_by(notice.c.acknowledged_at)
+            .limit(_PURGE)
+        )
+
+        def work(connection: Connection) -> int:
+            ids = list(connection.execute(old).scalars())
+            connection.execute(delete(notice_delivery).where(notice_delivery.c.notice_id.in_(ids)))
+            return connection.execute(delete(notice).where(notice.c.id.in_(ids))).rowcount
+
+        removed = 0
+        while gone := await self._database.run(work):
+            removed += gone
+        return removed
 
     async def acknowledge(self, notice_id: int, who: str) -> bool:
         """Close a notice in the name of `who`; False when it was not open."""

@@ -148,14 +148,11 @@ def core_api(
     *,
     status: Callable[[], Awaitable[Mapping[str, Any]]],
     ready: Callable[[], Awaitable[Mapping[str, bool]]],
-    notices: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]],
-    acknowledge: Callable[[int], Awaitable[bool]],
 ) -> AdminApi:
     """Return the registry that every process has; later commands register on it.
 
     `status` gives what `drimbox status` shows; `ready` the checks that must all hold before work is sent
-    to us; `notices` the open notices, each with `id`, `code`, `text`, `count`, `first` and `last`, which is
-    what `drimbox notices list` shows; `acknowledge` closes one and says whether it was open.
+    to us.
     """
     api = AdminApi()
 
@@ -173,23 +170,10 @@ def core_api(
     async def get_status(_: AdminCall) -> object:
         return dict(await status())
 
-    async def get_notices(_: AdminCall) -> object:
-        return {"notices": list(await notices())}
-
-    async def post_acknowledge(call: AdminCall) -> object:
-        number = call.params["id"]
-        if not re.fullmatch(r"[0-9]{1,18}", number, re.ASCII):
-            raise AdminProblem(400, "numéro d'avis attendu")
-        if not await acknowledge(int(number)):
-            raise AdminProblem(404, f"aucun avis ouvert ne porte le numéro {number}")
-        return {"acknowledged": int(number)}
-
     api.register("GET", "/metrics", get_metrics)
     api.register("GET", "/live", get_live)
     api.register("GET", "/ready", get_ready)
     api.register("GET", "/status", get_status)
-    api.register("GET", "/notices", get_notices)
-    api.register("POST", "/notices/{id}/acknowledge", post_acknowledge)
     return api
 
 

@@ -212,6 +212,20 @@ class FeedStand(Stand):
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
             return connection.execute(sql, values).fetchall()
 
+    def change(self, sql: str, *values: Any) -> int:
+        """Change the store beside the gateway, as a failing disk might; return the last row number."""
+        path = self.folder / "state" / "drimbox.db"
+        with closing(sqlite3.connect(path, timeout=20)) as connection, connection:
+            return int(connection.execute(sql, values).lastrowid or 0)
+
+    def insert_message(self, raw: object) -> int:
+        """Put a message into the inbox that no RIS sent; return its number."""
+        return self.change(
+            "INSERT INTO inbox (ris, peer, control_id, raw, received_at, due_at)"
+            " SELECT 'ris', '127.0.0.1', 'X', ?, max(received_at), max(due_at) FROM inbox",
+            raw,
+        )
+
     def audits(self, study: str) -> list[dict[str, Any]]:
         """Return the audit events about a study, oldest first."""
         rows = self.query("SELECT payload FROM audit WHERE study_uid LIKE ? ORDER BY id", f"%{study}%")

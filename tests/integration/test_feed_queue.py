@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +34,6 @@ class World:
     stand: FeedStand
     pacs: SimulatedPacs
     studies: Studies
-
-    def change(self, sql: str, *values: Any) -> int:
-        """Change the store beside the process; return the last row number."""
-        path = self.stand.folder / "state" / "drimbox.db"
-        with closing(sqlite3.connect(path, timeout=20)) as connection, connection:
-            return int(connection.execute(sql, values).lastrowid or 0)
 
     async def command(self, *arguments: str, status: int = 0) -> str:
         """Run `drimbox`; return what it printed."""
@@ -108,21 +100,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     pacs.stop()
 
 
-def insert_message(world: World, raw: object) -> int:
-    return world.change(
-        "INSERT INTO inbox (ris, peer, control_id, raw, received_at, due_at)"
-        " SELECT 'ris', '127.0.0.1', 'X', ?, max(received_at), max(due_at) FROM inbox",
-        raw,
-    )
-
-
 @pytest.mark.requirement("DB.SO.21", "DB.SO.43", "DB.SO.45")
 @pytest_twisted.ensureDeferred
 async def test_a_message_that_breaks_its_reader_is_parked_healed_and_played_again(world: World) -> None:
     await world.flows()
     study = world.studies.new(world.pacs)
     # A text where bytes belong: the reader breaks on it in a way nobody foresaw.
-    number = insert_message(world, "MSH DUPONT")
+    number = world.stand.insert_message("MSH DUPONT")
     await world.flows()
     row = await world.parked("inbox", number)
     assert re.fullmatch(r"TypeError \(drimbox/[a-z_0-9/]+\.py:\d+\)", row["reason"]), row
@@ -138,7 +122,7 @@ async def test_a_message_that_breaks_its_reader_is_parked_healed_and_played_agai
     await world.command("queue", "retry", "inbox", str(number))
     await world.parked("inbox", number)
     raw = world.stand.message(study, number=9001)
-    world.change("UPDATE inbox SET raw = ? WHERE id = ?", raw, number)
+    world.stand.change("UPDATE inbox SET raw = ? WHERE id = ?", raw, number)
     assert "1 ligne(s) rejouée(s)" in await world.command("queue", "retry", "inbox", "--all", "parked")
     await world.stand.published_one(study)
     assert not [text for text in (await world.stand.notices()).values() if f"ligne {number} " in text]
@@ -162,7 +146,7 @@ async def test_a_study_whose_comparison_breaks_is_parked_and_the_others_flow(wor
 
         (job,) = await until(waiting, what="a job that waits for the PACS")
         assert job["reason"] == "PACS injoignable"
-        world.change("UPDATE inbox SET raw = CAST(raw AS TEXT) WHERE id = ?", job["message_id"])
+        world.stand.change("UPDATE inbox SET raw = CAST(raw AS TEXT) WHERE id = ?", job["message_id"])
     finally:
         world.pacs.behaviour = PacsBehaviour()
     parked = await world.parked("feed", job["id"])
@@ -171,7 +155,7 @@ async def test_a_study_whose_comparison_breaks_is_parked_and_the_others_flow(wor
     await world.flows()
     audited = [event["outcome_description"] for event in stand.audits(study.study_uid)]
     assert len([text for text in audited if text.startswith("E008")]) == 1
-    world.change("UPDATE inbox SET raw = CAST(raw AS BLOB) WHERE id = ?", job["message_id"])
+    world.stand.change("UPDATE inbox SET raw = CAST(raw AS BLOB) WHERE id = ?", job["message_id"])
     await world.command("queue", "retry", "feed", str(job["id"]))
     await stand.published_one(study)
 
@@ -198,7 +182,7 @@ async def test_a_damaged_publication_is_parked_alone_and_published_once_when_hea
         await waiting_in_outbox(world, other)
         ((whole,),) = stand.query("SELECT submission FROM outbox WHERE id = ?", number)
         damaged = whole.replace('"kos":"', '"kos":"?', 1)
-        world.change("UPDATE outbox SET submission = ? WHERE id = ?", damaged, number)
+        world.stand.change("UPDATE outbox SET submission = ? WHERE id = ?", damaged, number)
         row = await world.parked("outbox", number)
         assert row["reason"] == "ligne illisible : StoreDamaged"
     finally:
@@ -212,7 +196,7 @@ async def test_a_damaged_publication_is_parked_alone_and_published_once_when_hea
     await world.flows()
     assert stand.kos(study, None) == []
     assert len(stand.audits(study.study_uid)) == before
-    world.change("UPDATE outbox SET submission = ? WHERE id = ?", whole, number)
+    world.stand.change("UPDATE outbox SET submission = ? WHERE id = ?", whole, number)
     await world.command("queue", "retry", "outbox", str(number))
     await stand.published_one(study)
     assert len(stand.kos(study, None)) == 1
@@ -235,7 +219,7 @@ async def test_a_replacement_takes_the_place_of_a_parked_publication_that_had_ar
         await until(arrived, what="an attempt at the DMP")
         await stand.kill_gateway()
         ((number,),) = stand.query("SELECT id FROM outbox WHERE study_uid = ?", study.study_uid)
-        world.change("UPDATE outbox SET submission = '{' WHERE id = ?", number)
+        world.stand.change("UPDATE outbox SET submission = '{' WHERE id = ?", number)
         (first,) = await until(lambda: stand.kos(study), what="the first KOS in the DMP")
     finally:
         stand.late = 0.0
@@ -282,7 +266,7 @@ async def test_content_is_written_to_a_private_file_and_giving_up_is_audited(
     world: World, tmp_path: Path
 ) -> None:
     await world.flows()
-    number = insert_message(world, "MSH DUPONT")
+    number = world.stand.insert_message("MSH DUPONT")
     await world.parked("inbox", number)
     target = tmp_path / "message.hl7"
     await world.command("queue", "show", "inbox", str(number), "--raw", str(target))
