@@ -42,11 +42,19 @@ def check_patient(site: Site, study: Study, report: Report) -> None:
 
 def _problem(site: Site, stated: StatedPatient, report: Report) -> str:
     """Say in French what is wrong with one statement, or nothing."""
+    found = None
     if site.check_feed_identity:
-        found = difference(stated, report.patient, report.ipp)
-        if found is not None and (found is not Difference.NOTHING_TOLD or site.check_feed_strictly):
-            return _REFUSALS[found]
+        found = _difference(stated, report, strictly=site.check_feed_strictly)
+    if found is not None:
+        return _REFUSALS[found]
     return _birth_date_problem(site, stated, report) if site.check_feed_birth_date else ""
+
+
+def _difference(stated: StatedPatient, report: Report, *, strictly: bool) -> Difference | None:
+    if not stated.ins and stated.patient_id is None:
+        # Whether or not the report itself tells an IPP: one taken over from an archive may not.
+        return Difference.NOTHING_TOLD if strictly else None
+    return difference(stated, report.patient, report.ipp)
 
 
 def _birth_date_problem(site: Site, stated: StatedPatient, report: Report) -> str:

@@ -128,6 +128,20 @@ def test_silence_is_a_mismatch_only_for_the_strict() -> None:
     assert checked("is", told((OURS, TEST), patient_id=None)) == checked("is", told()) == ""
 
 
+@pytest.mark.requirement("DB.SO.16")
+def test_a_report_without_local_identifier_is_checked_by_the_ins_alone() -> None:
+    """As one taken over from another gateway's archive may be."""
+    known = attrs.evolve(report(), ipp=None)
+    for strictly in (False, True):
+        here = site(1, check_feed_identity=True, check_feed_strictly=strictly)
+        check_patient(here, attrs.evolve(study(), patients=(told(patient_id="X"),)), known)
+        check_patient(here, attrs.evolve(study(), patients=(told((OURS, TEST)),)), known)
+        with pytest.raises(PatientMismatch):
+            check_patient(here, attrs.evolve(study(), patients=(told((OTHER, TEST)),)), known)
+    with pytest.raises(PatientMismatch, match="aucun identifiant"):
+        check_patient(here, attrs.evolve(study(), patients=(StatedPatient(),)), known)
+
+
 @pytest.mark.requirement("DB.SO.16", "DB.SO.191")
 def test_one_image_of_another_patient_is_enough() -> None:
     good = told((OURS, TEST))
