@@ -9,6 +9,7 @@ from io import TextIOWrapper
 import click
 
 from drimbox.commands.archive import archive
+from drimbox.commands.certificates import certificates
 from drimbox.commands.configuration import check_config
 from drimbox.commands.french import speak_french
 from drimbox.commands.homologation import homologation
@@ -44,6 +45,7 @@ def version() -> None:
 
 for command in (
     archive,
+    certificates,
     check_config,
     homologation,
     status,

@@ -368,6 +368,15 @@ class TrustSettings:
     whitelist_timeout: float = 30.0
     #: Seconds without a list after which the administrator is told (DB.CS.186).
     whitelist_silence: float = 2 * 86400.0
+    #: Where the revocation lists of the authorities of `consumer_roots` are published (DB.SO.111); without
+    #: any, revocation is not checked.
+    crl_urls: tuple[str, ...] = ()
+    #: Without a current list of its issuer a peer is refused ("hard") or let in and counted ("soft").
+    crl_policy: str = "hard"
+    #: Longest time between two fetches of a list, seconds, one fetch, and its bytes.
+    crl_period: float = 6 * 3600.0
+    crl_timeout: float = 60.0
+    crl_max_bytes: int = 64 * 1024 * 1024
     #: TLS 1.2 suites; 1.3 ones are OpenSSL's own (all AEAD).
     ciphers: str = (
         "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"

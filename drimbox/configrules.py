@@ -379,10 +379,11 @@ def uid(longest: int = 64) -> Rule:
     return Rule(f"UID ({longest} caractères au plus)", read)
 
 
-def https_url(*, base: bool = False, loopback: bool = False) -> Rule:
+def https_url(*, base: bool = False, loopback: bool = False, plain: bool = False) -> Rule:
     """An `https` URL without credentials or fragment; with `base`, without path end or query either.
 
-    With `loopback`, `http` too when it never leaves this machine.
+    With `loopback`, `http` too when it never leaves this machine; with `plain`, `http` to anywhere: what
+    is fetched there is signed.
     """
     mend = "écrire une adresse de la forme « https://hote.exemple.fr" + ("" if base else "/chemin") + " »"
 
@@ -394,8 +395,9 @@ def https_url(*, base: bool = False, loopback: bool = False) -> Rule:
         except ValueError:
             raise Rejected(f"{show(value)} n'est pas une adresse URL", mend) from None
         name = parts.hostname or ""
-        if parts.scheme != "https" and not (loopback and parts.scheme == "http" and _is_loopback(name)):
-            what = "https, ni http sur cette machine" if loopback else "https"
+        clear = parts.scheme == "http" and (plain or (loopback and _is_loopback(name)))
+        if parts.scheme != "https" and not clear:
+            what = "https, ni http sur cette machine" if loopback else "http ou https" if plain else "https"
             raise Rejected(f"{show(value)} n'est pas une adresse {what}", mend)
         if number == 0 or not (is_host_name(name) or is_address(name)) or re.search(r"[\s\\]", words):
             raise Rejected(f"{show(value)} n'est pas une adresse URL", mend)

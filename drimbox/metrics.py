@@ -27,6 +27,11 @@ PUBLICATIONS = _counter("drimbox_publications", "Submissions answered by the DMP
 QUEUE_DEPTH = _gauge("drimbox_queue_depth", "Rows waiting in a queue", "queue")
 PARKED = _counter("drimbox_parked", "Rows of a queue set aside after repeated failures", "queue")
 QUEUE_PARKED = _gauge("drimbox_queue_parked", "Rows of a queue set aside now", "queue")
+TLS_UNCHECKED = _counter("drimbox_tls_unchecked", "Peers let in without a current revocation list")
+CRL_CURRENT = _gauge("drimbox_crl_current", "1 while the revocation list of this number is current", "list")
+CERTIFICATE_EXPIRES = _gauge(
+    "drimbox_certificate_expires_seconds", "Unix time at which a certificate of ours expires", "certificate"
+)
 WHITELIST_REFRESHES = _counter("drimbox_whitelist_refreshes", "Refreshes of the whitelist", "outcome")
 WHITELIST_FETCHED = _gauge(
     "drimbox_whitelist_fetched_seconds", "Unix time of the last good whitelist fetched"

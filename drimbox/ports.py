@@ -328,6 +328,13 @@ class Notices(Protocol):
         """
 
 
+class OutageNotices(Notices, Protocol):
+    """Notices that can be said to be over."""
+
+    async def resolve(self, key: str) -> bool:
+        """Close the open notice of this key: what it said is over."""
+
+
 class Severity(enum.Enum):
     """How much a notice matters to the administrator."""
 

@@ -19,28 +19,22 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
-from twisted.web.client import Agent
 
 from drimbox import __version__
 from drimbox.assembly import Assembly, Stores, SystemClock
 from drimbox.audit import messages
 from drimbox.config import Config
-from drimbox.periodic import Periodic, random_fraction
+from drimbox.guard import Guard
 from drimbox.status import Status
-from drimbox.trust.contexts import client_policy, server_context_factory
-from drimbox.trust.listkeeper import KEPT, HttpsFetch, ListKeeper
 from drimbox.trust.transport import BulkTLSFactory
-from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
-from drimbox.web import archive, homologation, notices, queues, speedtest, whitelist
+from drimbox.web import archive, homologation, notices, queues, speedtest, trust
 from drimbox.web.admin import admin_factory, core_api
 
 T = TypeVar("T")
 #: Threads for CPU work and the spool.
 _THREADS = 4
-#: Seconds between two looks whether the whitelist is due.
-_LOOK = 300.0
 
 
 class Gateway(Service):
@@ -59,9 +53,7 @@ class Gateway(Service):
         #: Ends of what was begun, run backwards.
         self._undo: list[Callable[[], Awaitable[object]]] = []
         self._stores = Stores(config, reactor, self._clock)
-        self._whitelist = WhitelistHolder(
-            config.trust, config.sites, self._clock.now, kept=config.drimbox.state_dir / KEPT
-        )
+        self._guard: Guard
         self._assembly: Assembly
         self._status: Status
 
@@ -98,22 +90,22 @@ class Gateway(Service):
         self._undo.append(self._stop_threads)
         await self._stores.open()
         self._undo.append(self._stores.database.close)
-        self._keeper = self._make_keeper()
-        await self._keeper.start()
+        self._guard = Guard(
+            config, self._reactor, self._clock, self._stores.notices, self._defer, self._note
+        )
+        await self._guard.start()
         self._undo.append(self._farewell)
         self._assembly = Assembly(
-            config, self._reactor, self._clock, self._stores, self._whitelist, self._defer
+            config, self._reactor, self._clock, self._stores, self._guard.whitelist, self._defer
         )
-        self._status = Status(config, self._stores, self._assembly, self._whitelist)
+        self._status = Status(config, self._stores, self._assembly, self._guard.whitelist)
         self._undo += [
             self._assembly.close_natives,
             self._assembly.cache.close,
             self._assembly.codecs.close,
         ]
         self._undo += [self._stop_pools, self._stop_workers]
-        self._assembly.periodics.append(
-            Periodic("whitelist", self._keeper.refresh_if_due, _LOOK, self._reactor, first=_LOOK)
-        )
+        self._assembly.periodics += self._guard.periodics()
         await self._open_cache()
         await self._tell_homologation()
         await self._stores.audit.record(messages.application_start(**self._names()))
@@ -158,12 +150,12 @@ class Gateway(Service):
         names = [name for site in config.sites for name in (site.wado_fqdn, site.viewer_fqdn)]
         self._images = WadoResource(self._assembly.gate, config.wado, names)
         self._wado = WadoFactory(self._images, config.wado, reactor)
-        tls = BulkTLSFactory(server_context_factory(config), False, self._wado)
+        tls = BulkTLSFactory(self._guard.contexts, False, self._wado)
         api = core_api(
             status=self._status.status,
             ready=self._status.readiness,
         )
-        whitelist.register(api, self._whitelist, self._keeper, self._note)
+        trust.register(api, self._guard, self._note)
         speedtest.register(
             api, config.sites, self._assembly.speed_tests, self._stores.measures, self._note_speed_test
         )
@@ -270,25 +262,6 @@ class Gateway(Service):
             await self._stores.notices.post(key="homologation", code="HOMOLOGATION", text=warning)
         else:
             await self._stores.notices.resolve("homologation")
-
-    def _make_keeper(self) -> ListKeeper:
-        """Make what keeps the whitelist fresh."""
-        trust, reactor = self.config.trust, self._reactor
-        fetch = None
-        if trust.whitelist_url is not None:
-            policy = client_policy(trust.whitelist_url_roots, None)
-            agent = Agent(reactor, policy, connectTimeout=trust.whitelist_timeout)
-            fetch = HttpsFetch(trust.whitelist_url, agent, reactor, trust.whitelist_timeout)
-        return ListKeeper(
-            trust,
-            self._whitelist,
-            self._stores.notices,
-            fetch=fetch,
-            now=self._clock.now,
-            in_thread=self._defer,
-            folder=self.config.drimbox.state_dir,
-            random=random_fraction,
-        )
 
     def _defer(self, work: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._threads, work)

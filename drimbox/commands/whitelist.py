@@ -98,7 +98,7 @@ def _judge(data: bytes, roots: Path, cn: str, ou: str, crl: Path | None) -> dict
     from drimbox.trust.certificates import CertificateUnusable, read_authorities, read_crl
     from drimbox.trust.names import identity
     from drimbox.trust.whitelist import examine
-    from drimbox.web.whitelist import domain_facts
+    from drimbox.web.trust import domain_facts
 
     try:
         trusted = read_authorities(roots)

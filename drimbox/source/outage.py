@@ -16,24 +16,17 @@ The memory of failures dies with the process; the queue does not. A start asks a
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import attrs
 
-from drimbox.ports import Clock, Notices
+from drimbox.ports import Clock
+from drimbox.ports import OutageNotices as OutageNotices
 from drimbox.source.backoff import backoff
 
 #: Failures of one row, while others succeed, before it gets a notice of its own.
 STUCK_AFTER = 4
 #: Rows whose failures are remembered.
 MAX_ROWS = 10_000
-
-
-class OutageNotices(Notices, Protocol):
-    """Notices that can be said to be over."""
-
-    async def resolve(self, key: str) -> bool:
-        """Close the open notice of this key: what it said is over."""
 
 
 @attrs.frozen

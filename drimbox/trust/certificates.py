@@ -81,13 +81,17 @@ def _certificates(path: Path) -> list[x509.Certificate]:
 
 def read_crl(path: Path) -> x509.CertificateRevocationList:
     """Return a revocation list, PEM or DER. Raises `CertificateUnusable`."""
-    data = read_file(path)
     try:
-        if b"-----BEGIN" in data:
-            return x509.load_pem_x509_crl(data)
-        return x509.load_der_x509_crl(data)
+        return parse_crl(read_file(path))
     except ValueError as error:
         raise CertificateUnusable(f"{path} : liste de révocation illisible") from error
+
+
+def parse_crl(data: bytes) -> x509.CertificateRevocationList:
+    """Read a revocation list, PEM or DER. Raises `ValueError`."""
+    if data.lstrip()[:10] == b"-----BEGIN":
+        return x509.load_pem_x509_crl(data)
+    return x509.load_der_x509_crl(data)
 
 
 def read_leaf(pair: Certificate) -> x509.Certificate:
@@ -121,17 +125,25 @@ def fill_store(
     store: crypto.X509Store,
     trusted: Sequence[x509.Certificate],
     crls: Sequence[x509.CertificateRevocationList] = (),
+    *,
+    required: bool = False,
 ) -> None:
     """Put trusted certificates into an OpenSSL store, and revocation lists if there are any.
 
-    With lists, the leaf must be covered by a current one of its issuer: no list, no entry.
+    With lists, or when they are `required`, the leaf must be covered by a current one of its issuer: no
+    list, no entry. Intermediates too, as soon as there is a list of every root trusted, and of the issuer
+    of everybody else trusted.
     """
     for certificate in trusted:
         store.add_cert(crypto.X509.from_cryptography(certificate))
     for crl in crls:
         store.add_crl(crl)
-    if crls:
+    if crls or required:
         store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+        # Of a root its own list, of an intermediate that of its issuer.
+        covered = {crl.issuer for crl in crls}
+        if trusted and all(each.issuer in covered for each in trusted):
+            store.set_flags(crypto.X509StoreFlags.CRL_CHECK_ALL)
 
 
 def verify_chain(

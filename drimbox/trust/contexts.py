@@ -61,6 +61,8 @@ _OPTIONS = (
     SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
 )
 _STRICT = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+#: X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED.
+_NO_LIST = frozenset({3, 11, 12})
 #: Level of a fatal alert, in the high byte of what the information callback is told.
 _FATAL = 2
 
@@ -136,6 +138,9 @@ class ServerContexts:
     ) -> None:
         """Read every certificate.
 
+        Once `trust.crl_urls` names revocation lists, a peer whose issuer has no current one among `crls`
+        is refused, or let in and counted, as `trust.crl_policy` says; a revoked one is always refused.
+
         `default_site` names the site whose WADO door opens when a peer gives no name or an unknown one;
         without it such a handshake is refused (decisions.md). `on_refused` is called once for every
         handshake that an alert of either side ends. Raises `CertificateUnusable`.
@@ -206,10 +211,12 @@ class ServerContexts:
         # A session id context for each name, 32 bytes at most, keeps a session from moving between them.
         context.set_session_id(hashlib.sha256(fqdn.encode()).digest())
         context.set_alpn_select_callback(_only_http11)
-        context.set_verify(_STRICT, _as_openssl_says)
+        required = bool(roots) and bool(self._trust.crl_urls)
+        lenient = required and self._trust.crl_policy == "soft"
+        context.set_verify(_STRICT, _without_list if lenient else _as_openssl_says)
         store = context.get_cert_store()
         assert store is not None
-        fill_store(store, roots, crls)
+        fill_store(store, roots, crls, required=required)
         for root in roots:
             # Their names go to the peer, which may hold several certificates, and picks by them.
             context.add_client_ca(root)
@@ -244,6 +251,14 @@ def _only_http11(connection: SSL.Connection, offered: list[bytes]) -> Any:
 
 
 def _as_openssl_says(_connection: SSL.Connection, _cert: Any, _error: int, _depth: int, ok: int) -> bool:
+    return bool(ok)
+
+
+def _without_list(_connection: SSL.Connection, _cert: Any, error: int, _depth: int, ok: int) -> bool:
+    """Let a peer in about whose revocation nothing current is known."""
+    if not ok and error in _NO_LIST:
+        metrics.TLS_UNCHECKED.inc()
+        return True
     return bool(ok)
 
 

@@ -20,84 +20,21 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IResponse
 
 from drimbox import metrics
 from drimbox.config import TrustSettings
-from drimbox.httpbody import BodyRefused, read_body
+from drimbox.ports import OutageNotices
+from drimbox.trust.download import Fetch, FetchFailed
 from drimbox.trust.whitelist import Whitelist, WhitelistHolder, WhitelistRefused
-from drimbox.trust.xades import MAX_BYTES
 
 #: Where, in the state folder: the list that was fetched last, the last one refused, what is remembered.
 KEPT, REFUSED, MEMORY = "whitelist.xml", "whitelist-refused.xml", "whitelist.json"
 #: Seconds between two tries while none succeeds.
 RETRY = 3600.0
 _CODE = "LISTEBLANCHE"
-
-
-class FetchFailed(Exception):
-    """No list came; the text (French) says why."""
-
-
-class Notices(Protocol):
-    """Where the administrator is told."""
-
-    async def post(self, *, key: str, code: str, text: str) -> None:
-        """Show a text until somebody acknowledges it."""
-
-    async def resolve(self, key: str) -> bool:
-        """Take back what is over."""
-
-
-class Fetch(Protocol):
-    """Gets the published list."""
-
-    async def __call__(self) -> bytes:
-        """Return the bytes as published. Raises `FetchFailed`."""
-
-
-class HttpsFetch:
-    """One GET of the configured address; redirections are not followed.
-
-    `agent` must verify TLS. `timeout` is in seconds, for all of it.
-    """
-
-    def __init__(self, url: str, agent: IAgent, clock: IReactorTime, timeout: float) -> None:
-        self._url = url.encode("ascii")
-        self._agent = agent
-        self._clock = clock
-        self._timeout = timeout
-
-    async def __call__(self) -> bytes:
-        """Return the bytes as published. Raises `FetchFailed`."""
-        work = Deferred.fromCoroutine(self._get())
-        work.addTimeout(self._timeout, self._clock, onTimeoutCancel=self._too_slow)
-        try:
-            return await work
-        except (FetchFailed, CancelledError):
-            raise
-        except BodyRefused as error:
-            raise FetchFailed(str(error)) from error
-        except Exception as error:
-            raise FetchFailed(f"serveur injoignable ({type(error).__name__})") from error
-
-    async def _get(self) -> bytes:
-        headers = Headers({b"Accept": [b"application/xml, text/xml, text/plain;q=0.9, */*;q=0.1"]})
-        response: IResponse = await self._agent.request(b"GET", self._url, headers)
-        body = await read_body(response, MAX_BYTES)
-        if response.code != 200:
-            raise FetchFailed(f"le serveur a répondu {response.code}")
-        return body
-
-    def _too_slow(self, _value: object, _timeout: float) -> object:
-        raise FetchFailed(f"pas de liste en {self._timeout:g} s")
 
 
 @attrs.frozen
@@ -135,7 +72,7 @@ class ListKeeper:
         self,
         settings: TrustSettings,
         holder: WhitelistHolder,
-        notices: Notices,
+        notices: OutageNotices,
         *,
         fetch: Fetch | None,
         now: Callable[[], datetime],

@@ -261,8 +261,11 @@ class WhitelistHolder:
         now: Callable[[], datetime],
         *,
         kept: Path | None = None,
+        crl_of: Callable[[x509.Name], x509.CertificateRevocationList | None] = lambda issuer: None,
     ) -> None:
+        """`crl_of` returns the current revocation list of an authority, None when there is none."""
         self._settings = settings
+        self._crl_of = crl_of
         self.sites = tuple(sites)
         self._now = now
         self._kept = kept
@@ -306,15 +309,18 @@ class WhitelistHolder:
         self.install(best)
         return best
 
-    def verify(self, data: bytes, crl: x509.CertificateRevocationList | None = None) -> Whitelist:
+    def verify(self, data: bytes) -> Whitelist:
         """Verify a list as the configuration says, without putting it in force.
 
-        Raises `WhitelistRefused`. May be called from any thread.
+        Its signer is looked up in the revocation list of its issuer, when we have a current one: a list of
+        the day must not be lost with the authority's server (DB.CS.151). Raises `WhitelistRefused`. May be
+        called from any thread.
         """
         settings = self._settings
-        return verify(
-            data, settings.whitelist_roots, settings.whitelist_cn, settings.whitelist_ou, self._now(), crl
-        )
+        roots, cn, ou = settings.whitelist_roots, settings.whitelist_cn, settings.whitelist_ou
+        found = verify(data, roots, cn, ou, self._now())
+        crl = self._crl_of(found.signer.issuer)
+        return found if crl is None else verify(data, roots, cn, ou, self._now(), crl)
 
     def install(self, fresh: Whitelist) -> None:
         """Put a verified list in force; look for our own certificates in it (DB.CS.164)."""

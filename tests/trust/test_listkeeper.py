@@ -11,7 +11,8 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from drimbox.trust.listkeeper import KEPT, MEMORY, REFUSED, FetchFailed, ListKeeper, Refreshed
+from drimbox.trust.download import FetchFailed
+from drimbox.trust.listkeeper import KEPT, MEMORY, REFUSED, ListKeeper, Refreshed
 from drimbox.trust.whitelist import WhitelistHolder, WhitelistRefused
 from tests.trust.conftest import NOW
 from tests.trust.lists import document, entry, sign

@@ -1,12 +1,14 @@
-"""The admin routes of the whitelist: what is in force, and a refresh on demand (DB.CS.147)."""
+"""The admin routes of trust: whitelist, revocation lists, certificates; refresh on demand (DB.CS.147)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from drimbox.trust.listkeeper import ListKeeper
+from drimbox.trust.revocation import RevocationKeeper
+from drimbox.trust.tlskeeper import TlsKeeper
 from drimbox.trust.whitelist import Domain, WhitelistHolder
 from drimbox.web.admin import AdminApi, AdminCall
 
@@ -14,8 +16,18 @@ from drimbox.web.admin import AdminApi, AdminCall
 Note = Callable[[str, str], Awaitable[None]]
 
 
-def register(api: AdminApi, holder: WhitelistHolder, keeper: ListKeeper, note: Note) -> None:
-    """Add the routes of the whitelist to the admin listener."""
+class Trust(Protocol):
+    """What the routes show and refresh (`guard.Guard`)."""
+
+    whitelist: WhitelistHolder
+    lists: ListKeeper
+    revocation: RevocationKeeper
+    tls: TlsKeeper
+
+
+def register(api: AdminApi, guard: Trust, note: Note) -> None:
+    """Add the routes to the admin listener."""
+    holder, keeper = guard.whitelist, guard.lists
 
     async def get_list(call: AdminCall) -> object:
         shown = _state(holder, keeper)
@@ -30,6 +42,27 @@ def register(api: AdminApi, holder: WhitelistHolder, keeper: ListKeeper, note: N
         result = await keeper.refresh(take_older=older)
         return {"outcome": result.outcome, "reasons": list(result.reasons), **_state(holder, keeper)}
 
+    async def get_certificates(_: AdminCall) -> object:
+        return {
+            "certificates": [
+                {
+                    "label": each.label,
+                    "file": str(each.path),
+                    "subject": each.subject,
+                    "expires": _text(each.expires),
+                }
+                for each in guard.tls.expiries()
+            ],
+            "revocation": guard.revocation.facts(),
+        }
+
+    async def post_reload(_: AdminCall) -> object:
+        await note("Rechargement des certificats TLS et des listes de révocation", "")
+        await guard.revocation.refresh()
+        return {"problem": await guard.tls.reload() or None, "revocation": guard.revocation.facts()}
+
+    api.register("GET", "/certificates", get_certificates)
+    api.register("POST", "/certificates/reload", post_reload)
     api.register("GET", "/whitelist", get_list)
     api.register("POST", "/whitelist/refresh", post_refresh)
 

@@ -1,0 +1,146 @@
+"""Builds what decides trust, and keeps it fresh: TLS doors, revocation lists, whitelist.
+
+Started before any door opens, in this order: revocation lists, because the whitelist's signer is looked up
+in them; the whitelist; then the contexts of the doors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from cryptography import x509
+from twisted.web.client import Agent
+
+from drimbox.config import Config
+from drimbox.periodic import Periodic, random_fraction
+from drimbox.ports import Clock, OutageNotices
+from drimbox.trust.certificates import read_certificates
+from drimbox.trust.contexts import ServerContexts, client_policy, server_context_factory
+from drimbox.trust.download import Download, Fetch
+from drimbox.trust.listkeeper import KEPT, ListKeeper
+from drimbox.trust.revocation import FOLDER, RevocationKeeper
+from drimbox.trust.tlskeeper import TlsKeeper
+from drimbox.trust.whitelist import WhitelistHolder
+from drimbox.trust.xades import MAX_BYTES
+
+T = TypeVar("T")
+#: Seconds between two looks: whether a list is due, whether a file has changed; and of the expiries.
+_LOOK, _FILES, _DAY = 300.0, 30.0, 86400.0
+
+
+class Defer(Protocol):
+    """Runs work off the reactor thread."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
+        """Return what gives the result."""
+
+
+class Guard:
+    """Everything about whom we trust and who we are. `note` writes an administrative act in the audit."""
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        clock: Clock,
+        notices: OutageNotices,
+        defer: Defer,
+        note: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._clock = clock
+        self._notices = notices
+        self._defer = defer
+        self._note = note
+        self._state = config.drimbox.state_dir
+        self.revocation = self._make_revocation()
+        self.whitelist = WhitelistHolder(
+            config.trust,
+            config.sites,
+            clock.now,
+            kept=self._state / KEPT,
+            crl_of=self.revocation.current,
+        )
+        self.lists = self._make_lists()
+        self.contexts: ServerContexts
+        self.tls: TlsKeeper
+
+    async def start(self) -> None:
+        """Read and fetch what must be there before a door opens.
+
+        Raises `WhitelistRefused` and `CertificateUnusable`.
+        """
+        await self.revocation.start()
+        await self.lists.start()
+        self.contexts = server_context_factory(self._config, crls=self.revocation.crls)
+        self.tls = TlsKeeper(
+            self._config,
+            self.contexts,
+            self.whitelist,
+            self._notices,
+            crls=lambda: self.revocation.crls,
+            now=self._clock.now,
+            in_thread=self._defer,
+            noted=self._note,
+        )
+
+    def periodics(self) -> list[Periodic]:
+        """Return the work done again and again, once started."""
+        return [
+            Periodic("whitelist", self.lists.refresh_if_due, _LOOK, self._reactor, first=_LOOK),
+            Periodic("revocation", self.revocation.refresh_if_due, _LOOK, self._reactor, first=_LOOK),
+            Periodic("tls-files", self.tls.look, _FILES, self._reactor, first=_FILES),
+            Periodic("expiries", self.tls.check_expiries, _DAY, self._reactor, first=_FILES),
+        ]
+
+    # -- own ---------------------------------------------------------------------------------------
+
+    def _make_revocation(self) -> RevocationKeeper:
+        trust = self._config.trust
+        return RevocationKeeper(
+            {
+                url: self._download(url, None, trust.crl_timeout, trust.crl_max_bytes)
+                for url in trust.crl_urls
+            },
+            self._authorities,
+            self._notices,
+            now=self._clock.now,
+            in_thread=self._defer,
+            folder=self._state / FOLDER,
+            period=trust.crl_period,
+            hard=trust.crl_policy == "hard",
+            changed=self._crls_changed,
+        )
+
+    def _make_lists(self) -> ListKeeper:
+        trust = self._config.trust
+        fetch = None
+        if trust.whitelist_url is not None:
+            fetch = self._download(
+                trust.whitelist_url, trust.whitelist_url_roots, trust.whitelist_timeout, MAX_BYTES
+            )
+        return ListKeeper(
+            trust,
+            self.whitelist,
+            self._notices,
+            fetch=fetch,
+            now=self._clock.now,
+            in_thread=self._defer,
+            folder=self._state,
+            random=random_fraction,
+        )
+
+    def _download(self, url: str, roots: Path | None, timeout: float, limit: int) -> Fetch:
+        agent = Agent(self._reactor, client_policy(roots, None), connectTimeout=timeout)
+        return Download(url, agent, self._reactor, timeout=timeout, limit=limit)
+
+    def _authorities(self) -> list[x509.Certificate]:
+        trust = self._config.trust
+        return [*read_certificates(trust.consumer_roots), *read_certificates(trust.whitelist_roots)]
+
+    async def _crls_changed(self) -> None:
+        if hasattr(self, "tls"):
+            await self.tls.reload()

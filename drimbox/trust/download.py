@@ -1,0 +1,57 @@
+"""One GET of a configured address: bounded in time and size, no redirection followed, no cookie kept."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+
+from drimbox.httpbody import BodyRefused, read_body
+
+
+class FetchFailed(Exception):
+    """Nothing came; the text (French) says why."""
+
+
+class Fetch(Protocol):
+    """Gets what is published at one address."""
+
+    async def __call__(self) -> bytes:
+        """Return the bytes as published. Raises `FetchFailed`."""
+
+
+class Download:
+    """A `Fetch`. `agent` must verify TLS; `timeout` is in seconds for all of it, `limit` in bytes."""
+
+    def __init__(self, url: str, agent: IAgent, clock: IReactorTime, *, timeout: float, limit: int) -> None:
+        self._url = url.encode("ascii")
+        self._agent = agent
+        self._clock = clock
+        self._timeout = timeout
+        self._limit = limit
+
+    async def __call__(self) -> bytes:
+        """Return the bytes as published. Raises `FetchFailed`."""
+        work = Deferred.fromCoroutine(self._get())
+        work.addTimeout(self._timeout, self._clock, onTimeoutCancel=self._too_slow)
+        try:
+            return await work
+        except (FetchFailed, CancelledError):
+            raise
+        except BodyRefused as error:
+            raise FetchFailed(str(error)) from error
+        except Exception as error:
+            raise FetchFailed(f"serveur injoignable ({type(error).__name__})") from error
+
+    async def _get(self) -> bytes:
+        response: IResponse = await self._agent.request(b"GET", self._url, Headers({b"Accept": [b"*/*"]}))
+        body = await read_body(response, self._limit)
+        if response.code != 200:
+            raise FetchFailed(f"le serveur a répondu {response.code}")
+        return body
+
+    def _too_slow(self, _value: object, _timeout: float) -> object:
+        raise FetchFailed(f"rien reçu en {self._timeout:g} s")

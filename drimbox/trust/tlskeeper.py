@@ -1,0 +1,193 @@
+"""Keeps the TLS doors up to date while they are open: certificates replaced on disk, revocation lists.
+
+A certificate renewed by its files alone must count without a restart, and without an end to what is being
+delivered: a reload makes contexts for the connections to come, those that are open keep theirs. A pair
+that cannot be used changes nothing and is told. And nobody should learn of an expiry from the refusals of
+others: the administrator is told 60, 30 and 7 days before, and when it has happened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import attrs
+from cryptography import x509
+from twisted.logger import Logger
+
+from drimbox import metrics
+from drimbox.config import Config
+from drimbox.ports import OutageNotices
+from drimbox.trust.certificates import CertificateUnusable, read_certificates
+from drimbox.trust.contexts import ServerContexts
+from drimbox.trust.listkeeper import write_whole
+from drimbox.trust.whitelist import WhitelistHolder
+
+#: Days before an expiry at which it is told.
+STEPS = (60, 30, 7, 0)
+MEMORY = "expiries.json"
+_CODE = "CERTIFICAT"
+
+
+@attrs.frozen
+class Expiry:
+    """One certificate of ours."""
+
+    #: `site1 WADO`, `1470003641 signature`: what it is for, in French.
+    label: str
+    path: Path
+    #: None when the file cannot be read.
+    expires: datetime | None
+    subject: str = ""
+
+
+class TlsKeeper:
+    """Reloads the contexts of the doors, and watches the expiry of every certificate of ours.
+
+    `crls` returns the revocation lists held; `noted` writes down in the audit trail that certificates were
+    reloaded.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        contexts: ServerContexts,
+        holder: WhitelistHolder,
+        notices: OutageNotices,
+        *,
+        crls: Callable[[], Sequence[x509.CertificateRevocationList]],
+        now: Callable[[], datetime],
+        in_thread: Callable[[Callable[[], object]], Awaitable[object]],
+        noted: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._contexts = contexts
+        self._holder = holder
+        self._notices = notices
+        self._crls = crls
+        self._now = now
+        self._in_thread = in_thread
+        self._noted = noted
+        self._stamps = self._look()
+        self._memory = config.drimbox.state_dir / MEMORY
+
+    async def reload(self) -> str:
+        """Read every file of the doors again; return why nothing has changed, empty when it has."""
+        crls = tuple(self._crls())
+        try:
+            await self._in_thread(lambda: self._contexts.reload(crls))
+        except CertificateUnusable as error:
+            text = f"Certificats TLS non rechargés, les précédents restent : {error}"
+            await self._notices.post(key="certificates", code=_CODE, text=text)
+            return str(error)
+        await self._notices.resolve("certificates")
+        if self._holder.current is not None:
+            # Another certificate may have another CN or OU (DB.CS.164).
+            self._holder.install(self._holder.current)
+        return ""
+
+    async def look(self) -> None:
+        """Reload when a file of the doors has changed on disk."""
+        stamps = self._look()
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        problem = await self.reload()
+        self.log.info("TLS files changed: {problem}", problem=problem or "reloaded")
+        await self._noted("Rechargement des certificats TLS", problem or "effectué")
+
+    def _look(self) -> tuple[tuple[str, int, int], ...]:
+        """Return what tells one state of the files from another."""
+        paths = {self._config.trust.consumer_roots}
+        for site in self._config.sites:
+            for pair in (site.wado_certificate, site.viewer_certificate):
+                if pair is not None:
+                    paths |= {pair.certificate, pair.key}
+        return tuple(_stamp(path) for path in sorted(paths))
+
+    # -- expiry ------------------------------------------------------------------------------------
+
+    def expiries(self) -> list[Expiry]:
+        """Return every certificate of ours with its end."""
+        return [_expiry(label, path) for label, path in self._ours()]
+
+    def _ours(self) -> Iterator[tuple[str, Path]]:
+        for site in self._config.sites:
+            yield f"{site.name} WADO", site.wado_certificate.certificate
+            if site.viewer_certificate is not None:
+                yield f"{site.name} visionneuse", site.viewer_certificate.certificate
+        for structure in self._config.structures:
+            yield f"{structure.id} authentification", structure.authentication.certificate
+            yield f"{structure.id} signature", structure.signature.certificate
+
+    async def check_expiries(self) -> None:
+        """Tell of each certificate once at each step before its end, and of its end."""
+        found = await self._in_thread(self.expiries)
+        assert isinstance(found, list)
+        signer = self._holder.current.signer if self._holder.current is not None else None
+        if signer is not None:
+            found = [*found, Expiry("signataire de la liste blanche", Path(), signer.not_valid_after_utc)]
+        told = _read(self._memory)
+        fresh: dict[str, list[str | int]] = {}
+        for each in found:
+            if each.expires is None:
+                continue
+            metrics.CERTIFICATE_EXPIRES.labels(each.label).set(each.expires.timestamp())
+            step = _step(each.expires - self._now())
+            key = f"expiry-{each.label}"
+            end = each.expires.isoformat()
+            if step is None:
+                await self._notices.resolve(key)
+                continue
+            fresh[each.label] = [end, step]
+            if told.get(each.label) != [end, step]:
+                await self._notices.post(key=key, code=_CODE, text=_words(each, self._now()))
+        if fresh != told:
+            text = json.dumps(fresh).encode("utf-8")
+            try:
+                await self._in_thread(lambda: write_whole(self._memory, text))
+            except OSError as error:
+                # It is told once more at the next start: that harms nobody.
+                self.log.warn("memory of expiries not kept: {why}", why=error.strerror)
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (str(path), 0, 0)
+    return (str(path), stat.st_mtime_ns, stat.st_size)
+
+
+def _expiry(label: str, path: Path) -> Expiry:
+    try:
+        leaf = read_certificates(path)[0]
+        return Expiry(label, path, leaf.not_valid_after_utc, leaf.subject.rfc4514_string())
+    except (CertificateUnusable, ValueError):
+        return Expiry(label, path, None)
+
+
+def _step(left: timedelta) -> int | None:
+    """Return the last step passed, None while more than the first is left."""
+    return next((step for step in sorted(STEPS) if left <= timedelta(days=step)), None)
+
+
+def _words(expiry: Expiry, now: datetime) -> str:
+    assert expiry.expires is not None
+    date = f"{expiry.expires:%d/%m/%Y}"
+    days = (expiry.expires - now).days
+    if expiry.expires <= now:
+        return f"Certificat « {expiry.label} » expiré depuis le {date}"
+    return f"Certificat « {expiry.label} » : expire le {date}, dans {days} jour{'s' if days > 1 else ''}"
+
+
+def _read(path: Path) -> dict[str, list[str | int]]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
