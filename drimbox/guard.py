@@ -13,13 +13,16 @@ from typing import Any, Protocol, TypeVar
 from cryptography import x509
 from twisted.web.client import Agent
 
+from drimbox.audit import messages
 from drimbox.config import Config
+from drimbox.errors import PeerNotTrusted
 from drimbox.periodic import Periodic, random_fraction
-from drimbox.ports import Clock, OutageNotices
+from drimbox.ports import AuditTrail, Clock, OutageNotices
 from drimbox.trust.certificates import read_certificates
 from drimbox.trust.contexts import ServerContexts, client_policy, server_context_factory
 from drimbox.trust.download import Download, Fetch
 from drimbox.trust.listkeeper import KEPT, ListKeeper
+from drimbox.trust.refusals import Refusals
 from drimbox.trust.revocation import FOLDER, RevocationKeeper
 from drimbox.trust.tlskeeper import TlsKeeper
 from drimbox.trust.whitelist import WhitelistHolder
@@ -48,6 +51,7 @@ class Guard:
         notices: OutageNotices,
         defer: Defer,
         note: Callable[[str, str], Awaitable[None]],
+        audit: AuditTrail,
     ) -> None:
         self._config = config
         self._reactor = reactor
@@ -55,6 +59,9 @@ class Guard:
         self._notices = notices
         self._defer = defer
         self._note = note
+        self._audit = audit
+        #: Handshakes that failed (E1101).
+        self.refusals = Refusals(self._refused, reactor)
         self._state = config.drimbox.state_dir
         self.revocation = self._make_revocation()
         self.whitelist = WhitelistHolder(
@@ -75,7 +82,9 @@ class Guard:
         """
         await self.revocation.start()
         await self.lists.start()
-        self.contexts = server_context_factory(self._config, crls=self.revocation.crls)
+        self.contexts = server_context_factory(
+            self._config, crls=self.revocation.crls, told=self.refusals.refused
+        )
         self.tls = TlsKeeper(
             self._config,
             self.contexts,
@@ -140,6 +149,19 @@ class Guard:
     def _authorities(self) -> list[x509.Certificate]:
         trust = self._config.trust
         return [*read_certificates(trust.consumer_roots), *read_certificates(trust.whitelist_roots)]
+
+    async def _refused(self, address: str, name: str, count: int) -> None:
+        times = f" ({count} fois)" if count > 1 else ""
+        error = PeerNotTrusted(f"négociation TLS refusée{times}")
+        await self._audit.record(
+            messages.images_served(
+                study_uid="",
+                caller_address=address,
+                source_name=name or self._config.sites[0].wado_fqdn,
+                kos=None,
+                error=error,
+            )
+        )
 
     async def _crls_changed(self) -> None:
         if hasattr(self, "tls"):

@@ -91,7 +91,13 @@ class Gateway(Service):
         await self._stores.open()
         self._undo.append(self._stores.database.close)
         self._guard = Guard(
-            config, self._reactor, self._clock, self._stores.notices, self._defer, self._note
+            config,
+            self._reactor,
+            self._clock,
+            self._stores.notices,
+            self._defer,
+            self._note,
+            self._stores.audit,
         )
         await self._guard.start()
         self._undo.append(self._farewell)
@@ -225,6 +231,7 @@ class Gateway(Service):
         self._assembly.pools.stop()
 
     async def _farewell(self) -> None:
+        self._guard.refusals.stop()
         await self._stores.audit.record(messages.application_stop(**self._names()))
 
     def _names(self) -> dict[str, str]:

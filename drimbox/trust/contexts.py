@@ -97,6 +97,11 @@ class _Door:
     role: Role
     context: SSL.Context
 
+    @property
+    def fqdn(self) -> str:
+        """The name that it answers to."""
+        return self.site.wado_fqdn if self.role is Role.WADO else self.site.viewer_fqdn
+
 
 @attrs.frozen
 class _DoorSet:
@@ -114,10 +119,19 @@ class _ServerConnection(SSL.Connection):
 
     def __init__(self, chosen: _DoorSet) -> None:
         self.door: _Door | None = None
+        #: Twisted's side of the connection, which knows the peer's address.
+        self.carrier: Any = None
         self.done = False
         self.refused = False
         self.door_set = chosen
         super().__init__(chosen.base, None)
+
+    @property
+    def address(self) -> str:
+        """Address of the peer, empty when nobody knows it."""
+        transport = getattr(self.carrier, "transport", None)
+        peer = transport.getPeer() if transport is not None else None
+        return str(getattr(peer, "host", ""))
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -135,6 +149,7 @@ class ServerContexts:
         default_site: str | None = None,
         crls: Sequence[x509.CertificateRevocationList] = (),
         on_refused: Callable[[], None] = metrics.TLS_REFUSED.inc,
+        told: Callable[[str, str], None] = lambda address, name: None,
     ) -> None:
         """Read every certificate.
 
@@ -143,12 +158,14 @@ class ServerContexts:
 
         `default_site` names the site whose WADO door opens when a peer gives no name or an unknown one;
         without it such a handshake is refused (decisions.md). `on_refused` is called once for every
-        handshake that an alert of either side ends. Raises `CertificateUnusable`.
+        handshake that an alert of either side ends, and so is `told`, with the peer's address and the name
+        of ours it called (empty when unknown). Raises `CertificateUnusable`.
         """
         self._sites = tuple(sites)
         self._trust = trust
         self._default_site = default_site
         self._on_refused = on_refused
+        self._told = told
         self.reload(crls)
 
     def reload(self, crls: Sequence[x509.CertificateRevocationList] = ()) -> None:
@@ -177,6 +194,7 @@ class ServerContexts:
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
         """Return a new connection, strict until its SNI name says otherwise."""
         connection = _ServerConnection(self._set)
+        connection.carrier = tlsProtocol
         connection.set_info_callback(self._watch)
         return connection
 
@@ -190,6 +208,9 @@ class ServerContexts:
         ):
             connection.refused = True
             self._on_refused()
+            # The name is what the peer says: only one of ours is repeated.
+            called = connection.door.fqdn if connection.door is not None else ""
+            self._told(connection.address, called)
 
     @staticmethod
     def _open(doors: dict[str, _Door], fqdn: str, door: _Door) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from drimbox.sim.stand import CONSUMER, LOOPBACK, OTHER_CONSUMER, PacsAddress, S
 from tests.integration.feed_stand import POOL
 from tests.integration.waiting import wait
 
-pytestmark = pytest.mark.requirement("DB.SO.111", "DB.SO.90")
+pytestmark = pytest.mark.requirement("DB.SO.111", "DB.SO.90", "DB.SO.47")
 
 
 class Authority(resource.Resource):
@@ -54,6 +56,12 @@ class World:
             lambda: subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         )
         return done.returncode, done.stdout + done.stderr
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the audit trail."""
+        with closing(sqlite3.connect(self.stand.folder / "state" / "drimbox.db")) as database:
+            rows = database.execute("SELECT payload FROM audit ORDER BY id")
+            return [json.loads(row[0]) for row in rows]
 
     async def enters(self, name: str) -> bool:
         """Say whether the handshake of a Consumer succeeds: the study itself is unknown."""
@@ -90,6 +98,9 @@ async def test_a_consumer_revoked_today_is_refused_in_the_handshake(world: World
     assert "1 certificats révoqués" in text
     assert not await world.enters(CONSUMER)
     assert await world.enters(OTHER_CONSUMER)
+    (refusal,) = [event for event in world.events() if "E1101" in event.get("outcome_description", "")]
+    assert refusal["outcome"] != 0
+    assert refusal["participants"][0]["network_id"] == LOOPBACK
     # Kept on disk: refused after a restart too, with the authority away.
     world.authority.down = True
     await stand.stop_gateway()
