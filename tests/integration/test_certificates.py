@@ -61,7 +61,7 @@ class World:
         """Return the audit trail."""
         with closing(sqlite3.connect(self.stand.folder / "state" / "drimbox.db")) as database:
             rows = database.execute("SELECT payload FROM audit ORDER BY id")
-            return [json.loads(row[0]) for row in rows]
+            return [json.loads(row[0])["event"] for row in rows]
 
     async def enters(self, name: str) -> bool:
         """Say whether the handshake of a Consumer succeeds: the study itself is unknown."""
