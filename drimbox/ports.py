@@ -400,6 +400,8 @@ class ParkedRow:
     patient_ins: str = ""
     #: True for the removal of a manifest.
     removal: bool = False
+    #: True when it needs nobody any more: another row took its place.
+    dropped: bool = False
 
 
 @attrs.frozen

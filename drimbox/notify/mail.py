@@ -13,20 +13,17 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Any
 
-from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from twisted.mail.smtp import ESMTPSender, ESMTPSenderFactory, SMTPClientError, TLSError
 from twisted.python.failure import Failure
 
 from drimbox.config import MailSettings
-from drimbox.notify.channel import InThread, NotDelivered, read_secret
+from drimbox.notify.channel import InThread, read_secret
 from drimbox.notify.digest import subject, text
-from drimbox.ports import Digest, Severity
+from drimbox.notify.timed import TimedChannel
+from drimbox.ports import Digest
 from drimbox.redaction import escape_control
-from drimbox.trust.certificates import CertificateUnusable
 from drimbox.trust.contexts import client_policy
 
 #: Bytes a relay may answer to one mail.
@@ -49,27 +46,14 @@ def build_message(settings: MailSettings, digest: Digest) -> bytes:
     return message.as_bytes()
 
 
-class MailChannel:
+class MailChannel(TimedChannel):
     """Sends digests by mail."""
 
     name = "mail"
 
     def __init__(self, settings: MailSettings, reactor: Any, in_thread: InThread) -> None:
+        super().__init__(settings.host, settings.severity, settings.timeout, reactor, in_thread)
         self._settings = settings
-        self._reactor = reactor
-        self._in_thread = in_thread
-        self.severity = Severity(settings.severity)
-
-    async def send(self, digest: Digest) -> str:
-        """Deliver one digest; return a remark in French, mostly empty. Raises `NotDelivered`."""
-        work = Deferred.fromCoroutine(self._send(digest))
-        work.addTimeout(self._settings.timeout, self._reactor)
-        try:
-            return await work
-        except (NotDelivered, CancelledError):
-            raise
-        except Exception as error:
-            raise NotDelivered(f"{self._settings.host} : {_reason(error)}") from None
 
     async def _send(self, digest: Digest) -> str:
         settings = self._settings
@@ -118,6 +102,15 @@ class MailChannel:
         host = self._settings.host.encode("ascii")
         return client_policy(self._settings.roots, None).creatorForNetloc(host, self._settings.port)
 
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, TLSError):
+            return "STARTTLS refusé"
+        if isinstance(error, SMTPClientError):
+            words = error.resp if isinstance(error.resp, bytes) else str(error.resp).encode()
+            first = escape_control(words.split(b"\n")[0].decode("utf-8", "replace"))[:200]
+            return f"refusé ({error.code}) : {first}" if error.code >= 400 else f"échec : {first}"
+        return super()._reason(error)
+
 
 class _Sender(ESMTPSender):
     """One conversation with a relay."""
@@ -162,26 +155,3 @@ class _Factory(ESMTPSenderFactory):
         if not self.sendFinished:
             self.sendFinished = True
             self.result.errback(reason)
-
-
-def _reason(error: Exception) -> str:
-    """Say in French what went wrong, never quoting what we sent."""
-    if isinstance(error, CertificateUnusable):
-        return str(error)
-    if isinstance(error, DeferredTimeout):
-        return "pas de réponse dans le délai"
-    if isinstance(error, TLSError):
-        return "STARTTLS refusé"
-    if isinstance(error, SMTPClientError):
-        words = error.resp if isinstance(error.resp, bytes) else str(error.resp).encode()
-        first = escape_control(words.split(b"\n")[0].decode("utf-8", "replace"))[:200]
-        return f"refusé ({error.code}) : {first}" if error.code >= 400 else f"échec : {first}"
-    if isinstance(error, SSL.Error):
-        return "certificat ou négociation TLS refusés"
-    if isinstance(error, DNSLookupError):
-        return "nom introuvable"
-    if isinstance(error, ConnectionRefusedError):
-        return "connexion refusée"
-    if isinstance(error, ConnectError):
-        return "connexion impossible"
-    return f"connexion perdue ({type(error).__name__})"

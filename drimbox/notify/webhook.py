@@ -9,52 +9,31 @@ from __future__ import annotations
 import io
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.protocol import Protocol
-from twisted.web.client import Agent, FileBodyProducer
+from twisted.web.client import Agent, FileBodyProducer, RequestTransmissionFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 
 from drimbox.config import WebhookSettings
 from drimbox.notify.channel import InThread, NotDelivered, read_secret
 from drimbox.notify.digest import data
-from drimbox.ports import Digest, Severity
-from drimbox.trust.certificates import CertificateUnusable
+from drimbox.notify.timed import TimedChannel
+from drimbox.ports import Digest
 from drimbox.trust.contexts import client_policy
 
 
-class WebhookChannel:
+class WebhookChannel(TimedChannel):
     """Posts digests."""
 
     name = "webhook"
 
     def __init__(self, settings: WebhookSettings, reactor: Any, in_thread: InThread) -> None:
+        where = urlsplit(settings.url).hostname or ""
+        super().__init__(where, settings.severity, settings.timeout, reactor, in_thread)
         self._settings = settings
-        self._reactor = reactor
-        self._in_thread = in_thread
-        self.severity = Severity(settings.severity)
 
-    async def send(self, digest: Digest) -> str:
-        """Deliver one digest; the remark is always empty. Raises `NotDelivered`."""
-        work = Deferred.fromCoroutine(self._send(digest))
-        work.addTimeout(self._settings.timeout, self._reactor)
-        try:
-            status = await work
-        except (NotDelivered, CancelledError):
-            raise
-        except DeferredTimeout:
-            raise NotDelivered("pas de réponse dans le délai") from None
-        except CertificateUnusable as error:
-            raise NotDelivered(str(error)) from None
-        except Exception as error:
-            # Only its type: the text of some errors repeats the request.
-            raise NotDelivered(f"échange impossible ({type(error).__name__})") from None
-        if not 200 <= status < 300:
-            raise NotDelivered(f"refusé par le serveur ({status})")
-        return ""
-
-    async def _send(self, digest: Digest) -> int:
+    async def _send(self, digest: Digest) -> str:
         settings = self._settings
         headers = Headers({b"Content-Type": [b"application/json"], b"User-Agent": [b"DRIMbox"]})
         if settings.token_file is not None:
@@ -66,7 +45,15 @@ class WebhookChannel:
         body = FileBodyProducer(io.BytesIO(json.dumps(data(digest), ensure_ascii=False).encode("utf-8")))
         response: Any = await agent.request(b"POST", settings.url.encode("ascii"), headers, body)
         response.deliverBody(_Cut())
-        return int(response.code)
+        if not 200 <= response.code < 300:
+            raise NotDelivered(f"{self._where} : refusé par le serveur ({response.code})")
+        return ""
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, RequestTransmissionFailed | ResponseNeverReceived) and error.reasons:
+            # What was in the way: a handshake that failed, a connection that was cut.
+            return super()._reason(error.reasons[0].value)
+        return super()._reason(error)
 
 
 class _Cut(Protocol):

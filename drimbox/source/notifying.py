@@ -141,17 +141,18 @@ class Notifier:
             await self._notices.resolve(own)
 
     async def test(self) -> list[Trial]:
-        """Send a test by every channel, whatever its state; return how each ended."""
-        results = []
-        for channel in self.channels:
-            digest = attrs.evolve(self._digest(channel, (), 0), test=True)
-            try:
-                results.append(Trial(channel.name, "", await self._send(channel, digest)))
-            except CancelledError:
-                results.append(Trial(channel.name, "interrompu", ""))
-            except Exception as error:
-                results.append(Trial(channel.name, str(error), ""))
-        return results
+        """Send a test by every channel at once, whatever its state; return how each ended."""
+        trials = [Deferred.fromCoroutine(self._try(channel)) for channel in self.channels]
+        return [await trial for trial in trials]
+
+    async def _try(self, channel: Channel) -> Trial:
+        digest = attrs.evolve(self._digest(channel, (), 0), test=True)
+        try:
+            return Trial(channel.name, "", await self._send(channel, digest))
+        except CancelledError:
+            return Trial(channel.name, "interrompu", "")
+        except Exception as error:
+            return Trial(channel.name, str(error), "")
 
     async def _send(self, channel: Channel, digest: Digest) -> str:
         sending = Deferred.fromCoroutine(channel.send(digest))

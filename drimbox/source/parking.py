@@ -85,10 +85,14 @@ class Parking:
                 row=row, error=error, source_name=source_name, internal_id=internal_id
             )
         await self._audit.record(event)
+        if not row.dropped:
+            await self._notify(row, error)
+        metrics.PARKED.labels(row.queue).inc()
+        self.log.error("row {id} of {queue} parked: {error}", id=row.id, queue=row.queue, error=row.error)
+        await self._rows.told(row)
+
+    async def _notify(self, row: ParkedRow, error: Parked) -> None:
         about = f"Examen {row.study_uid}, " if row.study_uid else f"RIS {row.ris}, "
         hint = f"drimbox queue show {row.queue} {row.id}"
         text = f"{about}file {row.queue}, ligne {row.id} : {error} ({hint})"
         await self._notices.post(key=parked_key(row.queue, row.id), code=error.code, text=text)
-        metrics.PARKED.labels(row.queue).inc()
-        self.log.error("row {id} of {queue} parked: {error}", id=row.id, queue=row.queue, error=row.error)
-        await self._rows.told(row)

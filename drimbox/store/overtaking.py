@@ -27,7 +27,10 @@ _ALIVE = (WAITING, DONE, PARKED)
 
 
 def overtake(connection: Connection, study_uid: str, now: datetime) -> list[int]:
-    """Drop the parked publications of a study that need not leave any more; return them."""
+    """Drop the parked publications of a study that need not leave any more; return them.
+
+    Of one that nobody was told about yet, the auditor still is (`parking`): `finished_at` stays empty.
+    """
     query = (
         select(outbox.c.id, withdrawn().label("withdrawn"))
         .join(kos, kos.c.id == outbox.c.kos_id)
@@ -45,7 +48,8 @@ def overtake(connection: Connection, study_uid: str, now: datetime) -> list[int]
             why = "retirée avant d'avoir abouti"
             _drop(connection, row.id, why, now, outcome_unknown=False)
         else:
-            give_up(connection, row.id, "remplacée par une publication plus récente", now)
+            _drop(connection, row.id, "remplacée par une publication plus récente", now)
+            _no_longer_pending(connection, row.id, now)
     return [row.id for row in rows]
 
 
@@ -78,7 +82,11 @@ def withdrawn() -> ColumnElement[bool]:
 
 def give_up(connection: Connection, row_id: int, why: str, now: datetime) -> None:
     """Drop a row of the outbox that is not in hand; the KOS of a publication is no longer pending."""
-    _drop(connection, row_id, why, now)
+    _drop(connection, row_id, why, now, finished_at=now)
+    _no_longer_pending(connection, row_id, now)
+
+
+def _no_longer_pending(connection: Connection, row_id: int, now: datetime) -> None:
     published = select(outbox.c.kos_id).where(outbox.c.id == row_id, outbox.c.kind == PUBLISH)
     connection.execute(
         update(kos)
@@ -91,6 +99,6 @@ def _drop(connection: Connection, row_id: int, why: str, now: datetime, **values
     connection.execute(
         update(outbox)
         .where(outbox.c.id == row_id)
-        .values(state=DROPPED, last_error=why, finished_at=now, holder=None, held_until=None, **values)
+        .values(state=DROPPED, last_error=why, holder=None, held_until=None, **values)
     )
     close_notice(connection, parked_key("outbox", row_id), now)

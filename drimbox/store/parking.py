@@ -2,7 +2,7 @@
 
 A row is parked in the transaction that counts its last failure, or finds it damaged; telling comes after,
 and is done again until it is noted here as done: what stops the process in between costs a second audit
-record at worst.
+record at worst. A publication that another took the place of before that is told of too, to the auditor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Select, literal, select, update
 
 from drimbox.ports import Clock, ParkedRow
 from drimbox.store.database import Database
-from drimbox.store.schema import PARKED, REMOVE, feed_job, inbox, kos, outbox
+from drimbox.store.schema import DROPPED, PARKED, REMOVE, feed_job, inbox, kos, outbox
 
 #: The tables by the names operators know.
 TABLES = {"inbox": inbox, "feed": feed_job, "outbox": outbox}
@@ -34,8 +34,14 @@ def _untold() -> dict[str, Select[Any]]:
     }
     for name, query in wanted.items():
         column = TABLES[name].c
-        common = (column.id, column.last_error.label("error"), literal(name).label("queue"))
-        untold = query.add_columns(*common).where(column.state == PARKED, column.finished_at.is_(None))
+        common = (
+            column.id,
+            column.last_error.label("error"),
+            literal(name).label("queue"),
+            (column.state == DROPPED).label("dropped"),
+        )
+        query = query.add_columns(*common)
+        untold = query.where(column.state.in_((PARKED, DROPPED)), column.finished_at.is_(None))
         wanted[name] = untold.order_by(column.id)
     return wanted
 
@@ -64,7 +70,7 @@ class ParkedRows:
         table = TABLES[row.queue]
         done = (
             update(table)
-            .where(table.c.id == row.id, table.c.state == PARKED)
+            .where(table.c.id == row.id, table.c.state.in_((PARKED, DROPPED)))
             .values(finished_at=self._clock.now())
         )
         await self._database.run(lambda connection: connection.execute(done).rowcount)

@@ -10,6 +10,7 @@ import json
 import re
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import attrs
 import pytest
 import pytest_twisted
 
+from drimbox.sim.behaviour import Kind
 from drimbox.sim.dmp_patients import PatientRecord
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour as PacsBehaviour
 from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
-from tests.integration.feed_stand import POOL, FeedStand, Studies
+from tests.integration.feed_stand import POOL, FeedStand, Studies, after
 from tests.integration.operator import drimbox
 from tests.integration.waiting import until, wait
 
@@ -132,7 +134,7 @@ async def test_a_message_that_breaks_its_reader_is_parked_healed_and_played_agai
     ]
 
 
-@pytest.mark.requirement("DB.SO.45")
+@pytest.mark.requirement("DB.SO.14", "DB.SO.45")
 @pytest_twisted.ensureDeferred
 async def test_a_study_whose_comparison_breaks_is_parked_and_the_others_flow(world: World) -> None:
     stand = world.stand
@@ -292,3 +294,59 @@ async def test_content_is_written_to_a_private_file_and_giving_up_is_audited(
     assert "déjà terminée" in gone
     assert "n'a pas de ligne" in await world.command("queue", "show", "inbox", "999999", status=1)
     assert "Aucune ligne" in await world.command("queue", "list", "feed", "--state", "in_hand")
+
+
+@pytest.mark.requirement("DB.SO.22")
+@pytest_twisted.ensureDeferred
+async def test_a_row_in_hand_at_every_death_of_the_process_is_parked(world: World) -> None:
+    """The DMP keeps silent, so the row is in hand when the process is killed, again and again."""
+    stand = world.stand
+    study = world.studies.new(world.pacs)
+    seen = len(stand.requests)
+
+    def asked(before: int) -> bool:
+        return len(stand.requests) > before
+
+    with stand.dmp_misbehaves(after("TD0.2", Kind.SILENT), None):
+        await stand.report(study)
+        for deaths in (1, 2, 3):
+            await until(partial(asked, seen), seconds=60, what="a question to the DMP")
+            await stand.kill_gateway()
+            seen = len(stand.requests)
+            ((number, failures),) = stand.query(
+                "SELECT id, failures FROM outbox WHERE study_uid = ?", study.study_uid
+            )
+            assert failures == deaths - 1
+            await stand.start_gateway()
+    row = await world.parked("outbox", number)
+    assert (row["failures"], row["reason"]) == (3, "processus interrompu pendant le traitement")
+    await world.flows()
+    await world.command("queue", "retry", "outbox", str(number))
+    await stand.published_one(study)
+
+
+@pytest.mark.requirement("DB.SO.45")
+@pytest_twisted.ensureDeferred
+async def test_a_message_refused_by_the_configuration_goes_through_once_it_is_mended(world: World) -> None:
+    stand = world.stand
+    study = world.studies.new(world.pacs)
+    await stand.report(study, flags={"DESTDMP": None})
+
+    async def failed() -> Any:
+        return await world.rows("inbox?state=failed")
+
+    (row,) = await until(failed, what="E005")
+    assert (row["code"], row["reason"]) == ("E005", "segment DESTDMP absent")
+    text = stand.config.read_text("utf-8")
+    assert text.count("[hl7]\n") == 1
+    await stand.stop_gateway()
+    stand.config.write_text(text.replace("[hl7]\n", '[hl7]\nmissing_destdmp = "yes"\n'), "utf-8")
+    try:
+        await stand.start_gateway()
+        await world.command("queue", "retry", "inbox", "--all", "failed")
+        await stand.published_one(study)
+        assert await failed() == []
+    finally:
+        await stand.stop_gateway()
+        stand.config.write_text(text, "utf-8")
+        await stand.start_gateway()

@@ -184,6 +184,18 @@ def test_a_stop_cuts_short_and_what_did_not_leave_leaves_later() -> None:
     assert stage.channel.sent == []
 
 
+def test_channels_are_tried_side_by_side() -> None:
+    stage = Stage()
+    slow, quick = Channel(), Channel()
+    slow.gate = Deferred()
+    stage.notifier.channels = (slow, quick)
+    trying = Deferred.fromCoroutine(stage.notifier.test())
+    assert len(quick.sent) == 1
+    assert not trying.called
+    slow.gate.callback(None)
+    assert trying.called
+
+
 def test_a_test_goes_out_whatever_the_state_and_changes_nothing() -> None:
     stage = Stage()
     stage.deliveries.states["mail"] = State(stage.clock.now() + timedelta(seconds=60), 3)

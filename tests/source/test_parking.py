@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from drimbox.ports import ParkedRow
@@ -61,6 +62,14 @@ def test_each_row_gives_one_audit_record_and_one_notice() -> None:
     assert STUDY in text
     assert "drimbox queue show outbox 6" in text
     assert PATIENT not in text
+
+
+def test_of_one_that_another_took_the_place_of_only_the_auditor_is_told() -> None:
+    stage = Stage(attrs.evolve(REMOVAL, removal=False, dropped=True))
+    run(stage.parking.tell())
+    assert stage.rows.rows == []
+    assert stage.trail.shown() == [("ITI-41", "E008")]
+    assert stage.notices.posted == []
 
 
 def test_a_row_is_told_after_its_audit_and_its_notice() -> None:

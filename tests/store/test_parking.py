@@ -122,6 +122,7 @@ async def test_work_that_breaks_is_put_off_longer_and_longer_then_parked(stores:
         await stores.inbox.broke(number, "KeyError")
 
 
+@pytest.mark.requirement("DB.SO.14")
 @pytest_twisted.ensureDeferred
 async def test_ordinary_waiting_never_parks_and_forgives_what_was_before(stores: Stores) -> None:
     number = await received(stores)
@@ -309,6 +310,12 @@ async def test_a_publication_that_waits_behind_it_takes_its_place_when_it_is_par
     await park(stores, old, begun=True)
     assert [item.id for item in await stores.outbox.take(stores.clock.now(), 10)] == [new]
     assert (await row(stores, outbox, old)).state == "dropped"
+    # It failed all the same, and the auditor is told.
+    rows = ParkedRows(stores.database, clock=stores.clock)
+    (told,) = await rows.untold()
+    assert (told.id, told.dropped) == (old, True)
+    await rows.told(told)
+    assert await rows.untold() == []
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,60 @@
+"""A way out that takes no longer than it may, and says in French why something did not leave."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
+
+from drimbox.notify.channel import InThread, NotDelivered
+from drimbox.ports import Digest, Severity
+from drimbox.trust.certificates import CertificateUnusable
+
+
+class TimedChannel:
+    """Sends one digest within `timeout` seconds; `where` is named when it cannot."""
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, where: str, severity: str, timeout: float, reactor: Any, in_thread: InThread
+    ) -> None:
+        self.severity = Severity(severity)
+        self._where = where
+        self._timeout = timeout
+        self._reactor = reactor
+        self._in_thread = in_thread
+
+    async def send(self, digest: Digest) -> str:
+        """Deliver one digest; return a remark in French, mostly empty. Raises `NotDelivered`."""
+        work = Deferred.fromCoroutine(self._send(digest))
+        work.addTimeout(self._timeout, self._reactor)
+        try:
+            return await work
+        except (NotDelivered, CancelledError):
+            raise
+        except Exception as error:
+            # Never the text of an error nobody knows: it may repeat what was sent.
+            raise NotDelivered(f"{self._where} : {self._reason(error)}") from None
+
+    async def _send(self, digest: Digest) -> str:
+        raise NotImplementedError
+
+    def _reason(self, error: Exception) -> str:
+        """Say in French what went wrong, never quoting what we sent."""
+        if isinstance(error, CertificateUnusable):
+            return str(error)
+        if isinstance(error, DeferredTimeout):
+            return "pas de réponse dans le délai"
+        if isinstance(error, SSL.Error):
+            return "certificat ou négociation TLS refusés"
+        if isinstance(error, DNSLookupError):
+            return "nom introuvable"
+        if isinstance(error, ConnectionRefusedError):
+            return "connexion refusée"
+        if isinstance(error, ConnectError):
+            return "connexion impossible"
+        return f"connexion perdue ({type(error).__name__})"
