@@ -72,8 +72,12 @@ class JobQueue(Protocol):
         metadata: bytes,
         fingerprint: str,
         series_uid: str = "",
+        take_back: Callable[[Submission], Removal] | None = None,
     ) -> int:
-        """Archive the KOS as pending, queue its submission and end the job, in one transaction."""
+        """Archive the KOS as pending, queue its submission and end the job, in one transaction.
+
+        What another patient's record holds of the study is removed first, as `take_back` makes it.
+        """
 
     async def queue_removal(
         self,
@@ -90,6 +94,9 @@ class SpokenReports(Protocol):
 
     async def speaker(self, study_uid: str) -> Speaker | Voice:
         """Return which message says what the record must hold of a study."""
+
+    async def standing(self, study_uid: str) -> frozenset[str]:
+        """Return the documents that speak for a study, the last word among them."""
 
 
 class LatestKos(Protocol):

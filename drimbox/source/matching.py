@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from drimbox import metrics
 from drimbox.audit import messages
 from drimbox.config import Config, Site, Structure
-from drimbox.errors import DrimboxError, PacsCommunicationError, PublicationError
+from drimbox.errors import DrimboxError, PacsCommunicationError, PatientMismatch, PublicationError
 from drimbox.kos.manifest import build_manifest, remarks, retrieve_base
 from drimbox.kos.reading import gives_address
 from drimbox.model import Study, new_uid
@@ -100,8 +100,25 @@ class Matching:
                 job.id, found.latest.id, reading.report.document_id, fingerprint=digest
             )
             return "unchanged"
+        await self._check_patient(reading, found)
         await self._queue(reading, found)
         return "queued"
+
+    async def _check_patient(self, reading: Reading, found: Comparison) -> None:
+        """Let no report take a study out of the record of a patient of whom another report still stands.
+
+        One of the two is about another study than it says, and nobody here can tell which. A report that
+        was corrected, replaced or withdrawn stands no longer. Raises `PatientMismatch` (E001).
+        """
+        latest, report = found.latest, reading.report
+        if latest is None or latest.patient_ins == report.patient.ins:
+            return
+        standing = await self._doors.reports.standing(reading.job.study_uid)
+        if (standing - {report.document_id}) & set(latest.report_ids):
+            raise PatientMismatch(
+                "un compte rendu toujours valable a fait publier cet examen sous un autre INS ;"
+                " rien n'est publié ni retiré du DMP"
+            )
 
     async def _absent(self, job: FeedJob, absent: Absent) -> str:
         """The images are gone: withdraw, as far as the purpose of the job allows."""
@@ -160,6 +177,12 @@ class Matching:
 
         The structure that published each manifest withdraws it (DB.SO.97).
         """
+        count = await self._doors.jobs.queue_removal(job.id, self._take_back(), sites=sites)
+        self.log.info("{count} KOS of {study} to be removed", count=count, study=job.study_uid)
+        return "removal" if count else "nothing"
+
+    def _take_back(self) -> Callable[[Submission], Removal]:
+        """Return what turns a submission into its removal."""
         root, now = self._config.drimbox.uid_root, self._doors.clock.now()
 
         def make(made: Submission) -> Removal:
@@ -172,9 +195,7 @@ class Matching:
                 structure_id=made.structure_id,
             )
 
-        count = await self._doors.jobs.queue_removal(job.id, make, sites=sites)
-        self.log.info("{count} KOS of {study} to be removed", count=count, study=job.study_uid)
-        return "removal" if count else "nothing"
+        return make
 
     # -- the submission ----------------------------------------------------------------------------
 
@@ -226,6 +247,7 @@ class Matching:
             metadata=metadata,
             fingerprint=found.fingerprint,
             series_uid=series_uid,
+            take_back=self._take_back(),
         )
 
     async def _make(self, reading: Reading, structure: Structure, work: Callable[[], object]) -> object:

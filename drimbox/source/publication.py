@@ -159,9 +159,11 @@ class Publication:
             if kos is None or (kos.site != item.site and kos.structure_id != submission.structure_id):
                 continue
             if kos.patient_ins != submission.report.patient.ins:
-                # A document is only replaced within one record (ITI TF-3 4.2.2.2.3).
-                await self._tell_other_patient(item)
-                continue
+                # A document is only replaced within one record (ITI TF-3 4.2.2.2.3). Its removal came
+                # before this row, and the DMP refused it: two patients must not have one study.
+                raise PatientMismatch(
+                    "un KOS de cet examen reste publié sous un autre INS et doit être retiré du DMP"
+                )
             found.append(kos)
         return found
 
@@ -199,16 +201,6 @@ class Publication:
         if left:
             await self._exchanges.audit.failed(attempt.item, Unanswered(str(error)), sent=True)
         await self._exchanges.unanswered(attempt.item, error, left=left)
-
-    # -- what is told ------------------------------------------------------------------------------
-
-    async def _tell_other_patient(self, item: Item) -> None:
-        error = PatientMismatch(
-            "un KOS de cet examen a été publié sous un autre INS ; il y reste et doit être retiré du DMP"
-        )
-        await self._doors.notices.post(
-            key=f"{error.code}-{item.study_uid}", code=error.code, text=f"Examen {item.study_uid} : {error}"
-        )
 
 
 def _refusal(outcome: Refused) -> DrimboxError:

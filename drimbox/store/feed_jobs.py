@@ -12,7 +12,7 @@ whatever stops the process, the work is either still to do or safely on its way,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -90,6 +90,18 @@ def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
 def _job(row: AnyRow) -> FeedJob:
     values = {column.name: getattr(row, column.name) for column in _JOB}
     return FeedJob(**{**values, "purpose": Purpose(row.purpose)})
+
+
+def _held(connection: Connection, study_uid: str, where: ColumnElement[bool]) -> Sequence[AnyRow]:
+    """Return the publications of what the DMP holds or may hold of a study, oldest first."""
+    query = (
+        select(outbox)
+        .join(kos, kos.c.id == outbox.c.kos_id)
+        .where(kos.c.study_uid == study_uid, outbox.c.kind == PUBLISH, where)
+        .where(or_(still_wanted(), doubtful()))
+        .order_by(outbox.c.id)
+    )
+    return connection.execute(query).all()
 
 
 class FeedJobs(Queue):
@@ -200,16 +212,21 @@ class FeedJobs(Queue):
         metadata: bytes,
         fingerprint: str,
         series_uid: str = "",
+        take_back: Callable[[Submission], Removal] | None = None,
     ) -> int:
         """Archive the KOS as PENDING, queue its submission and end the job; return the KOS's number.
 
+        With `take_back`, which turns what was submitted into its removal, what the DMP holds or may hold of
+        the study in another patient's record is removed before: no document is replaced across records.
         One transaction (architecture.md rule 4). Raises `NotInHand` when the job is not ours, and
         SQLAlchemy's `IntegrityError` when the SOP Instance UID is already archived; then nothing is
         changed.
         """
         text = codec.dumps(submission)
         return await self._database.run(
-            partial(self._publish, job_id, site, submission, text, metadata, fingerprint, series_uid)
+            partial(
+                self._publish, job_id, site, submission, text, metadata, fingerprint, series_uid, take_back
+            )
         )
 
     def _publish(
@@ -221,6 +238,7 @@ class FeedJobs(Queue):
         metadata: bytes,
         fingerprint: str,
         series_uid: str,
+        take_back: Callable[[Submission], Removal] | None,
         connection: Connection,
     ) -> int:
         now = self._clock.now()
@@ -228,6 +246,9 @@ class FeedJobs(Queue):
             known = select(kos.c.id).where(kos.c.sop_instance_uid == submission.sop_instance_uid)
             return int(connection.execute(known).scalar_one())
         report, study = submission.report, submission.study
+        if take_back is not None:
+            for row in _held(connection, study.study_uid, kos.c.patient_ins != report.patient.ins):
+                self._remove(connection, row, take_back)
         key = connection.execute(
             insert(kos).values(
                 site=site,
@@ -284,14 +305,7 @@ class FeedJobs(Queue):
             study = connection.execute(
                 select(feed_job.c.study_uid).where(feed_job.c.id == job_id)
             ).scalar_one()
-            query = (
-                select(outbox)
-                .join(kos, kos.c.id == outbox.c.kos_id)
-                .where(kos.c.study_uid == study, outbox.c.kind == PUBLISH, here)
-                .where(or_(still_wanted(), doubtful()))
-                .order_by(outbox.c.id)
-            )
-            rows = connection.execute(query).all()
+            rows = _held(connection, study, here)
             if self._finish(job_id, "removal" if rows else "nothing", "", connection):
                 for row in rows:
                     self._remove(connection, row, make)

@@ -38,6 +38,10 @@ class Reports:
         """Return which message says what the record must hold of a study."""
         return await self._database.read(lambda connection: _speaker(connection, study_uid))
 
+    async def standing(self, study_uid: str) -> frozenset[str]:
+        """Return the documents that speak for a study, the last word among them."""
+        return await self._database.read(lambda connection: _standing(connection, study_uid))
+
 
 def record_report(connection: Connection, message_id: int, said: ReportSaid) -> list[str]:
     """Write down what a message says, once; return every study it is about.
@@ -128,8 +132,12 @@ def _speaker(connection: Connection, study_uid: str) -> Speaker | Voice:
 def silenced(connection: Connection, study_uid: str) -> set[str]:
     """Return the documents that once spoke for a study and do no longer."""
     rows = connection.execute(_citing(study_uid)).all()
-    speaking = {row.document_id for row in _speaking(connection, rows)}
-    return {row.document_id for row in rows} - speaking
+    return {row.document_id for row in rows} - _standing(connection, study_uid)
+
+
+def _standing(connection: Connection, study_uid: str) -> frozenset[str]:
+    rows = connection.execute(_citing(study_uid)).all()
+    return frozenset(row.document_id for row in _speaking(connection, rows))
 
 
 def _citing(study_uid: str) -> Select[Any]:

@@ -15,6 +15,8 @@ requirements):
   images marked (DB.SO.194), at that PACS's address. Which PACS, when several hold it, is free (DB.SO.14).
 * No report, or no image in any PACS: no manifest (DB.SO.15, DB.SO.26, DB.SO.97).
 * A change of a PACS that nobody announced may be seen or not, until a message names the study.
+* The record is that of the patient of the report. While reports of two patients claim one study nobody but
+  the administrator can tell whose it is: nothing is said here of which of them keeps it (DB.SO.16).
 """
 
 from __future__ import annotations
@@ -174,7 +176,9 @@ class Model:
     def look(self) -> None:
         """Note what may be seen now."""
         for study in range(ops.STUDIES):
-            if None in self.allowed(study):
+            patients = {said.report.patient for said in self.said if said.report and study in said.studies}
+            if None in self.allowed(study) or len(patients) > 1:
+                # With the patient the record changes: in the first one nothing is due any more.
                 self.absent.add(study)
             if any(self.immobile):
                 self.unmarked.add(study)
@@ -187,12 +191,16 @@ class Model:
 
     def speaker(self, study: int) -> Said | None:
         """Return the message that has the word on a study."""
-        speaking = [
-            said
-            for said in self.said
-            if study in said.studies and not said.withdraws and not self._taken_back(said)
-        ]
+        speaking = [said for said in self.said if self._speaks(said, study)]
         return speaking[-1] if speaking else None
+
+    def claimed_twice(self, study: int) -> bool:
+        """Say whether reports of two patients stand for a study."""
+        standing = {said.report.patient for said in self.said if said.report and self._speaks(said, study)}
+        return len(standing) > 1
+
+    def _speaks(self, said: Said, study: int) -> bool:
+        return study in said.studies and not said.withdraws and not self._taken_back(said)
 
     def _taken_back(self, said: Said) -> bool:
         place = self.said.index(said)

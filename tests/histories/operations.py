@@ -181,6 +181,7 @@ def _reports(flaws: tuple[str, ...]) -> st.SearchStrategy[Report]:
         hidden=_hidden,
         accessions=st.sampled_from((("A",), ("A",), ("B",), ("A", "B"))),
         structure=st.sampled_from((0, 0, 0, 1)),
+        patient=st.sampled_from((0,) * 9 + (1,)),
         lag=_lag,
         kind=_kind,
         only_visibility=st.booleans(),

@@ -65,7 +65,7 @@ def play(history: tuple[object, ...], seed: int, folder: Path, empty: Path) -> N
     shutil.rmtree(place)
 
 
-@runs(200, 10_000)
+@runs(160, 10_000)
 @given(history=ops.histories(ops.ANYTHING), seed=st.integers(0, 1 << 16))
 def test_whatever_happens_the_record_mirrors_pacs_and_reports(
     history: tuple[object, ...], seed: int, folder: Path, empty: Path
@@ -74,7 +74,7 @@ def test_whatever_happens_the_record_mirrors_pacs_and_reports(
 
 
 @pytest.mark.requirement("DB.SO.11")
-@runs(100, 5_000)
+@runs(80, 5_000)
 @given(history=ops.histories(ops.SPOKEN), seed=st.integers(0, 1 << 16))
 def test_whatever_order_reports_come_in_the_last_valid_one_has_the_word(
     history: tuple[object, ...], seed: int, folder: Path, empty: Path

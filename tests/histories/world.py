@@ -119,7 +119,7 @@ class World(abc.ABC):
         verdict.check(not (parked := self._rows("parked")), f"parked: {parked}")
         known = self.known()
         for study in range(ops.STUDIES):
-            excused = self.excused(study)
+            excused = self.excused(study) or self.model.claimed_twice(study)
             current = self.current(study)
             archived = self.archived(study)
             verdict.judge(self.model, study, current, excused=excused)

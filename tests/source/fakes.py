@@ -220,9 +220,13 @@ class Reports:
 
     def __init__(self, speaker: Speaker | Voice = Voice.UNKNOWN) -> None:
         self.says = speaker
+        self.stands: frozenset[str] = frozenset()
 
     async def speaker(self, study_uid: str) -> Speaker | Voice:
         return self.says
+
+    async def standing(self, study_uid: str) -> frozenset[str]:
+        return self.stands
 
 
 class Archive:

@@ -78,10 +78,11 @@ class Stage:
         self.pacses = pacses or Pacses(PACS1=study())
         self.jobs, self.trail, self.notices, self.clock = Jobs(), Trail(), Notices(), Clock()
         self.archive, self.record = Archive(*kos), record or Dmp()
+        self.reports = Reports(speaker)
         doors = Doors(
             messages=messages or Messages(stored(self.raw)),
             jobs=self.jobs,
-            reports=Reports(speaker),
+            reports=self.reports,
             archive=self.archive,
             archives=archives(self.settings, self.pacses),
             record=self.record,
@@ -507,6 +508,29 @@ def test_a_change_of_a_study_that_no_report_cites_ends_quietly() -> None:
     stage.match()
     assert stage.jobs.ended == [(5, "nothing", "")]
     assert stage.notices.posted == []
+
+
+@pytest.mark.requirement("DB.SO.13", "DB.SO.97")
+@pytest.mark.threat("KOS in the record of another patient")
+def test_a_report_corrected_to_another_patient_takes_its_kos_along() -> None:
+    stage = Stage(None, archived(patient_ins="184070100499094"))
+    stage.reports.stands = frozenset({"2.999.7.1"})
+    stage.match()
+    (queued,) = stage.jobs.queued
+    made = sample("2.25.500", STUDY)
+    assert queued["take_back"](made).sop_instance_uid == "2.25.500"
+    assert queued["take_back"](made).report == made.report
+
+
+@pytest.mark.requirement("DB.SO.16", "DB.SO.21")
+@pytest.mark.threat("KOS in the record of another patient")
+def test_a_study_is_not_taken_from_a_patient_whose_report_still_stands() -> None:
+    stage = Stage(None, archived(patient_ins="184070100499094"))
+    stage.reports.stands = frozenset({"2.999.7.0", "2.999.7.1"})
+    stage.match()
+    assert stage.jobs.queued == []
+    assert stage.jobs.ended[0][1] == "E001"
+    assert "184070100499094" not in stage.notices.open[f"E001-{STUDY}"][1]
 
 
 # -- key images --------------------------------------------------------------------------------------

@@ -203,11 +203,11 @@ def test_what_was_given_up_in_doubt_is_replaced_if_the_dmp_holds_it() -> None:
 
 @pytest.mark.requirement("DB.SO.13", "DB.SO.21")
 @pytest.mark.threat("KOS in the record of another patient")
-def test_a_kos_in_another_patients_record_is_not_replaced_but_told() -> None:
+def test_while_a_kos_stays_in_another_patients_record_nothing_is_published() -> None:
     stage = Stage(archived(patient_ins="184070100499094"), entries=[ours()])
     stage.publish()
-    assert stage.dmp.replaced == [None]
-    assert stage.result[1] == "published"
+    assert stage.dmp.replaced == []
+    assert stage.result[:2] == (3, "E001")
     code, text = stage.notices.open[f"E001-{STUDY}"]
     assert code == "E001"
     assert "184070100499094" not in text
