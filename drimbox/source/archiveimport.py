@@ -159,9 +159,13 @@ class ArchiveImport:
         if not publisher.id:
             return Fate.REFUSED, "structure absente de METADATA.XML : personne ne pourrait le mettre à jour"
         structure_id = structure.id if structure is not None else publisher.id
-        record = await self._in_thread(
-            lambda: takeover(found, site=site.name, structure_id=structure_id, month=month)
-        )
+        try:
+            record = await self._in_thread(
+                lambda: takeover(found, site=site.name, structure_id=structure_id, month=month)
+            )
+        except Exception:
+            self.log.failure("{file} broke its reader", file=found.file, failure=Failure())
+            return Fate.REFUSED, "jeu illisible (erreur interne, voir le journal)"
         fate = await (self._imports.fate(record) if dry_run else self._imports.take(record))
         remarks = list(found.warnings)
         if structure is None:

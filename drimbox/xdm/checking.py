@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import attrs
 
 from drimbox.kos.reading import Manifest, ManifestRefused, read_manifest
-from drimbox.model import INS_OIDS, is_uid
+from drimbox.model import INS_OIDS
 from drimbox.xdm import entries, metadata, names
 from drimbox.xdm.opening import ArchiveRefused, FileRefused, open_zip
 from drimbox.xdm.reports import ReportLine, ReportsRefused, read_reports, write_reports
@@ -72,36 +72,28 @@ def check_set(files: Mapping[str, bytes]) -> list[TakenKos | RefusedKos]:
         lines = read_reports(files[names.REPORTS]) if names.REPORTS in files else ()
     except (entries.MetadataRefused, ReportsRefused) as refusal:
         return [RefusedKos(name, str(refusal)) for name in manifests]
-    texts = {}
-    for entry in submitted.entries:
-        try:
-            texts[entry.unique_id] = metadata.of_one(entries.parse(files[names.METADATA]), entry.unique_id)
-        except entries.MetadataRefused:
-            continue
-    return [_check(name, files[name], submitted, texts, lines) for name in manifests]
+    return [_check(name, files, submitted, lines) for name in manifests]
 
 
 def _check(
-    name: str,
-    kos: bytes,
-    submitted: entries.Submitted,
-    texts: Mapping[str, bytes],
-    lines: tuple[ReportLine, ...],
+    name: str, files: Mapping[str, bytes], submitted: entries.Submitted, lines: tuple[ReportLine, ...]
 ) -> TakenKos | RefusedKos:
+    kos = files[name]
     study = sop = ""
     try:
         manifest = read_manifest(kos)
         study, sop = manifest.study_uid, manifest.sop_instance_uid
         found = [entry for entry in submitted.entries if entry.is_kos and entry.unique_id == sop]
-        if len(found) != 1 or sop not in texts:
+        if len(found) != 1:
             raise _Differs("METADATA.XML ne décrit pas ce KOS (uniqueId et SOPInstanceUID différents)")
+        text = metadata.of_one(entries.parse(files[names.METADATA]), sop)
         warnings = [*_check_bytes(found[0], kos)]
         _check_patient(found[0], manifest)
         _check_study(found[0], manifest)
         own = tuple(line for line in lines if _same_ins(line.ins, found[0].patient.value))
         if lines and not own:
             raise _Differs("CR.TXT est d'un autre patient que le KOS")
-    except (ManifestRefused, _Differs) as refusal:
+    except (ManifestRefused, entries.MetadataRefused, _Differs) as refusal:
         return RefusedKos(name, str(refusal), study, sop)
     warnings += [OTHER_PATIENT] if len(own) < len(lines) else []
     warnings += [] if own else [NO_REPORT]
@@ -110,7 +102,7 @@ def _check(
         name,
         kos,
         manifest,
-        texts[sop],
+        text,
         submitted.submission_set,
         found[0],
         signature,
@@ -149,8 +141,6 @@ def _check_study(entry: entries.DocumentEntry, manifest: Manifest) -> None:
     named = {each.value for each in entry.references if each.kind == codes.STUDY_TYPE}
     if named and manifest.study_uid not in named:
         raise _Differs("l'examen du KOS n'est pas celui de METADATA.XML")
-    if not all(is_uid(each.series_uid) for each in manifest.series):
-        raise _Differs("le KOS nomme une série dont l'UID est mal formé")
 
 
 # --- kept in the store ------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ from drimbox.xdm.reports import ReportLine
 from drimbox.xds import codes
 from drimbox.xds.hl7types import parse_offset
 
+#: Years in which a manifest can have been submitted.
+_YEARS = range(1970, 2200)
 #: Confidentiality codes of HL7; the others are flags.
 _HL7_CONFIDENTIALITY = "2.16.840.1.113883.5.25"
 
@@ -228,9 +230,10 @@ def _instant(digits: str, zone: timezone | None) -> datetime | None:
     if len(whole) < 8 or not whole.isdigit():
         return None
     try:
-        return datetime.strptime(whole.ljust(14, "0"), "%Y%m%d%H%M%S").replace(tzinfo=zone or UTC)
+        instant = datetime.strptime(whole.ljust(14, "0"), "%Y%m%d%H%M%S").replace(tzinfo=zone or UTC)
     except ValueError:
         return None
+    return instant if instant.year in _YEARS else None
 
 
 def _zoned(digits: str, zone: timezone) -> str:

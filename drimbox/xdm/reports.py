@@ -21,6 +21,7 @@ MAX_LINES: Final = 100
 #: Longest document identifier.
 _MAX_ID = 1024
 _BREAKS = re.compile(r"[\r\n]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class ReportsRefused(Exception):
@@ -81,6 +82,8 @@ def _line(line: str) -> ReportLine:
         found = ReportLine(document, ins, oid, Identifier(ipp, authority) if ipp and authority else None)
     else:
         raise ReportsRefused("ligne de CR.TXT sans domaine d'INS connu à sa place")
+    if _CONTROL.search(line):
+        raise ReportsRefused("CR.TXT avec un caractère de contrôle")
     if not found.document_id.strip("^") or not found.ins or len(found.document_id) > _MAX_ID:
         raise ReportsRefused("ligne de CR.TXT sans compte rendu ou sans INS")
     return found

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import attrs
 
+from drimbox.model import is_uid
 from drimbox.ports import Submission
 from drimbox.xdm import names, rebuilding
 from drimbox.xdm.checking import TakenKos, pack
@@ -50,7 +51,7 @@ def takeover(taken: TakenKos, *, site: str, structure_id: str, month: names.Mont
         site=site,
         submission=submission,
         metadata=taken.metadata,
-        series_uid=taken.manifest.series_uid,
+        series_uid=taken.manifest.series_uid if is_uid(taken.manifest.series_uid) else "",
         published_at=within(submission.submission_time, month),
         messages=tuple((line.document_id if line is not None else "", pack(taken, line)) for line in lines),
     )

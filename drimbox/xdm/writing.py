@@ -1,9 +1,10 @@
-"""Writes one month of an archive, at constant memory: `KAYYYYMM.ZIP` (DB.SO.29).
+"""Writes one month of an archive: `KAYYYYMM.ZIP` (DB.SO.29).
 
 The zip is written under a temporary name, synced, read back whole, then renamed: what bears the final name
 is complete, whatever happens to the medium or the process meanwhile. Entries come in a fixed order with a
-fixed instant, so that the same manifests are always the same bytes. FAT32 holds no file of 4 GiB: a month
-that would not fit is refused before the medium does, and none is split, because the format knows no parts.
+fixed instant, so that the same manifests are always the same bytes. Memory holds one manifest, and what the
+zip's directory will say of each: some 2 KB. FAT32 holds no file of 4 GiB: a month that would not fit is
+refused before the medium does, and none is split, because the format knows no parts.
 """
 
 from __future__ import annotations

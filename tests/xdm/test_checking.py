@@ -15,7 +15,7 @@ from drimbox.xdm.checking import RefusedKos, TakenKos, check_set, pack, unpack
 from drimbox.xdm.names import Month
 from drimbox.xdm.takeover import takeover, within
 from tests.store import samples
-from tests.xdm.builders import Published, files, published, taken
+from tests.xdm.builders import CREATED, Published, files, published, taken
 from tests.xds.builders import samples as published_samples
 
 pytestmark = pytest.mark.requirement("DB.SO.30")
@@ -207,6 +207,20 @@ def test_the_report_and_the_submission_are_made_again() -> None:
     assert reading.read_manifest(was.kos).study_uid == now.study.study_uid
     assert [series.series_uid for series in now.study.series] == ["2.25.11"]
     assert now.study.instance_uids == was.study.instance_uids
+
+
+@pytest.mark.parametrize("digits", ["00010101000000", "99991231235959", "20261399999999", "", "x"])
+def test_an_instant_that_is_none_breaks_nothing(digits: str) -> None:
+    found = taken()
+    odd = attrs.evolve(
+        found,
+        submission_set=attrs.evolve(found.submission_set, submission_time=digits),
+        entry=attrs.evolve(found.entry, submission_time=digits, creation_time=digits),
+    )
+    # What the manifest itself says is left.
+    assert rebuilding.submitted_at(odd) == CREATED.replace(microsecond=0)
+    record = takeover(odd, site="site1", structure_id="1", month=None)
+    assert record.published_at == CREATED.replace(microsecond=0)
 
 
 @pytest.mark.parametrize("times", ["utc", "local"])

@@ -69,6 +69,7 @@ def test_any_line_end_does(end: bytes) -> None:
         f";{OID};{INS}",
         f"2.25.7;{OID};",
         f"{'1' * 1025};{OID};{INS}",
+        f"a\0b;{OID};{INS}",
     ],
 )
 def test_a_line_of_no_dialect_is_refused(text: str) -> None:
