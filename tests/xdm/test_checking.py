@@ -10,7 +10,7 @@ import pytest
 
 from drimbox.kos import reading
 from drimbox.model import Visibility
-from drimbox.xdm import checking, opening, rebuilding
+from drimbox.xdm import checking, metadata, opening, rebuilding
 from drimbox.xdm.checking import RefusedKos, TakenKos, check_set, pack, unpack
 from drimbox.xdm.names import Month
 from drimbox.xdm.takeover import takeover, within
@@ -156,6 +156,9 @@ def test_several_manifests_of_one_set_are_each_their_own() -> None:
         assert isinstance(each, TakenKos)
         assert each.entry.unique_id == uid
         assert each.metadata.count(b"application/dicom") == 1
+        # Nothing is left that speaks of the other.
+        other = "2.25.5002" if uid == "2.25.5001" else "2.25.5001"
+        assert metadata.own_uuid(other).encode() not in each.metadata
 
 
 def test_a_whole_soap_message_and_its_bare_request_are_the_same() -> None:
