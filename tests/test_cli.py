@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from socket import create_server
@@ -185,8 +186,9 @@ async def test_notices_are_listed_and_acknowledged() -> None:
 
     def use(admin: str) -> None:
         shown = run("notices", "list", "--admin", admin)
-        line = "7  2026-11-22 10:00:00  attention    E006  patient\\u001b[2J inconnu"
-        assert f"{line} (2 fois depuis le 2026-11-22 10:00:00)" in shown.output
+        there = f"{datetime(2026, 11, 22, 10, tzinfo=UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+        line = f"7  {there}  attention    E006  patient\\u001b[2J inconnu (2 fois depuis le {there})"
+        assert line in shown.output
         assert json.loads(run("notices", "list", "--json", "--admin", admin).output)[0]["id"] == 7
         done = run("notices", "ack", "7", "--by", "marie", "--admin", admin)
         assert (done.exit_code, done.output) == (0, "Avis 7 acquitté.\n")

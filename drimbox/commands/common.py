@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ json_option: Callable[[Command], Command] = click.option(
 def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     click.echo(escape_lines(json.dumps(value, ensure_ascii=False, indent=2, default=str)))
+
+
+def local_time(value: object) -> str:
+    """Write an instant of an answer (ISO 8601) in the time of this machine, to the second."""
+    try:
+        return f"{datetime.fromisoformat(str(value)).astimezone():%Y-%m-%d %H:%M:%S}"
+    except ValueError:
+        return str(value or "")
 
 
 def escape_lines(text: str) -> str:

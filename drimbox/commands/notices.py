@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import click
 
-from drimbox.commands.common import json_option, print_json
+from drimbox.commands.common import json_option, local_time, print_json
 from drimbox.commands.process import AdminClient, admin_option, client_of
 from drimbox.redaction import escape_control
 
@@ -63,16 +63,12 @@ def list_notices(
 
 def _line(notice: dict[str, Any]) -> str:
     count = notice.get("count", 1)
-    times = f" ({count} fois depuis le {_instant(notice.get('first'))})" if count > 1 else ""
-    line = f"{notice.get('id')}  {_instant(notice.get('last'))}  {notice.get('severity', ''):<11}  "
+    times = f" ({count} fois depuis le {local_time(notice.get('first'))})" if count > 1 else ""
+    line = f"{notice.get('id')}  {local_time(notice.get('last'))}  {notice.get('severity', ''):<11}  "
     line += f"{notice.get('code', '')}  {notice.get('text', '')}{times}"
     if notice.get("acknowledged"):
-        line += f"  [acquitté le {_instant(notice['acknowledged'])} : {notice.get('by')}]"
+        line += f"  [acquitté le {local_time(notice['acknowledged'])} : {notice.get('by')}]"
     return line
-
-
-def _instant(value: object) -> str:
-    return f"{value or ''}"[:19].replace("T", " ")
 
 
 @notices.command("ack")

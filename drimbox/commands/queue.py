@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import click
 
-from drimbox.commands.common import Command, Failed, json_option, print_json, tree_lines
+from drimbox.commands.common import Command, Failed, json_option, local_time, print_json, tree_lines
 from drimbox.commands.process import AdminClient, admin_option, client_of
 from drimbox.redaction import escape_control
 
@@ -106,7 +106,7 @@ def _rows(
 def _line(row: dict[str, Any]) -> str:
     about = row.get("study_uid") or row.get("ris", "")
     kind = {"publish": "publication", "remove": "retrait"}.get(row.get("kind", ""), "")
-    parts = [f"{row['queue']} {row['id']}", f"{row['came_at']}"[:19].replace("T", " "), _state(row)]
+    parts = [f"{row['queue']} {row['id']}", local_time(row["came_at"]), _state(row)]
     parts += [kind, about, row["code"], row["reason"]]
     return "  ".join(part for part in parts if part)
 
@@ -114,7 +114,7 @@ def _line(row: dict[str, Any]) -> str:
 def _state(row: dict[str, Any]) -> str:
     word = STATES.get(row["state"], str(row["state"]))
     if row["state"] == "put_off":
-        word += " jusqu'au " + f"{row['due_at']}"[:19].replace("T", " ")
+        word += f" jusqu'au {local_time(row['due_at'])}"
     return word
 
 

@@ -54,6 +54,7 @@ _SEVERITIES = {
     "E001": Severity.GRAVE,
     "E008": Severity.GRAVE,
     "E1006": Severity.GRAVE,
+    "BASE": Severity.GRAVE,
     "LISTEBLANCHE": Severity.GRAVE,
     "CACHE": Severity.INFORMATION,
 }

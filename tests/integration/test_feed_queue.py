@@ -113,6 +113,10 @@ async def test_a_message_that_breaks_its_reader_is_parked_healed_and_played_agai
     row = await world.parked("inbox", number)
     assert re.fullmatch(r"TypeError \(drimbox/[a-z_0-9/]+\.py:\d+\)", row["reason"]), row
     assert row["failures"] == 3
+    shown = await world.command("queue", "list", "inbox", "--state", "parked")
+    assert re.fullmatch(rf"inbox {number}  [-0-9]+ [:0-9]+  mise de côté  ris  TypeError .*\n", shown), (
+        shown
+    )
     await world.flows()
     status = (await world.stand.status())["queues"]["inbox"]
     assert (status["parked"], status["waiting"]) == (1, 0)
