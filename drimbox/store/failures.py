@@ -34,6 +34,9 @@ def describe(error: BaseException) -> str:
 
 def blames_row(error: BaseException) -> bool:
     """Say whether the row that was worked on may be what broke the work."""
+    if isinstance(error, OperationalError) and "decode to UTF-8" in str(error.orig):
+        # What SQLite's driver says of a damaged text.
+        return True
     if isinstance(error, StoreBusy | StoreClosed | OperationalError | PoolTimeout | MemoryError):
         return False
     return not (isinstance(error, OSError) and error.errno in _MACHINE)

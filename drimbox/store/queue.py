@@ -29,12 +29,12 @@ from typing import Any, TypeVar
 
 import attrs
 from sqlalchemy import ColumnElement, Connection, Table, and_, func, or_, select, text, update
-from sqlalchemy.exc import DBAPIError
 
 from drimbox.ports import Clock
 from drimbox.store.codec import clip
 from drimbox.store.database import AnyRow, Database
 from drimbox.store.errors import NotInHand
+from drimbox.store.failures import blames_row
 from drimbox.store.schema import DONE, DROPPED, FAILED, PARKED, WAITING
 
 T = TypeVar("T")
@@ -116,7 +116,6 @@ class Queue:
         the first time, later and later if the process keeps dying with it.
         """
         held = self._table.c.holder == (node or self._node)
-
         orphans = await self._database.run(lambda connection: self._orphaned(connection, held))
         self._tell(orphans.parked)
         return len(orphans.ready) + orphans.later + orphans.parked
@@ -267,18 +266,18 @@ class Queue:
 
         try:
             return (load(number.in_(ids)) if ids else {}), {}
-        except DBAPIError:
-            raise
-        except Exception:
-            # One of them: the others are not to wait for it.
-            found: dict[int, T] = {}
-            damaged: dict[int, str] = {}
+        except Exception as error:
+            if not blames_row(error):
+                raise
+        # One of them: the others are not to wait for it.
+        found: dict[int, T] = {}
+        damaged: dict[int, str] = {}
         for row_id in ids:
             try:
                 found |= load(number == row_id)
-            except DBAPIError:
-                raise
             except Exception as error:
+                if not blames_row(error):
+                    raise
                 # Its type alone: the text may quote what is in the row.
                 damaged[row_id] = type(error).__name__
         return found, damaged

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    LargeBinary,
     Select,
     String,
     Table,
     and_,
+    cast,
     exists,
     func,
     literal,
@@ -29,6 +32,7 @@ from sqlalchemy import (
 from drimbox.ports import Clock
 from drimbox.redaction import redact
 from drimbox.store.database import AnyRow, Database
+from drimbox.store.failures import blames_row
 from drimbox.store.parking import TABLES
 from drimbox.store.schema import DONE, DROPPED, FAILED, PARKED, WAITING, feed_job, inbox, kos, outbox
 
@@ -95,9 +99,7 @@ class QueueList:
         if before is not None:
             query = query.where(TABLES[queue].c.id < before)
         query = query.order_by(TABLES[queue].c.id.desc()).limit(max(1, min(limit, MAX_PAGE)))
-        return await self._database.read(
-            lambda connection: [_shown(queue, row, now) for row in connection.execute(query)]
-        )
+        return await self._database.read(partial(_page, queue, query, now))
 
     async def one(self, queue: str, row_id: int) -> dict[str, Any] | None:
         """Return all that is known of one row, but its content; None when there is none."""
@@ -105,7 +107,12 @@ class QueueList:
         query = _rows(queue, details=True).where(TABLES[queue].c.id == row_id)
 
         def work(connection: Connection) -> dict[str, Any] | None:
-            row = connection.execute(query).first()
+            try:
+                row = connection.execute(query).first()
+            except Exception as error:
+                if not blames_row(error):
+                    raise
+                return _damaged(connection, queue, row_id)
             if row is None:
                 return None
             return {**_shown(queue, row, now), **_details(connection, queue, row)}
@@ -122,12 +129,18 @@ class QueueList:
             "feed": select(inbox.c.raw)
             .join(feed_job, feed_job.c.message_id == inbox.c.id)
             .where(feed_job.c.id == row_id),
-            "outbox": select(outbox.c.submission).where(outbox.c.id == row_id),
+            "outbox": select(self._bytes(outbox.c.submission)).where(outbox.c.id == row_id),
         }
         found = await self._database.read(
             lambda connection: connection.execute(content[queue]).scalar_one_or_none()
         )
         return found.encode("utf-8", "surrogateescape") if isinstance(found, str) else found
+
+    def _bytes(self, column: ColumnElement[str]) -> ColumnElement[Any]:
+        """Return a text as its bytes: a damaged one cannot be read as text."""
+        if self._database.dialect == "postgresql":
+            return func.convert_to(column, "UTF8")
+        return cast(column, LargeBinary)
 
 
 def _rows(queue: str, *, details: bool = False) -> Select[Any]:
@@ -160,6 +173,41 @@ def _rows(queue: str, *, details: bool = False) -> Select[Any]:
     if queue == "outbox" and details:
         return select(*columns).select_from(outbox.join(kos, kos.c.id == outbox.c.kos_id))
     return select(*columns)
+
+
+def _page(queue: str, query: Select[Any], now: datetime, connection: Connection) -> list[dict[str, Any]]:
+    try:
+        return [_shown(queue, row, now) for row in connection.execute(query).all()]
+    except Exception as error:
+        if not blames_row(error):
+            raise
+    # A damaged one: it must not hide the others, nor itself.
+    number = TABLES[queue].c.id
+    found = []
+    for row_id in connection.execute(query.with_only_columns(number)).scalars().all():
+        try:
+            row = connection.execute(_rows(queue).where(number == row_id)).one()
+            found.append(_shown(queue, row, now))
+        except Exception as error:
+            if not blames_row(error):
+                raise
+            found.append(_damaged(connection, queue, row_id))
+    return found
+
+
+def _damaged(connection: Connection, queue: str, row_id: int) -> dict[str, Any]:
+    """Return what a list shows of a row that cannot be read."""
+    column = TABLES[queue].c
+    state = connection.execute(select(column.state).where(column.id == row_id)).scalar_one()
+    return {
+        "queue": queue,
+        "id": row_id,
+        "state": state,
+        "code": "",
+        "reason": "ligne illisible",
+        "came_at": None,
+        "due_at": None,
+    }
 
 
 def _about(queue: str, study: str) -> ColumnElement[bool]:

@@ -23,6 +23,7 @@ from drimbox.store.outbox import Outbox
 from drimbox.store.overtaking import overtake
 from drimbox.store.parking import ParkedRows
 from drimbox.store.queue import Patience
+from drimbox.store.queuelist import QueueList
 from drimbox.store.schema import feed_job, inbox, kos, outbox
 from tests.store.conftest import Stores, stores_of
 from tests.store.samples import TestClock, submission
@@ -231,6 +232,44 @@ async def test_a_publication_that_cannot_be_read_is_parked_and_the_others_leave(
     )
     assert told == [1]
     assert (await kos_states(stores))["2.25.501"] == "pending", "neither sent nor given up"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_text_that_is_no_utf8_any_more_is_parked_alone(url: str, stores: Stores) -> None:
+    if not url.startswith("sqlite"):
+        pytest.skip("PostgreSQL checks its texts")
+    bad = await publication(stores, "2.25.501", study="2.25.1")
+    good = await publication(stores, "2.25.502", study="2.25.2")
+    await stores.database.run(
+        lambda c: c.execute(text(f"UPDATE outbox SET submission = CAST(x'7bff' AS TEXT) WHERE id = {bad}"))
+    )
+    assert [item.id for item in await stores.outbox.take(stores.clock.now(), 10)] == [good]
+    assert (await stores.outbox.counts()).parked == 1
+    rows = QueueList(stores.database, clock=stores.clock)
+    assert await rows.raw("outbox", bad) == b"{\xff"
+    await stores.database.run(
+        lambda c: c.execute(text(f"UPDATE outbox SET site = CAST(x'ff' AS TEXT) WHERE id = {bad}"))
+    )
+    listed = {one["id"]: one for one in await rows.page("outbox")}
+    assert (listed[bad]["state"], listed[bad]["reason"]) == ("parked", "ligne illisible")
+    assert listed[good]["study_uid"] == "2.25.2"
+    assert await rows.one("outbox", bad) == listed[bad]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_in_trouble_is_not_taken_for_damage(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publication(stores, "2.25.501")
+
+    def short_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("drimbox.store.outbox.codec.loads", short_of_memory)
+        with pytest.raises(MemoryError):
+            await stores.outbox.take(stores.clock.now(), 10)
+    assert len(await stores.outbox.take(stores.clock.now(), 10)) == 1
 
 
 @pytest.mark.parametrize("column", ["received_at", "due_at"])
