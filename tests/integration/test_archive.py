@@ -24,7 +24,14 @@ from drimbox.sim.peers import find_program
 from drimbox.sim.ris import build_change
 from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
-from tests.integration.feed_stand import POOL, FeedStand, Studies, held_instances, kos_instances
+from tests.integration.feed_stand import (
+    POOL,
+    SECOND_POOL,
+    FeedStand,
+    Studies,
+    held_instances,
+    kos_instances,
+)
 from tests.integration.waiting import until, wait
 from tests.xdm.builders import published, write
 from tests.xds.builders import samples
@@ -309,3 +316,55 @@ async def test_what_cannot_be_done_is_said(world: World) -> None:
     status, job, _ = await world.command("import", "--site", "site1", str(medium))
     assert status == 1
     assert "plusieurs PACS" in job["error"]
+
+
+@pytest.fixture(scope="module")
+def two_sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, GeneratedStudy]]:
+    """One gateway, two PACS; that of `World` is the second site's."""
+    folder = tmp_path_factory.mktemp("two-sites")
+    pacses = [SimulatedPacs("PACS-A"), SimulatedPacs("PACS-B")]
+    for pacs in pacses:
+        pacs.start()
+    held = list(zip(pacses, (POOL, SECOND_POOL), strict=True))
+    addresses = [PacsAddress(pacs.ae_title, pacs.port, pool) for pacs, pool in held]
+    stand = FeedStand(folder / "stand", addresses)
+    for pacs, pool in held:
+        pacs.destinations.update(dict.fromkeys(pool, (LOOPBACK, stand.dicom_port)))
+    wait(stand.up())
+    world = World(stand, pacses[1], Studies(folder / "studies"), folder)
+    yield world, world.studies.new(pacses[0])
+    wait(stand.stop())
+    for pacs in pacses:
+        pacs.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_archive_of_one_pacs_is_loaded_alone(two_sites: tuple[World, GeneratedStudy]) -> None:
+    """`first` is in the PACS of the first site."""
+    world, first = two_sites
+    stand = world.stand
+    second = world.studies.new(world.pacs)
+    entries = {}
+    for study in (first, second):
+        await stand.report(study)
+        entries[study.study_uid] = await stand.published_one(study)
+    medium = await world.export()
+    found = sorted(path.name.partition("_KA")[0] for path in medium.iterdir())
+    assert found == ["SITE1", "SITE2"]
+    (path,) = medium.glob("SITE2_*")
+    await world.new_box()
+    status, job, said = await world.command("import", "--site", "site2", str(path))
+    assert (status, job["result"]["counts"]["charge"]) == (0, 1), said
+    assert stand.query("SELECT site, study_uid FROM kos") == [("site2", second.study_uid)]
+    served = await stand.fetch(
+        second.study_uid,
+        second.series[0].series_uid,
+        entries[second.study_uid].unique_id,
+        site=stand.sites[1],
+    )
+    assert served.status == 200
+    assert await world.fetched(first, entries[first.study_uid].unique_id) == 404
+    # Both are there again once the other is loaded, and the export is what it was.
+    await world.command("import", "--site", "site1", str(next(medium.glob("SITE1_*"))))
+    assert await world.fetched(first, entries[first.study_uid].unique_id) == 200
+    assert digests(await world.export()) == digests(medium)

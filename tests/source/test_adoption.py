@@ -7,13 +7,15 @@ from typing import Any
 import attrs
 import pytest
 
+from drimbox.errors import PacsCommunicationError
 from drimbox.kos.manifest import retrieve_base
-from drimbox.kos.reading import KeyImage
+from drimbox.kos.reading import KeyImage, read_manifest
 from drimbox.model import Instance, Study
-from drimbox.ports import IMPORTED, ArchivedKos, Speaker
+from drimbox.ports import IMPORTED, ArchivedKos, Purpose, Speaker
 from drimbox.sim.ris import SimAct, SimReport
 from drimbox.source.adoption import is_adoptable, same_content
 from drimbox.xdm.checking import pack
+from drimbox.xdm.rebuilding import submission_of
 from tests.source.fakes import CT, Pacses, archived, config, hl7, site
 from tests.source.test_matching import Stage
 from tests.store import samples
@@ -53,7 +55,9 @@ def test_only_while_what_the_archive_brought_speaks() -> None:
     assert not is_adoptable(archived(), IMPORTED)
 
 
-def stage(*kos: ArchivedKos, ris: str = IMPORTED, **options: Any) -> Stage:
+def stage(
+    *kos: ArchivedKos, ris: str = IMPORTED, purpose: Purpose = Purpose.MATCH, **options: Any
+) -> Stage:
     """Compare the study of the manifest with its PACS, as its archive's message speaks for it."""
     raw = pack(taken(), taken().reports[0])
     made = Stage(
@@ -63,7 +67,9 @@ def stage(*kos: ArchivedKos, ris: str = IMPORTED, **options: Any) -> Stage:
         speaker=Speaker(1, ris),
         **options,
     )
-    made.match(study_uid=STUDY.study_uid)
+    for each in kos:
+        made.archive.submissions[each.id] = submission_of(taken(), taken().reports[0], "1999999999")
+    made.match(study_uid=STUDY.study_uid, purpose=purpose)
     return made
 
 
@@ -107,3 +113,16 @@ def test_the_study_is_looked_for_at_the_site_it_was_loaded_for() -> None:
 def test_gone_from_its_pacs_it_is_withdrawn() -> None:
     done = stage(brought(), pacses=Pacses(PACS1=None))
     assert [each[1] for each in done.jobs.ended] == ["removal"]
+
+
+@pytest.mark.requirement("DB.SO.31")
+def test_a_change_of_address_asks_no_pacs() -> None:
+    asked_none = Pacses(PACS1=PacsCommunicationError("pas de réponse"))
+    done = stage(brought(), purpose=Purpose.READDRESS, pacses=asked_none)
+    assert done.jobs.ended == [(5, "unchanged", 7, "2.25.901")]
+    elsewhere = brought(data=KOS.replace(b"https://db1", b"https://db9"))
+    done = stage(elsewhere, purpose=Purpose.READDRESS, pacses=asked_none)
+    assert done.jobs.ended == [(5, "queued")]
+    (series,) = read_manifest(done.jobs.queued[0]["submission"].kos).series
+    assert series.retrieve_url.startswith("https://db1.")
+    assert asked_none.asked == []

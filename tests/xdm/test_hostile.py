@@ -280,6 +280,22 @@ def test_honest_archives_of_every_maker_are_read(tmp_path: Path, top: str) -> No
         assert isinstance(check_set(archive.files(name))[0], TakenKos)
 
 
+def test_a_month_of_more_entries_than_zip_first_foresaw_is_read(tmp_path: Path) -> None:
+    """Past 65,535 entries a zip is a ZIP64."""
+    held = files()
+    entries: dict[str, bytes] = {}
+    for number in range(1, 22_001):
+        folder = f"KA202601/IHE_XDM/SS{number:06}/"
+        entries |= {f"{folder}{name}": b"" for name in held}
+    for name, data in held.items():
+        entries[f"KA202601/IHE_XDM/SS022000/{name}"] = data
+    data = zipped(entries)
+    assert b"PK\x06\x06" in data
+    with opened(tmp_path, data) as archive:
+        assert len(archive.sets) == 22_000
+        assert isinstance(check_set(archive.files("SS022000"))[0], TakenKos)
+
+
 def test_archives_are_found_where_they_lie(tmp_path: Path) -> None:
     for name in ("KA202602.ZIP", "KA202601.zip", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
