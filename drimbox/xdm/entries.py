@@ -22,8 +22,6 @@ from drimbox.xml import Element, XmlRefused, safe_parse
 MAX_BYTES: Final = 4 * 1024 * 1024
 _MAX_DEPTH = 60
 KOS_MIME = "application/dicom"
-#: ExternalIdentifier by which the public proof of concept gives the entry's own UUID.
-_OWN_UUID = "XDSDocumentEntry.EntryUUID"
 
 _UNESCAPED = {"E": "\\", "F": "|", "S": "^", "T": "&", "R": "~"}
 _ESCAPE = re.compile(r"\\([EFSTR])\\")
@@ -60,13 +58,11 @@ class SubmissionSet:
 class DocumentEntry:
     """One ExtrinsicObject. Absent texts are empty; instants are as written."""
 
-    id: str
     mime_type: str
     unique_id: str
     hash: str
     #: None when absent or no number.
     size: int | None
-    uri: str
     patient: Cx
     source_patient: Cx
     #: sourcePatientInfo, by PID field: `PID-5` …
@@ -144,16 +140,11 @@ def _entry(element: Element) -> DocumentEntry:
     person, institution = _author(coded.get(codes.AUTHOR, ()))
     events = _codes(coded.get(codes.EVENT_CODE, ()))
     size = _one(slots, "size")
-    own = element.get("id", "")
-    if not own.startswith("urn:uuid:"):
-        own = identifiers.get(_OWN_UUID, "")
     return DocumentEntry(
-        id=own,
         mime_type=element.get("mimeType", ""),
         unique_id=identifiers.get(codes.ENTRY_UNIQUE_ID, ""),
         hash=_one(slots, "hash").lower(),
         size=int(size) if re.fullmatch(r"[0-9]{1,12}", size, re.ASCII) else None,
-        uri=_one(slots, "URI"),
         patient=read_cx(identifiers.get(codes.ENTRY_PATIENT_ID, "")),
         source_patient=read_cx(_one(slots, "sourcePatientId")),
         patient_info=dict(text.partition("|")[::2] for text in slots.get("sourcePatientInfo", ())),
@@ -224,14 +215,10 @@ def _author(classifications: Iterable[Element]) -> tuple[Person, Organization]:
 
 
 def _identifiers(element: Element) -> dict[str, str]:
-    """Return the external identifiers by scheme, and by name those of no IHE scheme."""
-    found: dict[str, str] = {}
-    for each in element.findall(rim("ExternalIdentifier")):
-        found[each.get("identificationScheme", "")] = each.get("value", "")
-        text = each.find(f"{rim('Name')}/{rim('LocalizedString')}")
-        if text is not None and text.get("value") == _OWN_UUID:
-            found[_OWN_UUID] = each.get("value", "")
-    return found
+    return {
+        each.get("identificationScheme", ""): each.get("value", "")
+        for each in element.findall(rim("ExternalIdentifier"))
+    }
 
 
 # --- HL7 v2 data types ------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def structure_of(taken: TakenKos) -> Organization:
 def report_of(taken: TakenKos, line: ReportLine | None) -> Report:
     """Return the report `line` names, as far as manifest and metadata tell it."""
     entry, manifest = taken.entry, taken.manifest
+    author = entry.author if entry.author.id else taken.submission_set.author
     plain = [code.value for code in entry.confidentiality if code.scheme == _HL7_CONFIDENTIALITY]
     zone = _zone(taken)
     return Report(
@@ -87,10 +88,10 @@ def report_of(taken: TakenKos, line: ReportLine | None) -> Report:
             ),
         ),
         structure=structure_of(taken),
-        author=entry.author,
+        author=author,
         author_organization=structure_of(taken),
         author_role="",
-        legal_authenticator=entry.legal_authenticator if entry.legal_authenticator.id else entry.author,
+        legal_authenticator=entry.legal_authenticator if entry.legal_authenticator.id else author,
         effective_time=_zoned(entry.creation_time, zone),
         confidentiality=next((value for value in ("V", "R") if value in plain), "N"),
         language=entry.language or "fr-FR",
