@@ -19,6 +19,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from drimbox import metrics
 from drimbox.config import Appliance, NotificationSettings
 from drimbox.ports import Clock, Digest, Notice, Severity
 from drimbox.source.backoff import backoff
@@ -135,6 +136,7 @@ class Notifier:
             return
         next_at = self._clock.now() + timedelta(seconds=self._settings.interval)
         await self._deliveries.delivered(channel.name, [each.id for each in notices], next_at)
+        metrics.NOTIFICATIONS.labels(channel.name, "sent").inc()
         if remark:
             self.log.warn("digest by {channel}: {remark}", channel=channel.name, remark=remark)
         if failures:
@@ -164,6 +166,7 @@ class Notifier:
 
     async def _failed(self, channel: Channel, key: str, failures: int, reason: str) -> None:
         self.log.warn("no digest by {channel}: {reason}", channel=channel.name, reason=reason)
+        metrics.NOTIFICATIONS.labels(channel.name, "failed").inc()
         wait = backoff(failures, self._settings.retry_first, self._settings.retry_max)
         await self._deliveries.failed(channel.name, failures, self._clock.now() + wait, reason)
         await self._notices.post(

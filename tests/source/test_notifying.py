@@ -10,6 +10,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
+from drimbox import metrics
 from drimbox.config import NotificationSettings
 from drimbox.ports import Digest, Notice, Severity
 from drimbox.source.notifying import MAX_NOTICES, Notifier
@@ -107,6 +108,7 @@ def test_the_first_notice_leaves_at_once_and_the_next_ones_together() -> None:
     assert stage.channel.said == [[1]]
     stage.look(301)
     assert stage.channel.said == [[1], [2, 3]]
+    assert b'drimbox_notifications_total{channel="mail",result="sent"}' in metrics.exposition()
     stage.look(2000)
     assert len(stage.channel.sent) == 2, "nothing new, nothing said"
 
