@@ -5,8 +5,13 @@ thread; there it runs inside one transaction, committed when it returns and roll
 then its result or its error comes back to the reactor thread. When the Deferred fires with a result,
 the change is on disk. `read(work)` is the same without the right to change anything.
 
-On SQLite there is exactly one writer thread, hence one transaction after the other in the order of the
-calls; readers have threads of their own and see the last commit. On PostgreSQL both share one pool.
+On SQLite there is exactly one writer thread, which does the works one after the other in the order of
+the calls; readers have threads of their own and see the last commit. A commit waits for the disk, a work
+hardly ever does: so the works that wait share one transaction and one commit (`_together`), and no
+Deferred fires before that commit. When one of them fails, nothing of the transaction stays and each is
+done again in one of its own, so that nobody's error is another's: **a work may be run twice**, the first
+time for nothing, and must change nothing but the database. On PostgreSQL, which groups commits itself,
+readers and writers share one pool and each work has its transaction.
 
 The queue is bounded: when `max_waiting` pieces of work wait, the next fails at once with `StoreBusy`,
 and the caller slows its own peer down (no ACK, no 200) instead of filling the memory.
@@ -18,9 +23,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row
@@ -42,6 +50,9 @@ _log = Logger()
 
 #: Pieces of work that may wait or run at once.
 MAX_WAITING = 1000
+#: Works that may share a transaction, and seconds after whose beginning it takes on no more of them.
+MAX_TOGETHER = 64
+LONGEST_TOGETHER = 0.02
 
 
 class _Lane:
@@ -51,6 +62,52 @@ class _Lane:
         self.engine = engine
         self.pool = ThreadPool(minthreads=1, maxthreads=threads, name=name)
         self.pending = 0
+
+
+class _Job:
+    """A work that waits for the SQLite writer, and what came of it."""
+
+    def __init__(self, work: Callable[[Connection], Any]) -> None:
+        self.work = work
+        self.done: Deferred[Any] = Deferred()
+        self.outcome: Any = None
+
+    def alone(self, engine: Engine) -> None:
+        """Do it in a transaction of its own, and keep its result or its error."""
+        try:
+            self.outcome = _transaction(engine, self.work)
+        except BaseException:
+            self.outcome = Failure()
+
+
+class _Writer(_Lane):
+    """The one writer of SQLite."""
+
+    def __init__(self, engine: Engine, reactor: Any) -> None:
+        super().__init__(engine, 1, "store-writer")
+        self._reactor = reactor
+        self._waiting: deque[_Job] = deque()
+        self._lock = Lock()
+        self._busy = False
+
+    def submit(self, work: Callable[[Connection], T]) -> Deferred[T]:
+        """Queue a work; the Deferred fires once it is committed, or with its error."""
+        job = _Job(work)
+        with self._lock:
+            self._waiting.append(job)
+            start, self._busy = not self._busy, True
+        if start:
+            self.pool.callInThread(self._write)
+        return job.done
+
+    def _write(self) -> None:
+        """In the thread: do what waits, one transaction after the other."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy = False
+                    return
+            self._reactor.callFromThread(_tell, _together(self.engine, self._waiting))
 
 
 class Database:
@@ -108,7 +165,7 @@ class Database:
         else:
             if self._exclusive:
                 self._lock = _own(path)
-            writer = _Lane(engines.writer_engine(self._url, 1), 1, "store-writer")
+            writer = _Writer(engines.writer_engine(self._url, 1), self._reactor)
             readers = engines.reader_engine(self._url, self._threads)
             lanes = [writer, _Lane(readers, self._threads, "store-reader")]
         self._lanes = lanes
@@ -159,7 +216,10 @@ class Database:
             return fail(StoreBusy(f"{lane.pending} opérations attendent déjà la base de données."))
         lane.pending += 1
         answer: Deferred[T] = Deferred()
-        inner = self._in_thread(lane, partial(_transaction, lane.engine, work))
+        if isinstance(lane, _Writer):
+            inner = lane.submit(work)
+        else:
+            inner = self._in_thread(lane, partial(_transaction, lane.engine, work))
         inner.addBoth(self._finished, lane, answer)
         return answer
 
@@ -198,6 +258,34 @@ class Database:
 def _transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
     with engine.begin() as connection:
         return work(connection)
+
+
+def _together(engine: Engine, waiting: deque[_Job]) -> list[_Job]:
+    """Do as many of the works that wait as one transaction takes, and commit; return them, done.
+
+    One waits at least; works that come meanwhile are taken on too.
+    """
+    jobs = [waiting.popleft()]
+    limit = time.monotonic() + LONGEST_TOGETHER
+    try:
+        with engine.begin() as connection:
+            jobs[0].outcome = jobs[0].work(connection)
+            while waiting and len(jobs) < MAX_TOGETHER and time.monotonic() < limit:
+                jobs.append(waiting.popleft())
+                jobs[-1].outcome = jobs[-1].work(connection)
+    except BaseException:
+        # Whatever it is, it must not end the only writer.
+        if len(jobs) == 1:
+            jobs[0].outcome = Failure()
+        else:
+            for job in jobs:
+                job.alone(engine)
+    return jobs
+
+
+def _tell(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.done.callback(job.outcome)  # a Failure makes it an errback
 
 
 def _own(path: Path) -> int:
