@@ -9,6 +9,7 @@ random, so that the same submission is always the same bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from lxml import etree
@@ -25,6 +26,7 @@ XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 #: rim.xsd: `LongName` (Value, nodeRepresentation, ExternalIdentifier) and `FreeFormText` (LocalizedString).
 MAX_VALUE = 256
 MAX_TEXT = 1024
+_NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class ValueTooLong(PublicationError):
@@ -58,13 +60,7 @@ def localized(tag: str, text: str) -> Element:
 
 def printable(text: str) -> str:
     """Replace what XML 1.0 cannot carry, and every control character, by a blank."""
-    return "".join(c if _allowed(ord(c)) else " " for c in text)
-
-
-def _allowed(point: int) -> bool:
-    if point < 0x20 or 0x7F <= point < 0xA0 or 0xD800 <= point < 0xE000:
-        return False
-    return point not in (0xFFFE, 0xFFFF)
+    return _NOT_PRINTABLE.sub(" ", text)
 
 
 def _bounded(name: str, value: str) -> str:

@@ -17,7 +17,7 @@ from drimbox.config import Structure
 from drimbox.errors import PublicationError, ReportNotInterpretable
 from drimbox.model import Code, Identifier, Patient, RequestIds, Series, StudyAct, Visibility
 from drimbox.ports import Submission
-from drimbox.xds import codes, hl7types
+from drimbox.xds import codes, ebrim, hl7types
 from drimbox.xds.ebrim import RIM
 from drimbox.xds.manifest import read_facts
 from drimbox.xds.metadata import removal_metadata, submission_metadata
@@ -468,3 +468,11 @@ def test_the_published_manifest_is_read() -> None:
     assert facts.sop_instance_uid.startswith("1.3.2.751468943.")
     assert facts.created is not None
     assert facts.created.astimezone(UTC).year == 2023
+
+
+def test_every_character_is_kept_that_xml_carries_and_nothing_controls() -> None:
+    everything = "".join(map(chr, range(0x110000)))
+    controls = {*range(0x20), *range(0x7F, 0xA0)}
+    refused = controls | {*range(0xD800, 0xE000), 0xFFFE, 0xFFFF}
+    kept = ebrim.printable(everything)
+    assert kept == "".join(" " if ord(each) in refused else each for each in everything)
