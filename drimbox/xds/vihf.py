@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import xmlsec
 from lxml import etree
@@ -42,6 +44,8 @@ _AUTHOR_CODE = re.compile(r"(?:G\d+_)?(\d{1,4})(?:/([A-Z0-9]{1,10}))?", re.ASCII
 _PROFESSIONS = {"10": "Médecin"}
 _NORMAL_ACCESS = Code("normal", "1.2.250.1.213.1.1.4.248", "Acces normal")
 _AUTOMATON = Code("AUTOMATE", "1.2.250.1.213.1.1.4.6", "Automate")
+#: The key of each pair as xmlsec wants it: reading it again costs as much as half a signature.
+_KEYS: WeakKeyDictionary[SigningPair, Any] = WeakKeyDictionary()
 _SECRET_CONNECTION = Code("CONNEXION_SECRETE", "1.2.250.1.213.1.1.4.13", "Connexion secrète")
 
 
@@ -164,6 +168,13 @@ def _sign(root: Element, pair: SigningPair, digest: str) -> None:
     xmlsec.template.x509_data_add_certificate(x509_data)
     xmlsec.tree.add_ids(root, ["ID"])
     context = xmlsec.SignatureContext()
-    context.key = xmlsec.Key.from_memory(pair.key_pem, xmlsec.constants.KeyDataFormatPem)
-    context.key.load_cert_from_memory(pair.certificate_pem, xmlsec.constants.KeyDataFormatPem)
+    context.key = _key(pair)
     context.sign(signature)
+
+
+def _key(pair: SigningPair) -> Any:
+    if pair not in _KEYS:
+        key = xmlsec.Key.from_memory(pair.key_pem, xmlsec.constants.KeyDataFormatPem)
+        key.load_cert_from_memory(pair.certificate_pem, xmlsec.constants.KeyDataFormatPem)
+        _KEYS[pair] = key
+    return _KEYS[pair]
