@@ -169,6 +169,7 @@ class Assembly:
         self.parking = Parking(config, stores.parked, stores.audit, stores.notices)
         for queue in (stores.inbox, stores.jobs, stores.outbox):
             queue.parked = self.parking.wake
+        self.record = DmpClient(config, reactor, clock=clock, tls_policy=client_policy, run=defer)
         self._reading, self._matching, self._publishing = self._make_workers()
         storing = Storing(stores.inbox, stores.notices, clock)
         notes = ChangeNotes(storing, defer, stored=self._reading.wake)
@@ -314,10 +315,7 @@ class Assembly:
     def _make_workers(self) -> tuple[Worker[InboxMessage], Worker[FeedJob], Worker[OutboxItem]]:
         """Make one worker a queue; each wakes the next."""
         settings = self._config.feed
-        record = DmpClient(
-            self._config, self._reactor, clock=self._clock, tls_policy=client_policy, run=self._defer
-        )
-        feed, publication = self._feed(record), self._publication(record)
+        feed, publication = self._feed(self.record), self._publication(self.record)
         publish: Worker[OutboxItem] = Worker(
             "publication",
             take=lambda limit: self._stores.outbox.take(self._clock.now(), limit),

@@ -398,6 +398,8 @@ class DmpSettings:
     connect_timeout: float = 10.0
     #: Seconds one attempt may take in all.
     timeout: float = 60.0
+    #: Seconds a connection stays open between two questions; 0 for a new one each.
+    keep_alive: float = 3.0
     max_response_bytes: int = 16 * 1024 * 1024
     #: "P" production, "D" test (TD0.2 processingCode).
     processing_code: str = "P"

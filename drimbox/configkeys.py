@@ -222,6 +222,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "path": pattern(r"(?:/[A-Za-z0-9._~-]+)*", "un chemin d'URL", "/si-dmp-server/v2/services"),
         "connect_timeout": _WAIT,
         "timeout": duration(1, HOUR),
+        "keep_alive": duration(0, MINUTE),
         "max_response_bytes": size(64 * KIB, GIB),
         "processing_code": choice("P", "D"),
         "vihf_version": pattern(r"[0-9]{1,2}\.[0-9]{1,2}", "une version de VIHF", "3.0"),

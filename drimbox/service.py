@@ -109,6 +109,7 @@ class Gateway(Service):
             self._assembly.close_natives,
             self._assembly.cache.close,
             self._assembly.codecs.close,
+            self._assembly.record.close,
         ]
         self._undo += [self._stop_pools, self._stop_workers]
         self._assembly.periodics += self._guard.periodics()

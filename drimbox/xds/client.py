@@ -2,8 +2,9 @@
 
 Theory of operation. Everything a submission sends is a function of the submission; this adapter adds what
 is new at each attempt (message id, VIHF), sends it with the structure's own certificate, and hands the
-answer to `outcomes`. Making a request costs about 5 ms, so it stays on the reactor thread; an answer
-large enough to be long to parse goes through the injected `run`, and so does the making of a TLS context.
+answer to `outcomes`. Whether a request is a question, which may be put twice, is said here (`_ask`).
+Making a request costs about 5 ms, so it stays on the reactor thread; an answer large enough to be long to
+parse goes through the injected `run`, and so does the making of a TLS context.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any, Protocol, TypeVar
 from twisted.internet.defer import CancelledError
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
-from twisted.web.iweb import IPolicyForHTTPS
 
 from drimbox.config import Certificate, Config, Structure
 from drimbox.model import Report
@@ -50,7 +50,7 @@ from drimbox.xds.outcomes import (
 )
 from drimbox.xds.sender import Sender, SigningPairs, stamp_of
 from drimbox.xds.signature import signature_document
-from drimbox.xds.transport import Exchange, HttpAnswer, TlsPolicy
+from drimbox.xds.transport import Connections, Exchange, HttpAnswer, TlsPolicy
 from drimbox.xds.vihf import vihf
 
 _log = Logger()
@@ -91,7 +91,7 @@ class DmpClient:
         self._run = run
         self._new_uuid = new_uuid
         self._pairs = SigningPairs()
-        self._policies: dict[Certificate, tuple[tuple[int, ...], IPolicyForHTTPS]] = {}
+        self._connections: dict[Certificate, tuple[tuple[int, ...], Connections]] = {}
 
     async def patient_exists(self, structure: Structure, report: Report) -> Outcome:
         """TD0.2: `Accepted` when the patient's DMP exists and is open, else `Refused` (E006).
@@ -166,7 +166,9 @@ class DmpClient:
         counts as no answer: what the registry holds now has to be asked.
         """
         body = removal_metadata(self._sender(structure), removal, entry_uuid)
-        reply = await self._ask(structure, removal.report, "registry", soap.UPDATE, body)
+        sender = self._sender(structure)
+        header = self._header(sender, removal.report, "registry", soap.UPDATE)
+        reply = await self._exchange(sender, header, soap.plain_request(header, body), removal.report)
         known = _known(removal.report)
         answer = reply if isinstance(reply, Refused) else reply_or_refusal(reply, *known)
         if isinstance(answer, Refused):
@@ -199,6 +201,11 @@ class DmpClient:
         if not found and answer.status != "Success":
             raise DmpUnavailable("le DMP n'a répondu qu'en partie à la recherche", sent=True)
         return next(iter(approved or found), None)
+
+    async def close(self) -> None:
+        """Close the connections kept for the next question."""
+        for _, connections in self._connections.values():
+            await connections.close()
 
     # --- one attempt ------------------------------------------------------------------------------
 
@@ -235,14 +242,20 @@ class DmpClient:
     ) -> Reply | Refused:
         sender = self._sender(structure)
         header = self._header(sender, report, service, action)
-        return await self._exchange(sender, header, soap.plain_request(header, body), report)
+        message = soap.plain_request(header, body)
+        return await self._exchange(sender, header, message, report, question=True)
 
     async def _exchange(
-        self, sender: Sender, header: soap.Header, message: soap.HttpMessage, report: Report
+        self,
+        sender: Sender,
+        header: soap.Header,
+        message: soap.HttpMessage,
+        report: Report,
+        *,
+        question: bool = False,
     ) -> Reply | Refused:
         settings = self._settings
-        policy = await self._policy(sender.structure.authentication)
-        exchange = Exchange(self._reactor, policy, connect_timeout=settings.connect_timeout)
+        exchange = Exchange(await self._reached(sender.structure.authentication), question=question)
         http = await exchange.post(
             header.to, message, timeout=settings.timeout, max_bytes=settings.max_response_bytes
         )
@@ -264,18 +277,26 @@ class DmpClient:
             raise DmpUnavailable("réponse à une autre demande", sent=True)
         return reply
 
-    async def _policy(self, pair: Certificate) -> IPolicyForHTTPS:
-        """Return the TLS policy of a structure, made again when one of its files changed.
+    async def _reached(self, pair: Certificate) -> Connections:
+        """Return the connections of a structure, made again when one of its files changed.
 
-        OpenSSL checks a private key for tens of milliseconds, so it is made elsewhere, and kept.
+        OpenSSL checks a private key for tens of milliseconds, so its TLS is made elsewhere, and kept.
         """
-        roots = self._settings.roots
+        settings = self._settings
         try:
-            stamp = stamp_of(roots, pair.certificate, pair.key)
-            held = self._policies.get(pair)
+            stamp = stamp_of(settings.roots, pair.certificate, pair.key)
+            held = self._connections.get(pair)
             if held is None or held[0] != stamp:
-                policy = await self._run(lambda: self._tls_policy(roots, pair))
-                held = self._policies[pair] = (stamp, policy)
+                policy = await self._run(lambda: self._tls_policy(settings.roots, pair))
+                if held is not None:
+                    held[1].close()
+                made = Connections(
+                    self._reactor,
+                    policy,
+                    connect_timeout=settings.connect_timeout,
+                    keep=settings.keep_alive,
+                )
+                held = self._connections[pair] = (stamp, made)
         except Exception as error:
             if isinstance(error, CancelledError):
                 raise

@@ -1,17 +1,23 @@
 """One HTTPS POST with mutual TLS, and the truth about whether it left.
 
-Theory of operation. A new connection for every exchange, no redirect, no silent retry of the library:
-an attempt is one attempt. Twisted hands the whole request to TLS as soon as TCP is up; TLS keeps it until
-the handshake is done. So the end of the handshake, watched here, is the instant before which no byte of
-the request can have left: `Exchange.sent` is that fact, and `DmpUnavailable.sent` repeats it. One timer
-covers connection, handshake, request and answer; the answer's size is bounded while it is read.
+Theory of operation. What changes the DMP goes over a connection of its own, with no redirect and no
+silent retry of the library: an attempt is one attempt. Twisted hands the whole request to TLS as soon as
+TCP is up; TLS keeps it until the handshake is done. So the end of the handshake, watched here, is the
+instant before which no byte of the request can have left: `Exchange.sent` is that fact, and
+`DmpUnavailable.sent` repeats it. One timer covers connection, handshake, request and answer; the answer's
+size is bounded while it is read.
+
+A question changes nothing and may be put twice, so questions use again a connection that another question
+left a moment ago (`Connections`): two handshakes of three less for a publication. `sent` is then true from
+the beginning. A server may close such a connection just when it is used: the question is then put once
+more, over a new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
@@ -28,7 +34,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import alsoProvides, implementer
 
 from drimbox import __version__
@@ -39,6 +45,8 @@ from drimbox.xds.soap import HttpMessage
 T = TypeVar("T")
 #: Builds the TLS policy of a client from the roots of the server and our own pair (architecture.md rule 7).
 TlsPolicy = Callable[[Path, Certificate | None], IPolicyForHTTPS]
+#: Connections kept for questions, of one structure.
+_MAX_KEPT = 8
 
 
 @attrs.frozen
@@ -54,16 +62,53 @@ class AnswerTooLarge(Exception):
     """The answer is larger than we accept."""
 
 
-class Exchange:
-    """One POST. `sent` says whether any byte of the request may have left."""
+class Connections:
+    """How one structure reaches the DMP: its TLS, and the connections its questions have left open.
 
-    def __init__(self, reactor: Any, policy: IPolicyForHTTPS, *, connect_timeout: float) -> None:
+    `keep` is how long one stays open between two questions, in seconds; 0 for not at all.
+    """
+
+    def __init__(
+        self, reactor: Any, policy: IPolicyForHTTPS, *, connect_timeout: float, keep: float
+    ) -> None:
+        self.reactor = reactor
+        self.policy = policy
+        self.connect_timeout = connect_timeout
+        #: For what changes the DMP: a new connection each.
+        self.single = _pool(reactor, 0.0)
+        self.kept = _pool(reactor, keep)
+
+    def close(self) -> Deferred[None]:
+        """Close what is open; fires when it is."""
+        closed: Deferred[None] = self.kept.closeCachedConnections()
+        return closed
+
+
+def _pool(reactor: Any, keep: float) -> HTTPConnectionPool:
+    pool = HTTPConnectionPool(reactor, persistent=keep > 0)
+    pool.cachedConnectionTimeout = cast(int, keep)  # any number will do
+    pool.maxPersistentPerHost = _MAX_KEPT
+    # Not its own silent one: see the theory of operation.
+    pool.retryAutomatically = False
+    return pool
+
+
+class Exchange:
+    """One POST. `sent` says whether any byte of the request may have left.
+
+    `question` says that the request changes nothing, and may be put twice.
+    """
+
+    def __init__(self, connections: Connections, *, question: bool = False) -> None:
         self.sent = False
-        self._reactor = reactor
-        pool = HTTPConnectionPool(reactor, persistent=False)
-        pool.retryAutomatically = False
-        endpoints = _Endpoints(reactor, policy, connect_timeout, self._handshake_done)
-        self._agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
+        self._connections = connections
+        self._reactor = connections.reactor
+        self._expired = False
+        self._pool = connections.kept if question else connections.single
+        self._endpoints = _Endpoints(
+            connections.reactor, connections.policy, connections.connect_timeout, self._handshake_done
+        )
+        self._agent = Agent.usingEndpointFactory(connections.reactor, self._endpoints, self._pool)
 
     async def post(self, url: str, message: HttpMessage, *, timeout: float, max_bytes: int) -> HttpAnswer:
         """Send and return the answer, whatever its status; raises `DmpUnavailable`.
@@ -72,24 +117,22 @@ class Exchange:
         """
         if not url.startswith("https://"):
             raise self._unavailable("adresse qui n'est pas en https")
-        expired = False
         work = ensureDeferred(self._post(url, message, max_bytes))
 
         def expire() -> None:
-            nonlocal expired
-            expired = True
+            self._expired = True
             work.cancel()
 
         timer = self._reactor.callLater(timeout, expire)
         try:
             return await work
         except CancelledError:
-            if not expired:
+            if not self._expired:
                 raise
             raise self._unavailable("délai dépassé") from None
         except DmpUnavailable:
             # Cancelled half-way, the library may report a cut connection instead.
-            if expired:
+            if self._expired:
                 raise self._unavailable("délai dépassé") from None
             raise
         finally:
@@ -100,6 +143,27 @@ class Exchange:
         self.sent = True
 
     async def _post(self, url: str, message: HttpMessage, max_bytes: int) -> HttpAnswer:
+        response = await self._respond(url, message)
+        collector = _Collector(max_bytes)
+        response.deliverBody(collector)
+        body = await self._network(collector.done)
+        content_type = response.headers.getRawHeaders("Content-Type") or [""]
+        return HttpAnswer(response.code, str(content_type[0]), body)
+
+    async def _respond(self, url: str, message: HttpMessage) -> IResponse:
+        request, used = self._request(url, message)
+        try:
+            return await self._network(request)
+        except DmpUnavailable:
+            if not used or self._expired:
+                raise
+        # Closed by the DMP while nobody used it; so may the others be.
+        self._pool.closeCachedConnections().addErrback(lambda _: None)
+        request, _ = self._request(url, message)
+        return await self._network(request)
+
+    def _request(self, url: str, message: HttpMessage) -> tuple[Deferred[IResponse], bool]:
+        """Send; say too whether that was over a connection used before."""
         headers = Headers(
             {
                 "Content-Type": [message.content_type],
@@ -107,13 +171,11 @@ class Exchange:
                 "Accept": ["multipart/related, application/soap+xml"],
             }
         )
+        before = self._endpoints.connections
         request = self._agent.request(b"POST", url.encode("ascii"), headers, _Bytes(message.body))
-        response = await self._network(request)
-        collector = _Collector(max_bytes)
-        response.deliverBody(collector)
-        body = await self._network(collector.done)
-        content_type = response.headers.getRawHeaders("Content-Type") or [""]
-        return HttpAnswer(response.code, str(content_type[0]), body)
+        used = self._endpoints.connections == before
+        self.sent = self.sent or used
+        return request, used
 
     async def _network(self, deferred: Deferred[T]) -> T:
         """Wait for the network; every failure of its is "unavailable", and only those."""
@@ -155,22 +217,29 @@ class _Endpoints:
         self._policy = policy
         self._timeout = timeout
         self._handshake_done = handshake_done
+        #: Connections begun.
+        self.connections = 0
 
     def endpointForURI(self, uri: Any) -> Any:
         tcp = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port, timeout=self._timeout)
         creator: Any = self._policy.creatorForNetloc(uri.host, uri.port)
-        return _Watched(wrapClientTLS(creator, tcp), self._handshake_done)
+        return _Watched(wrapClientTLS(creator, tcp), self)
+
+    def begun(self) -> Callable[[], None]:
+        """Count a connection; return what to call at the end of its handshake."""
+        self.connections += 1
+        return self._handshake_done
 
 
 class _Watched:
     """An endpoint whose protocols are told of the end of the handshake."""
 
-    def __init__(self, endpoint: Any, handshake_done: Callable[[], None]) -> None:
+    def __init__(self, endpoint: Any, endpoints: _Endpoints) -> None:
         self._endpoint = endpoint
-        self._handshake_done = handshake_done
+        self._endpoints = endpoints
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        deferred: Deferred[Any] = self._endpoint.connect(_Watching(factory, self._handshake_done))
+        deferred: Deferred[Any] = self._endpoint.connect(_Watching(factory, self._endpoints.begun()))
         return deferred
 
 

@@ -55,7 +55,10 @@ class _Connection(Protocol):
             self.transport.abortConnection()
         elif isinstance(answer, bytes):
             self.transport.write(answer)
-            self.transport.loseConnection()
+            if self.factory.persistent:
+                self._data, self._answered = b"", False
+            else:
+                self.transport.loseConnection()
 
 
 class ScriptedDmp(Factory):
@@ -64,9 +67,11 @@ class ScriptedDmp(Factory):
     protocol = _Connection
     noisy = False
 
-    def __init__(self, script: Script, *, cut_early: bool = False) -> None:
+    def __init__(self, script: Script, *, cut_early: bool = False, persistent: bool = False) -> None:
         self.script = script
         self.cut_early = cut_early
+        #: Leave connections open for the next request.
+        self.persistent = persistent
         self.requests: list[bytes] = []
         self.peers: list[str | None] = []
         self.connections: list[Any] = []
