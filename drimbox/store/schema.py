@@ -84,6 +84,11 @@ metadata = MetaData(
 )
 
 
+#: What taking a row looks at. An index that holds it behind the order of the queue gives the first rows
+#: that may be taken without reading any row, which may be megabytes long, nor all those that wait.
+_TURN = ("due_at", "holder", "held_until")
+
+
 def _queue_columns() -> list[Any]:
     """Columns common to the queues; see the module's theory of operation."""
     return [
@@ -118,8 +123,8 @@ inbox = Table(
     Column("error_code", Text),
     Column("error_detail", Text),
     *_queue_columns(),
-    Index(None, "state", "due_at"),
-    Index(None, "state", "ris", "id"),
+    Index(None, "state", "id", *_TURN),
+    Index(None, "state", "ris", "id", "last_error"),
     sqlite_autoincrement=True,
 )
 
@@ -137,7 +142,7 @@ feed_job = Table(
     Column("purpose", String(16), nullable=False, server_default="match"),
     *_queue_columns(),
     UniqueConstraint("message_id", "study_uid"),
-    Index(None, "state", "due_at"),
+    Index(None, "state", "message_id", "id", *_TURN),
     Index(None, "state", "study_uid", "id"),
     # The last job of a study.
     Index(None, "study_uid", "id"),
@@ -243,7 +248,7 @@ outbox = Table(
     Column("error_text", Text),
     *_queue_columns(),
     Index(None, "kos_id"),
-    Index(None, "state", "due_at"),
+    Index(None, "state", "id", *_TURN, "study_uid"),
     Index(None, "state", "study_uid", "id"),
     sqlite_autoincrement=True,
 )
