@@ -178,7 +178,7 @@ class Archive:
 
 def _load(query: Select[Any], connection: Connection) -> list[ArchivedKos]:
     rows = connection.execute(query).all()
-    reports = _reports(connection, [row.id for row in rows])
+    reports = _reports(connection, [row.id for row in rows]) if rows else {}
     return [_kos(row, reports.get(row.id, ())) for row in rows]
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from drimbox.ports import AuditEvent, Clock
 from drimbox.store import codec
@@ -30,6 +30,10 @@ from drimbox.store.schema import GENESIS, audit, audit_head
 #: Rows one search may return, and rows verified in one transaction.
 MAX_SEARCH = 10_000
 _BATCH = 1000
+#: The statements of one more link, made once: every exchange with the DMP adds one.
+_LAST = select(audit_head.c.last_id, audit_head.c.hash).with_for_update()
+_ADD = insert(audit)
+_MOVE = update(audit_head).values(last_id=bindparam("number"), hash=bindparam("link"))
 
 
 @attrs.frozen
@@ -79,26 +83,25 @@ class AuditStore:
 
     def _append(self, event: AuditEvent, plain: Any, connection: Connection) -> None:
         # FOR UPDATE: on PostgreSQL the other nodes wait here; SQLite has one writer anyway.
-        last = connection.execute(select(audit_head.c.last_id, audit_head.c.hash).with_for_update()).one()
+        last = connection.execute(_LAST).one()
         number = last.last_id + 1
         # Read inside the turn: instants follow the order of the chain as far as the clock does.
         instant = self._clock.now()
         payload = codec.canonical({"id": number, "instant": codec.to_plain(instant), "event": plain})
         link = _link(last.hash, payload)
-        connection.execute(
-            insert(audit).values(
-                id=number,
-                instant=instant,
-                event_id=event.event_id,
-                outcome=event.outcome,
-                patient_ins=codec.clip(event.patient_ins),
-                study_uid=codec.clip(event.study_uid),
-                payload=payload,
-                prev_hash=last.hash,
-                hash=link,
-            )
-        )
-        connection.execute(update(audit_head).values(last_id=number, hash=link))
+        row = {
+            "id": number,
+            "instant": instant,
+            "event_id": event.event_id,
+            "outcome": event.outcome,
+            "patient_ins": codec.clip(event.patient_ins),
+            "study_uid": codec.clip(event.study_uid),
+            "payload": payload,
+            "prev_hash": last.hash,
+            "hash": link,
+        }
+        connection.execute(_ADD, row)
+        connection.execute(_MOVE, {"number": number, "link": link})
 
     async def search(
         self,
