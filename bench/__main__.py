@@ -4,6 +4,9 @@ Each PACS in turn is started and loaded, a gateway is started before it, then ev
 runs. A PACS or peer that is not installed is named and left out, a measure that fails is named with its
 reason, and the run goes on: a figure is measured or absent, never made up. The exit status says whether
 everything was measured that could be.
+
+The feed (`--only feed`) is measured apart, without any PACS, and has results of its own: it takes longer
+than all the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,9 +23,12 @@ from pathlib import Path
 import click
 
 from bench.baseline import measure_receivers
+from bench.drain import measure_drain
+from bench.feed import measure_bursts, measure_large_reports, measure_latency
 from bench.first import measure_first
 from bench.gateway import Gateway
 from bench.growth import measure_growth, measure_memory, measure_tiny
+from bench.kosarchive import measure_archive
 from bench.machine import describe, measure_again, measure_machine
 from bench.native import measure_native
 from bench.parallel import measure_parallel
@@ -36,7 +42,7 @@ from bench.transcoding import measure_codecs, measure_transcoded
 from drimbox.sim.peers import PeerMissing
 
 FOLDER = Path(__file__).parent / "results"
-LATEST, QUICK_RUN = FOLDER / "latest.json", FOLDER / "quick.json"
+LATEST, QUICK_RUN, FEED_RUN = (FOLDER / f"{name}.json" for name in ("latest", "quick", "feed"))
 
 #: Measures of one gateway before one PACS, all of the same one.
 MEASURES: dict[str, Callable[[Site, Gateway], None]] = {
@@ -60,6 +66,14 @@ ONCE = frozenset({"memory", "native"})
 #: Measures without a PACS.
 ALONE = ("codecs",)
 ALL = (*MEASURES, *APART, *ALONE)
+#: Measures of the feed, all of which are meant by `feed`.
+FEED: dict[str, Callable[[Results, Plan, Path], None]] = {
+    "latency": measure_latency,
+    "bursts": measure_bursts,
+    "large-reports": measure_large_reports,
+    "archive": measure_archive,
+    "drain": measure_drain,
+}
 
 
 def measure_pacs(
@@ -106,7 +120,12 @@ def _folder(name: str) -> Iterator[Path]:
 @click.command()
 @click.option("--quick", is_flag=True, help="Petites tailles : vérifier que tout fonctionne.")
 @click.option("--pacs", "names", multiple=True, type=click.Choice(PACS_NAMES), help="Tous par défaut.")
-@click.option("--only", multiple=True, type=click.Choice(ALL), help="Mesures voulues ; toutes par défaut.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice((*ALL, "feed", *FEED)),
+    help="Mesures voulues ; par défaut toutes celles des livraisons.",
+)
 @click.option("--dcmtk/--no-dcmtk", default=True, help="Mesurer aussi le récepteur de DCMTK (une minute).")
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Fichier JSON des résultats."
@@ -114,17 +133,44 @@ def _folder(name: str) -> Iterator[Path]:
 def main(
     quick: bool, names: tuple[str, ...], only: tuple[str, ...], dcmtk: bool, output: Path | None
 ) -> None:
-    """Mesurer la passerelle et ce à quoi on la compare."""
+    """Mesurer la passerelle et ce à quoi on la compare ; `--only feed` : l'alimentation."""
     plan = QUICK if quick else Plan(dcmtk=dcmtk)
-    wanted = frozenset(only or ALL)
+    wanted = frozenset(FEED if "feed" in only else ()) | frozenset(only or ALL) - {"feed"}
     results = Results(quick=quick)
     _attempt(results, "machine", lambda: measure_machine(results))
+    measured = measure_feed(results, plan, wanted)
+    if wanted - FEED.keys():
+        measured += measure_deliveries(results, plan, wanted, names or PACS_NAMES)
+    _attempt(results, "machine", lambda: measure_again(results))
+    # A run that was not whole does not take the place of one that was.
+    whole = FEED_RUN if wanted == FEED.keys() else FOLDER / "partial.json" if names or only else LATEST
+    path = output or (QUICK_RUN if quick else whole)
+    results.write(path, describe())
+    print(results.table())
+    _say(f"résultats dans {path}")
+    if results.failed or not measured:
+        sys.exit(1)
+
+
+def measure_feed(results: Results, plan: Plan, wanted: frozenset[str]) -> int:
+    """Measure what is wanted of the feed; return how many measures that was."""
+    names = [name for name in FEED if name in wanted]
+    for name in names:
+        with _folder(name) as folder:
+            _attempt(results, name, partial(FEED[name], results, plan, folder))
+        # It takes half an hour: whoever cuts it short keeps what there is.
+        results.write(FOLDER / "partial.json", describe())
+    return len(names)
+
+
+def measure_deliveries(results: Results, plan: Plan, wanted: frozenset[str], names: Sequence[str]) -> int:
+    """Measure what is wanted before every PACS named; return how many of them were there."""
     _say("examens")
     studies = make_studies(plan)
     results.add("study.instances", len(studies.reference.instances), "images")
     results.add("study.size", studies.reference.size / 1e6, "MB")
     measured = 0
-    for name in names or PACS_NAMES:
+    for name in names:
         try:
             measure_pacs(name, studies, plan, results, wanted, first=not measured)
             measured += 1
@@ -135,15 +181,7 @@ def main(
     if "codecs" in wanted:
         with _folder("codecs") as folder:
             _attempt(results, "codecs", lambda: measure_codecs(results, plan, folder))
-    _attempt(results, "machine", lambda: measure_again(results))
-    # A run that was not whole does not take the place of one that was.
-    part = bool(names or only)
-    path = output or (QUICK_RUN if quick else FOLDER / "partial.json" if part else LATEST)
-    results.write(path, describe())
-    print(results.table())
-    _say(f"résultats dans {path}")
-    if results.failed or not measured:
-        sys.exit(1)
+    return measured
 
 
 def _say(text: str) -> None:

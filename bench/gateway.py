@@ -2,9 +2,9 @@
 
 `Gateway` is the bench's handle. The process behind it (`python -m bench.gateway`) runs a
 `drimbox.sim.stand.Stand`: the simulated DMP and Pro Santé Connect, and `twistd drimbox` as a child. It
-publishes studies through their report, as in real life, and mints tokens; clients are processes that the
-bench starts itself (`bench.consumers`). So any measure can be made on a gateway that is up and warm, in
-any order, beside whatever it is compared with.
+publishes studies through their report, as in real life, mints tokens, and notes when each request reached
+the DMP; clients are processes that the bench starts itself (`bench.consumers`, `bench.ris`). So any
+measure can be made on a gateway that is up and warm, in any order, beside whatever it is compared with.
 
 What is configured beyond the defaults of an installation is in `settings_for`: as many AE titles as
 deliveries at once, and limits that let them run. Mutual TLS, whitelist and introspection are on.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -25,14 +26,23 @@ from twisted.protocols.basic import LineReceiver
 
 from bench.move import Archive
 from bench.program import Program, say
+from bench.ris import message
+from drimbox.assembly import SystemClock
 from drimbox.config import WadoSettings
+from drimbox.sim.peers import LOOPBACK
 from drimbox.sim.ris import SimAct, SimMessage, SimReport, build_message
 from drimbox.sim.stand import PacsAddress, Stand
 from drimbox.sim.studies import GeneratedStudy
+from drimbox.store.database import Database
+from drimbox.store.inbox import Inbox
 
 JPEG_LS = "1.2.840.10008.1.2.4.80"
 #: Seconds a study may take from its report to its KOS in the archive.
 _PUBLICATION = 240.0
+#: Seconds a gateway may take to start.
+_START = 120.0
+#: Reports of a backlog stored at once.
+_TOGETHER = 50
 
 Extra = Mapping[str, Mapping[str, str]]
 
@@ -62,7 +72,8 @@ class Gateway:
     """A running gateway in front of one PACS; a context manager.
 
     `port` is where it listens for the AE titles of `pool`, `options` go to `twistd`; what is in `publish`
-    has been published once it is entered, any other study is when it is first asked for.
+    has been published once it is entered, any other study is when it is first asked for. `backlog`
+    reports (of `bench.ris`, from number 0) are in the inbox when it starts.
     """
 
     def __init__(
@@ -75,6 +86,7 @@ class Gateway:
         options: Sequence[str] = (),
         extra: Extra | None = None,
         publish: Sequence[GeneratedStudy] = (),
+        backlog: int = 0,
     ) -> None:
         pacs_settings, more = settings_for(len(pool))
         for section, keys in (extra or {}).items():
@@ -89,6 +101,7 @@ class Gateway:
             "settings": pacs_settings,
             "extra": more,
             "options": list(options),
+            "backlog": backlog,
         }
         self._studies = tuple(publish)
         self._program = Program("bench.gateway", log=folder / "stand.log", timeout=_PUBLICATION)
@@ -116,6 +129,30 @@ class Gateway:
     def pid(self) -> int:
         """Process number of the gateway itself."""
         return int(self._facts["pid"])
+
+    @property
+    def world_pid(self) -> int:
+        """Process number of the simulated DMP (and of Pro Santé Connect, idle while reports come)."""
+        return self._program.pid
+
+    @property
+    def hl7_port(self) -> int:
+        """Port on which it listens for reports."""
+        return int(self._facts["hl7"])
+
+    @property
+    def admin_port(self) -> int:
+        """Port of its admin listener."""
+        return int(self._facts["admin"])
+
+    @property
+    def database(self) -> Path:
+        """Its store, to be read only."""
+        return self.folder / "state" / "drimbox.db"
+
+    def arrivals(self) -> list[tuple[str, float]]:
+        """Return transaction and instant (monotonic clock) of each request to the DMP since last asked."""
+        return [(transaction, at) for transaction, at in self._program.ask(arrivals=True)["arrivals"]]
 
     def publish(self, study: GeneratedStudy) -> None:
         """Feed a study through its report and wait until its KOS is published."""
@@ -169,6 +206,7 @@ class _Behind:
         self._reactor = reactor
         self._lines = _Lines()
         self._published = 0
+        self._arrivals: list[tuple[str, float]] = []
 
     async def run(self) -> None:
         stdio.StandardIO(self._lines)
@@ -184,12 +222,17 @@ class _Behind:
             options=order["options"],
         )
         await stand.start()
+        stand.dmp.arrived = lambda transaction: self._arrivals.append((transaction, time.monotonic()))
         try:
-            await stand.start_gateway()
+            if order["backlog"]:
+                await fill_inbox(self._reactor, folder / "state", order["backlog"])
+            await stand.start_gateway(seconds=_START)
             pair = stand.consumer()
             say(
                 pid=stand.pid,
                 port=stand.wado_port,
+                hl7=stand.hl7_port,
+                admin=stand.admin_port,
                 name=stand.sites[0],
                 roots=str(stand.pki.roots),
                 certificate=str(pair.certificate),
@@ -213,6 +256,9 @@ class _Behind:
         try:
             if "publish" in order:
                 say(kos=await self._publish(stand, order["publish"]))
+            elif "arrivals" in order:
+                arrivals, self._arrivals = self._arrivals, []
+                say(arrivals=arrivals)
             else:
                 say(token=stand.token())
         except Exception as error:  # the bench must hear of whatever goes wrong
@@ -234,6 +280,24 @@ class _Behind:
         while not _archived(stand, kos):
             await task.deferLater(self._reactor, 0.05)
         return kos
+
+
+async def fill_inbox(reactor: Any, state: Path, count: int) -> None:
+    """Store `count` reports as a gateway that has had no time for them: received, not read."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(f"sqlite:///{state / 'drimbox.db'}", reactor=reactor)
+    await database.open()
+    try:
+        inbox = Inbox(database, clock=SystemClock())
+        for first in range(0, count, _TOGETHER):
+            numbers = range(first, min(first + _TOGETHER, count))
+            adding = [
+                inbox.add(ris="RIS", peer=LOOPBACK, control_id=str(number), raw=message(number))
+                for number in numbers
+            ]
+            await defer.gatherResults([defer.Deferred.fromCoroutine(one) for one in adding])
+    finally:
+        await database.close()
 
 
 def _archived(stand: Stand, kos: str) -> bool:

@@ -34,6 +34,22 @@ class Plan:
     workers: tuple[int, ...] = (1, 2)
     #: Measure DCMTK's own receiver (`movescu +P`), which takes a minute.
     dcmtk: bool = True
+    #: The feed: reports followed one by one; reports of a burst, and bursts for each number of connections.
+    feed_repeat: int = 15
+    feed_burst: int = 300
+    feed_bursts: int = 3
+    feed_connections: tuple[int, ...] = (1, 4)
+    #: Series of the studies of the feed, and images in each, of small and of large ones.
+    feed_series: int = 2
+    feed_instances: int = 10
+    feed_large_instances: int = 150
+    feed_large_burst: int = 60
+    #: Reports of 10 MB.
+    feed_large_reports: int = 20
+    #: Reports in the inbox at the start of a drain.
+    feed_backlog: int = 10_000
+    #: KOS in the archive.
+    archived: int = 1_000_000
 
 
 QUICK = Plan(
@@ -49,4 +65,13 @@ QUICK = Plan(
     slow_rate=4_000_000.0,
     codec_seconds=0.3,
     dcmtk=False,
+    feed_repeat=3,
+    feed_burst=20,
+    feed_bursts=1,
+    feed_connections=(1, 4),
+    feed_large_instances=30,
+    feed_large_burst=5,
+    feed_large_reports=2,
+    feed_backlog=100,
+    archived=5_000,
 )

@@ -1,7 +1,8 @@
 """`python -m bench.report`: put the figures of the last run into docs/performance.md.
 
 The document is written by hand but for what stands between two comments, `<!-- figures: ... -->` and
-`<!-- end -->`: that is replaced by tables made from `bench/results/latest.json` and `profile.json`. A
+`<!-- end -->`: that is replaced by tables made from `bench/results/latest.json`, `feed.json` and
+`profile.json`. A
 figure that the run does not have is a dash, one that misses its target is marked, and what failed is
 listed: nothing here rounds a miss into a hit.
 """
@@ -15,69 +16,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.feedreport import FEED_SECTIONS
+from bench.figures import Figures, table
+from bench.machine import FREE
 from bench.profile import PROFILE
 from bench.program import ROOT
-from bench.targets import target_of
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-LATEST = Path(__file__).parent / "results" / "latest.json"
+LATEST, FEED_RUN = (Path(__file__).parent / "results" / f"{name}.json" for name in ("latest", "feed"))
 _SECTION = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PACS = ("dcmqrscp", "orthanc")
-#: Part of its cores that a machine with nothing else to do gives.
-_FREE = 0.85
-
-
-class Figures:
-    """The figures of one run, by name."""
-
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
-        self._results = {each["name"]: each for each in document["results"]}
-
-    def value(self, name: str) -> float | None:
-        """Return a figure, None when there is none."""
-        found = self._results.get(name)
-        return None if found is None else float(found["value"])
-
-    def cell(self, name: str) -> str:
-        """Write a figure: a dash when there is none, bold and marked when it misses its target."""
-        found = self._results.get(name)
-        if found is None:
-            return "–"
-        text = _written(found["value"], found["unit"])
-        return text if found.get("met", True) else f"**{text}** ✗"
-
-    def target(self, *names: str) -> str:
-        """Write the target of the first of these figures that has one."""
-        for name in names:
-            bound, found = target_of(name), self._results.get(name)
-            if bound is not None and found is not None:
-                sign, limit = ("≤", bound.at_most) if bound.at_most is not None else ("≥", bound.at_least)
-                return f"{sign} {_written(limit or 0.0, found['unit'])}"
-        return ""
-
-    def numbers(self, pattern: str) -> list[str]:
-        """Return what stands for `(...)` in the names that fit, once each, in order."""
-        found = (re.fullmatch(pattern, name) for name in self._results)
-        return list(dict.fromkeys(match[1] for match in found if match))
-
-
-def _written(value: float, unit: str) -> str:
-    if unit == "s":
-        return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.2f} s"
-    if unit == "ratio":
-        return f"{value:.2f}"
-    digits = 0 if abs(value) >= 100 else 1
-    return f"{value:.{digits}f} {unit}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _by_pacs(figures: Figures, rows: Sequence[tuple[str, str]]) -> str:
-    return _table(
+    return table(
         ("", "target", *_PACS),
         [
             (
@@ -108,7 +60,7 @@ def machine(figures: Figures) -> str:
 def _disturbed(figures: Figures, cores: int) -> str:
     """Warn when the cores were not all free."""
     scaling = figures.value("machine.scaling")
-    if scaling is None or scaling >= _FREE * cores:
+    if scaling is None or scaling >= FREE * cores:
         return ""
     return (
         " **The machine had other work, or its cores are not whole ones: what needs several processes at "
@@ -157,11 +109,11 @@ def rivals(figures: Figures) -> str:
         ("our time over that", "native.read_ratio"),
         ("our time over that of the archive's own DICOMweb", "native.dicomweb_ratio"),
     ]
-    table = _table(
+    wide = table(
         ("native profile, Orthanc read in place (DB.SO.165)", ""),
         [(title, figures.cell(name)) for title, name in native],
     )
-    return f"{_by_pacs(figures, rows)}\n{table}"
+    return f"{_by_pacs(figures, rows)}\n{wide}"
 
 
 def growth(figures: Figures) -> str:
@@ -181,7 +133,7 @@ def growth(figures: Figures) -> str:
         ("the same, bare C-MOVE", "tiny.bare_rate"),
         ("the one's time over the other's", "tiny.ratio"),
     ]
-    memory = _table(
+    memory = table(
         ("memory of the gateway", ""),
         [
             ("idle", figures.cell("memory.idle")),
@@ -189,8 +141,8 @@ def growth(figures: Figures) -> str:
             ("above that, a client that reads 1 MB/s of 20 MB", figures.cell("memory.slow_client")),
         ],
     )
-    table = _table(("PACS", "instances", *_GROWTH), rows)
-    return f"{table}\n{_by_pacs(figures, more)}\n{memory}"
+    wide = table(("PACS", "instances", *_GROWTH), rows)
+    return f"{wide}\n{_by_pacs(figures, more)}\n{memory}"
 
 
 _GROWTH = {
@@ -223,7 +175,7 @@ def parallel(figures: Figures) -> str:
     head = [
         f"{name} ({figures.target(*targets)})" if key == "kept" else name for name, key in _PARALLEL.items()
     ]
-    return _table(("PACS", "at once", *head), rows)
+    return table(("PACS", "at once", *head), rows)
 
 
 def transcoding(figures: Figures) -> str:
@@ -241,12 +193,12 @@ def transcoding(figures: Figures) -> str:
         for number in workers
         for unit in ("", ", MB/s")
     ]
-    table = _table(("pair", *head, "scaling"), rows)
+    wide = table(("pair", *head, "scaling"), rows)
     more = [
         ("first transcoded image at the client", "transcoded.first_image"),
         ("a transcoded series at the client", "transcoded.rate"),
     ]
-    return f"{table}\n{_by_pacs(figures, more)}"
+    return f"{wide}\n{_by_pacs(figures, more)}"
 
 
 def missing(figures: Figures) -> str:
@@ -263,7 +215,7 @@ def profile(document: dict[str, Any] | None) -> str:
     native = document["native"]
     if "shares" in native:
         shares = [(kind, f"{100 * share:.0f} %") for kind, share in native["shares"].items()]
-        above = _table(("processor time of the gateway", "share"), shares)
+        above = table(("processor time of the gateway", "share"), shares)
     else:
         above = f"Not sampled from outside: {native['why']}.\n"
     python = document["python"]
@@ -271,7 +223,7 @@ def profile(document: dict[str, Any] | None) -> str:
         (f"`{each['name']}`", f"{100 * each['share']:.1f} %", f"{each['calls_per_image']:.1f}")
         for each in python["functions"]
     ]
-    below = _table(("function (its own time, under cProfile)", "share", "calls per image"), rows)
+    below = table(("function (its own time, under cProfile)", "share", "calls per image"), rows)
     count = f"{python['calls_per_image']:.0f} calls of functions, C ones included, for one image:"
     return f"{above}\n{count}\n\n{below}"
 
@@ -287,13 +239,23 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
 }
 
 
-def filled(text: str, results: dict[str, Any], profiled: dict[str, Any] | None) -> str:
-    """Return the document with every section made anew. Raises `KeyError` for a section nobody knows."""
+def filled(
+    text: str, results: dict[str, Any], profiled: dict[str, Any] | None, fed: dict[str, Any] | None = None
+) -> str:
+    """Return the document with every section made anew. Raises `KeyError` for a section nobody knows.
+
+    `fed` are the results of the feed.
+    """
     figures = Figures(results)
 
     def section(match: re.Match[str]) -> str:
         name = match[2]
-        body = profile(profiled) if name == "profile" else SECTIONS[name](figures)
+        if name == "profile":
+            body = profile(profiled)
+        elif name in FEED_SECTIONS:
+            body = FEED_SECTIONS[name](Figures(fed)) if fed is not None else "The feed was not measured.\n"
+        else:
+            body = SECTIONS[name](figures)
         return f"{match[1]}\n{body}\n{match[3]}"
 
     return _SECTION.sub(section, text)
@@ -302,8 +264,10 @@ def filled(text: str, results: dict[str, Any], profiled: dict[str, Any] | None) 
 def main() -> None:
     """Fill the document from the results named, `latest.json` by default."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else LATEST
-    profiled = json.loads(PROFILE.read_text()) if PROFILE.exists() else None
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), json.loads(path.read_text()), profiled))
+    profiled, fed = (
+        json.loads(file.read_text()) if file.exists() else None for file in (PROFILE, FEED_RUN)
+    )
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), json.loads(path.read_text()), profiled, fed))
     print(f"{DOCUMENT} : chiffres de {path}")
 
 

@@ -47,6 +47,15 @@ TARGETS: Final = (
     # The national limits (DB.SO.113, DB.SO.100), in seconds.
     Target(r"(dcmqrscp|orthanc|native)\.study", at_most=17.0),
     Target(r"native\.first_image", at_most=2.0),
+    # The feed.
+    Target(r"feed\.latency\.(large\.)?dmp", at_most=0.5),
+    Target(r"feed\.accept\.\d+\.rate", at_least=100.0),
+    Target(r"feed\.publications", at_least=20.0),
+    # It must not sink while the tables grow: by a tenth at the most.
+    Target(r"drain\.kept", at_least=0.9),
+    Target(r"archive\.lookup(_p99)?", at_most=0.005),
+    # Constant memory: a few batches and the numbers of a month, whatever the archive.
+    Target(r"(export\.memory|archive\.walk_memory)", at_most=32.0),
 )
 
 

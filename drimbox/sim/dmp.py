@@ -91,6 +91,8 @@ class DmpServer:
     ) -> None:
         self.service = service
         self.script = Script()
+        #: Told the transaction of each request once its last byte is here.
+        self.arrived: Callable[[str], None] = lambda transaction: None
         self._reactor, self._clock, self._host = reactor, clock, host
         context = ServerContext(pair, client_roots, client_crls)
         self._listener = TlsListener(reactor, _DmpResource(self), context, host, port)
@@ -165,6 +167,7 @@ class DmpServer:
         """Treat one request as the script says."""
         service, now = self.service, self._clock()
         transaction = service.identify(request)
+        self.arrived(transaction)
         behaviour = self.script.next(transaction)
         kind = behaviour.kind
         if kind is Kind.ERROR_AFTER:
