@@ -190,6 +190,14 @@ class SpeedTestSettings:
 
 
 @attrs.frozen
+class SiteResyncSettings:
+    """`[site.resync]`: how the link with the archive of one site is verified (DB.SO.28)."""
+
+    #: StudyInstanceUID that it always holds; None: some study that the walk has just found.
+    control_study: str | None = None
+
+
+@attrs.frozen
 class Certificate:
     """A PEM certificate (with its chain) and its private key."""
 
@@ -244,6 +252,7 @@ class Site:
     #: Roots of SOP Instance UIDs that stay inside: left out of KOS and deliveries (DB.SO.199, 200).
     excluded_uid_roots: tuple[str, ...] = ()
     speedtest: SpeedTestSettings = SpeedTestSettings()
+    resync: SiteResyncSettings = SiteResyncSettings()
     #: None when the images are in a PACS.
     native: Native | None = None
 
@@ -501,6 +510,20 @@ class NotificationSettings:
     webhook: WebhookSettings | None = None
 
 
+class ResyncSettings:
+    """`[resync]`: walks over the archive of KOS (DB.SO.28, DB.SO.31)."""
+
+    #: Hours of the day, local time, in which a walk may work: "22:00-05:00"; empty is any time.
+    hours: tuple[str, ...] = ()
+    #: Studies a second, and at once.
+    rate: float = 10.0
+    parallel: int = 2
+    #: Part of the studies judged that may be withdrawn without an administrator's word.
+    max_removed_share: float = 0.05
+    #: As many may always be, however small the archive.
+    max_removed: int = 5
+
+
 @attrs.frozen
 class Config:
     """The whole file."""
@@ -523,3 +546,4 @@ class Config:
     homologation: HomologationSettings = HomologationSettings()
     feed: FeedSettings = FeedSettings()
     notifications: NotificationSettings = NotificationSettings()
+    resync: ResyncSettings = ResyncSettings()

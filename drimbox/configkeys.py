@@ -27,6 +27,7 @@ from drimbox.configrules import (
     listen_address,
     mail_address,
     network,
+    number,
     origin,
     path,
     pattern,
@@ -131,6 +132,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "poll": duration(1, DAY),
     },
     config.SpeedTestSettings: {"study": uid(), "enabled": boolean(), "period": duration(MINUTE, 7 * DAY)},
+    config.SiteResyncSettings: {"control_study": uid()},
     config.Certificate: {"certificate": path(), "key": path()},
     config.Structure: {
         "id": pattern(r"[0-9A-Za-z]{9,15}", "un identifiant national de structure", "1470003641"),
@@ -274,5 +276,19 @@ RULES: dict[type, dict[str, Rule]] = {
         "retry_first": _RETRY,
         "retry_max": _RETRY,
         "max_failures": integer(2, 1000),
+    },
+    config.ResyncSettings: {
+        "hours": several(
+            pattern(
+                r"(?!(.{5})-\1)(?:[01][0-9]|2[0-3]):[0-5][0-9]-(?:[01][0-9]|2[0-3]):[0-5][0-9]",
+                "une plage d'heures",
+                "22:00-05:00",
+            ),
+            most=48,
+        ),
+        "rate": number(0.01, 1000),
+        "parallel": integer(1, 16),
+        "max_removed_share": number(0, 1),
+        "max_removed": integer(0, 1_000_000),
     },
 }

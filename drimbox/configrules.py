@@ -130,6 +130,20 @@ def integer(low: int, high: int) -> Rule:
     return Rule(f"entier {limits}", read)
 
 
+def number(low: float, high: float) -> Rule:
+    """A number, with or without decimals, from `low` to `high`, both allowed."""
+    limits = f"de {_number(low)} à {_number(high)}"
+
+    def read(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Rejected(f"{show(value)} n'est pas un nombre", f"écrire un nombre {limits}")
+        if not low <= value <= high:  # false for NaN too
+            raise Rejected(f"{show(value)} n'est pas {limits}", f"écrire un nombre {limits}")
+        return float(value)
+
+    return Rule(f"nombre {limits}", read)
+
+
 def port() -> Rule:
     """A TCP port."""
 

@@ -83,6 +83,15 @@ class Pacses(Protocol):
         Raises `PacsCommunicationError` (E003) when the PACS is silent, refuses or talks nonsense.
         """
 
+    async def echo(self, pacs: Pacs) -> None:
+        """Verify the link (C-ECHO). Raises `PacsCommunicationError`."""
+
+    async def holds(self, pacs: Pacs, study_uid: str) -> bool:
+        """Say whether a C-FIND lists instances of the study, whatever their classes.
+
+        Raises `PacsCommunicationError`.
+        """
+
 
 #: In the place of the RIS of a message that an archive of another DRIMbox brought (no RIS can be called
 #: so), and of the digest of its manifest, of which nobody knows how it would compare.
@@ -466,6 +475,12 @@ class ImageArchive(Protocol):
 
         Raises `PacsCommunicationError` (E003).
         """
+
+    async def verify(self) -> None:
+        """Verify that it answers at all. Raises `PacsCommunicationError`."""
+
+    async def holds(self, study_uid: str) -> bool:
+        """Say whether it lists instances of the study. Raises `PacsCommunicationError`."""
 
     def retrieval(self, receiver: MoveReceiver, needed: Collection[str] | None = None) -> MoveRun:
         """Prepare to bring a series to `receiver`; nothing happens before its `run`.

@@ -37,6 +37,14 @@ class PacsArchive:
         """
         return await self.questions.find_study(self.pacs, study_uid)
 
+    async def verify(self) -> None:
+        """Verify the link by C-ECHO. Raises `PacsCommunicationError`."""
+        await self.questions.echo(self.pacs)
+
+    async def holds(self, study_uid: str) -> bool:
+        """Say whether the PACS lists instances of the study. Raises `PacsCommunicationError`."""
+        return await self.questions.holds(self.pacs, study_uid)
+
     def retrieval(self, receiver: MoveReceiver, needed: Collection[str] | None = None) -> MoveRun:
         """Prepare one C-MOVE; in which form a PACS sends is only known once it proposes it."""
         return self.mover.retrieval(self.pacs, receiver)

@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from drimbox.config import Pacs
 from drimbox.dicom.directory import find_study
 from drimbox.dicom.moving import Abandoned
-from drimbox.dicom.requestor import Links
+from drimbox.dicom.requestor import VERIFICATION, Links, verify
 from drimbox.dicom.retrieval import ClassLearner, Mover
 from drimbox.errors import ImageError, PacsCommunicationError
 from drimbox.model import Series, Study
@@ -41,6 +41,25 @@ class PacsGateway:
             return None
         series = [await self._complete(pacs, study_uid, each) for each in study.series]
         return attrs.evolve(study, series=tuple(series))
+
+    async def echo(self, pacs: Pacs) -> None:
+        """Verify the link, on one of the associations that the PACS allows us (DB.SO.121).
+
+        Raises `PacsCommunicationError` (E003).
+        """
+        requestor = await self._links.open(pacs, [VERIFICATION])
+        try:
+            await verify(requestor)
+        finally:
+            await self._links.done(requestor)
+
+    async def holds(self, pacs: Pacs, study_uid: str) -> bool:
+        """Say whether a C-FIND lists instances of the study; nothing is learnt by a C-MOVE.
+
+        Raises `PacsCommunicationError` (E003).
+        """
+        study = await find_study(self._links, pacs, study_uid)
+        return study is not None and bool(study.instance_count)
 
     async def _complete(self, pacs: Pacs, study_uid: str, series: Series) -> Series:
         classes = {each.sop_instance_uid: each.sop_class_uid for each in series.instances}

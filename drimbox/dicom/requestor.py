@@ -398,17 +398,21 @@ async def connect(
     return requestor
 
 
+async def verify(requestor: Requestor) -> None:
+    """Send a C-ECHO on an open association. Raises `PacsCommunicationError`."""
+    pacs = requestor.pacs
+    requestor.begin(VERIFICATION, Command(CommandField.C_ECHO_RQ))
+    response = await requestor.response(pacs.query_timeout)
+    if response.command.status != Status.SUCCESS:
+        raise PacsCommunicationError(f"C-ECHO : état 0x{response.command.status or 0:04X} ({pacs.name})")
+
+
 async def echo(pacs: Pacs, settings: DicomSettings, reactor: Any) -> float:
     """Verify the link to a PACS (C-ECHO); return the seconds it took. Raises `PacsCommunicationError`."""
     start = reactor.seconds()
     requestor = await connect(pacs, settings, reactor, [VERIFICATION], {})
     try:
-        requestor.begin(VERIFICATION, Command(CommandField.C_ECHO_RQ))
-        response = await requestor.response(pacs.query_timeout)
-        if response.command.status != Status.SUCCESS:
-            raise PacsCommunicationError(
-                f"C-ECHO : état 0x{response.command.status or 0:04X} ({pacs.name})"
-            )
+        await verify(requestor)
         return float(reactor.seconds() - start)
     finally:
         await requestor.close()

@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 #: Longest cursor and mark kept, characters.
 MAX_TEXT = 4096
+#: StudyInstanceUID of no study (the nil UUID of the 2.25 arc).
+_NOBODYS = "2.25.0"
 
 
 class NativeArchive:
@@ -55,6 +57,18 @@ class NativeArchive:
         """
         study = await self._ask(self._store.find_study(study_uid))
         return None if study is None else _checked(study, study_uid)
+
+    async def verify(self) -> None:
+        """Ask about a study that nobody holds: an archive that works has an answer (DB.SO.28).
+
+        Raises `PacsCommunicationError`.
+        """
+        await self._ask(self._store.mark(_NOBODYS))
+
+    async def holds(self, study_uid: str) -> bool:
+        """Say whether the archive lists instances of the study. Raises `PacsCommunicationError`."""
+        study = await self.find_study(study_uid)
+        return study is not None and bool(study.instance_count)
 
     def retrieval(self, receiver: MoveReceiver, needed: Collection[str] | None = None) -> Pull:
         """Prepare a pull; nothing happens before its `run`."""

@@ -44,6 +44,7 @@ from drimbox.model import Series, Study
 from drimbox.ports import Clock, MoveRun, PacsMover, SpeedMeasure, SpeedMeasures
 from drimbox.source.attempt import Incomplete
 from drimbox.source.outage import OutageNotices
+from drimbox.source.pauses import after
 
 #: Seconds a run waits until the pool has room for it, and for an association once it has a title.
 ROOM_WAIT = 5.0
@@ -301,7 +302,7 @@ class SpeedTests:
         running = list(self._runs.values())
         for run, _ in running:
             run.stop(ServiceDisabled("arrêt de la passerelle"))
-        await gatherResults([_after(ended) for _, ended in running])
+        await gatherResults([after(ended) for _, ended in running])
 
     # -- own ---------------------------------------------------------------------------------------
 
@@ -322,7 +323,7 @@ class SpeedTests:
         work = Deferred.fromCoroutine(self._see_through(site, run, progress, scheduled=scheduled))
         work.addErrback(self._unexpected)
         work.addCallback(self._ended, site, progress, ended)
-        return _after(ended)
+        return after(ended)
 
     def _ended(self, _: object, site: Site, progress: Progress, ended: Deferred[None]) -> None:
         progress.ended = progress.begun
@@ -379,15 +380,3 @@ class SpeedTests:
             duration=measure.duration,
             images=measure.images,
         )
-
-
-def _after(ended: Deferred[None]) -> Deferred[None]:
-    """Return what fires after `ended`, for one of those who wait for it."""
-    mine: Deferred[None] = Deferred()
-
-    def over(_: object) -> None:
-        if not mine.called:
-            mine.callback(None)
-
-    ended.addCallback(over)
-    return mine
