@@ -14,9 +14,9 @@ from typing import Any, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.web.client import Agent
 
-from drimbox.config import Config
+from drimbox.config import Config, Site
 from drimbox.dicom.acceptor import AcceptorFactory
-from drimbox.dicom.aetitles import Pools
+from drimbox.dicom.aetitles import Pool, Pools
 from drimbox.dicom.archive import PacsArchive
 from drimbox.dicom.codecpool import CodecPool
 from drimbox.dicom.directory import find_study
@@ -27,6 +27,7 @@ from drimbox.errors import PacsCommunicationError
 from drimbox.hl7.server import MllpFactory
 from drimbox.native.archive import NativeArchive
 from drimbox.native.loading import open_archive
+from drimbox.native.places import Places
 from drimbox.notify.mail import MailChannel
 from drimbox.notify.webhook import WebhookChannel
 from drimbox.periodic import Periodic
@@ -38,18 +39,22 @@ from drimbox.source.archivejobs import ArchiveJobs
 from drimbox.source.backoff import backoff
 from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.delivery import Deliveries
+from drimbox.source.examining import make_examiner
 from drimbox.source.feed import Doors as FeedDoors
 from drimbox.source.feed import Feed
 from drimbox.source.homologation import Homologation
 from drimbox.source.keynotes import KeyNotes
+from drimbox.source.link import Link
 from drimbox.source.notifying import Channel, Notifier
 from drimbox.source.parking import Parking
 from drimbox.source.publication import Doors as PublicationDoors
 from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
+from drimbox.source.resync import Resync
 from drimbox.source.speedtest import Doors as SpeedTestDoors
 from drimbox.source.speedtest import SpeedTests
 from drimbox.source.storing import Storing
+from drimbox.source.walking import Doors as WalkDoors
 from drimbox.source.watch import Watch
 from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
@@ -72,6 +77,7 @@ from drimbox.store.queuelist import QueueList
 from drimbox.store.reports import Reports
 from drimbox.store.speedtests import SpeedTestStore
 from drimbox.store.spool import Spool
+from drimbox.store.walks import Walks
 from drimbox.trust.contexts import client_policy
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.gate import WadoGate
@@ -129,6 +135,7 @@ class Stores:
         self.listing = ArchiveListing(self.database)
         self.imports = Imports(self.database, clock=clock)
         self.loaded = LoadedKos(self.database, clock=clock)
+        self.walks = Walks(self.database, clock=clock)
 
     async def waiting(self) -> int:
         """Count what is on its way through the queues."""
@@ -170,6 +177,8 @@ class Assembly:
         for queue in (stores.inbox, stores.jobs, stores.outbox):
             queue.parked = self.parking.wake
         self.record = DmpClient(config, reactor, clock=clock, tls_policy=client_policy, run=defer)
+        self._link = Link(self._archives, stores.walks.controls)
+        self._feed_doors = self._make_feed_doors()
         self._reading, self._matching, self._publishing = self._make_workers()
         storing = Storing(stores.inbox, stores.notices, clock)
         notes = ChangeNotes(storing, defer, stored=self._reading.wake)
@@ -184,6 +193,7 @@ class Assembly:
         )
         self.mllp = MllpFactory(config.hl7, reception, reactor, clock.now)
         self.speed_tests = self._make_speed_tests()
+        self.resync = self._make_resync()
         self.watches = {name: self._make_watch(name) for name in self.natives}
         self.notifier = self._make_notifier()
         self.periodics = self._make_periodics()
@@ -268,35 +278,55 @@ class Assembly:
             cache=self.cache,
         )
 
-    def _feed(self, record: DmpClient) -> Feed:
+    def _make_feed_doors(self) -> FeedDoors:
         stores = self._stores
         key_notes = KeyNotes(self._reactor, self._defer) if self._config.wado.instance_level else None
-        return Feed(
-            self._config,
-            FeedDoors(
-                messages=stores.inbox,
-                jobs=stores.jobs,
-                reports=stores.reports,
-                archive=stores.archive,
-                archives=self._archives,
-                record=record,
-                audit=stores.audit,
-                notices=stores.notices,
-                clock=self._clock,
-                in_thread=self._defer,
-                key_notes=key_notes,
-                forget=self._forget_everywhere,
-            ),
+        return FeedDoors(
+            messages=stores.inbox,
+            jobs=stores.jobs,
+            reports=stores.reports,
+            archive=stores.archive,
+            archives=self._archives,
+            record=self.record,
+            audit=stores.audit,
+            notices=stores.notices,
+            clock=self._clock,
+            in_thread=self._defer,
+            key_notes=key_notes,
+            forget=self._forget_everywhere,
+            doubt=self._link.doubt,
         )
 
-    def _publication(self, record: DmpClient) -> Publication:
+    def _make_resync(self) -> Resync:
+        stores = self._stores
+        doors = WalkDoors(
+            store=stores.walks,
+            jobs=stores.jobs,
+            link=self._link,
+            notices=stores.notices,
+            clock=self._reactor,
+            wall=self._clock,
+            busy=self._busy,
+            wake=self._matching.wake,
+        )
+        examiner = partial(make_examiner, self._config, self._feed_doors, stores.jobs, stores.archive)
+        return Resync(self._config, doors, examiner)
+
+    def _busy(self, site: Site) -> bool:
+        """Say whether somebody waits for an image of the site, or would have to."""
+        places: Pool | Places = (
+            self.natives[site.name].places if site.pacs is None else self.pools.by_pacs[site.pacs.name]
+        )
+        return bool(places.waiting) or not places.free
+
+    def _publication(self) -> Publication:
         stores = self._stores
         return Publication(
             self._config,
             PublicationDoors(
                 outbox=stores.outbox,
                 archive=stores.archive,
-                record=record,
+                record=self.record,
                 audit=stores.audit,
                 notices=stores.notices,
                 clock=self._clock,
@@ -315,7 +345,7 @@ class Assembly:
     def _make_workers(self) -> tuple[Worker[InboxMessage], Worker[FeedJob], Worker[OutboxItem]]:
         """Make one worker a queue; each wakes the next."""
         settings = self._config.feed
-        feed, publication = self._feed(self.record), self._publication(self.record)
+        feed, publication = Feed(self._config, self._feed_doors), self._publication()
         publish: Worker[OutboxItem] = Worker(
             "publication",
             take=lambda limit: self._stores.outbox.take(self._clock.now(), limit),

@@ -21,6 +21,7 @@ from drimbox.commands.queue import queue
 from drimbox.commands.speedtest import speedtest
 from drimbox.commands.validate import validate
 from drimbox.commands.wado import wado
+from drimbox.commands.walks import resync, url_change
 from drimbox.commands.whitelist import whitelist
 
 speak_french()
@@ -54,6 +55,8 @@ for command in (
     pacs,
     inspection,
     speedtest,
+    resync,
+    url_change,
     validate,
     wado,
     whitelist,

@@ -510,6 +510,7 @@ class NotificationSettings:
     webhook: WebhookSettings | None = None
 
 
+@attrs.frozen
 class ResyncSettings:
     """`[resync]`: walks over the archive of KOS (DB.SO.28, DB.SO.31)."""
 

@@ -95,6 +95,9 @@ SPEEDTEST_DURATION = _gauge(
     "drimbox_speedtest_duration_seconds", "First to last image confirmed, last good PACS test", "site"
 )
 SPEEDTESTS = _counter("drimbox_speedtests", "PACS tests", "site", "result")
+WALKS = _counter("drimbox_walks", "Walks over the archive that came to an end", "site", "kind", "end")
+WALKS_RUNNING = _gauge("drimbox_walks_running", "Walks over the archive at work", "site", "kind")
+WALK_STUDIES = _counter("drimbox_walk_studies", "Studies judged by walks", "site", "kind", "verdict")
 
 
 def exposition() -> bytes:

@@ -29,7 +29,7 @@ from drimbox.status import Status
 from drimbox.trust.transport import BulkTLSFactory
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
-from drimbox.web import archive, homologation, notices, queues, speedtest, trust
+from drimbox.web import archive, homologation, notices, queues, speedtest, trust, walks
 from drimbox.web.admin import admin_factory, core_api
 
 T = TypeVar("T")
@@ -119,6 +119,7 @@ class Gateway(Service):
         self._listen()
         for worker in [*self._assembly.workers, *self._assembly.periodics]:
             worker.startService()
+        await self._assembly.resync.resume()
         self._status.ready = True
         self.log.info("gateway {version} started", version=__version__)
 
@@ -186,6 +187,7 @@ class Gateway(Service):
             self._note,
             self._tell_homologation,
         )
+        walks.register(api, config, assembly.resync, stores.walks, self._note)
         for settings, factory in (
             (config.admin, admin_factory(api, config.admin, reactor)),
             (config.dicom, self._assembly.acceptor),
@@ -220,7 +222,9 @@ class Gateway(Service):
         self._assembly.notifier.stop()
         ended = Deferred.fromCoroutine(self._assembly.speed_tests.stop())
         archived = Deferred.fromCoroutine(self._assembly.archive_jobs.stop())
-        waited = gatherResults([ended, archived, *(each for each in stopping if each is not None)])
+        walked = Deferred.fromCoroutine(self._assembly.resync.close())
+        running = [each for each in stopping if each is not None]
+        waited = gatherResults([ended, archived, walked, *running])
         await self._at_most(waited, self.config.drimbox.drain_timeout)
 
     async def _stop_workers(self) -> None:

@@ -167,8 +167,8 @@ class WalkStore(Protocol):
     ) -> Walk:
         """Keep what was found, and the position behind it, in one transaction."""
 
-    async def studies(self, number: int, step: Step, limit: int) -> list[JudgedStudy]:
-        """Return studies at a step, in order."""
+    async def studies(self, number: int, step: Step, limit: int, *, after: str = "") -> list[JudgedStudy]:
+        """Return the studies at a step that follow `after`, in order."""
 
     async def move(self, number: int, studies: Collection[str], step: Step) -> None:
         """Take studies to another step."""

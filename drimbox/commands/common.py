@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,19 @@ def local_time(value: object) -> str:
         return f"{datetime.fromisoformat(str(value)).astimezone():%Y-%m-%d %H:%M:%S}"
     except ValueError:
         return str(value or "")
+
+
+def print_csv(heads: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Print semicolon-separated values, row by row: what a French spreadsheet opens without being asked."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=";", lineterminator="\n")
+    writer.writerow(heads)
+    for row in rows:
+        writer.writerow(["" if value is None else escape_control(str(value)) for value in row])
+        click.echo(buffer.getvalue(), nl=False)
+        buffer.seek(0)
+        buffer.truncate()
+    click.echo(buffer.getvalue(), nl=False)
 
 
 def escape_lines(text: str) -> str:

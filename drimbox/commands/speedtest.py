@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ from urllib.parse import quote
 import click
 from click.core import ParameterSource
 
-from drimbox.commands.common import Failed, json_option, print_json
+from drimbox.commands.common import Failed, json_option, print_csv, print_json
 from drimbox.commands.process import AdminClient, admin_option, client_of
 from drimbox.redaction import escape_control
 
@@ -160,15 +158,6 @@ def _raw(process: AdminClient, query: str) -> Iterator[dict[str, Any]]:
 
 
 def _print_csv(measures: Iterator[dict[str, Any]]) -> None:
-    """Print semicolon-separated values: what a French spreadsheet opens without being asked."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter=";", lineterminator="\n")
-    writer.writerow(("site", "debut", "STF21_latence_s", "STF20_transfert_s", "images", "octets", "erreur"))
-    for each in measures:
-        keys = ("site", "started_at", "latency", "duration", "images", "bytes")
-        values = ["" if each[key] is None else each[key] for key in keys]
-        writer.writerow([*values, escape_control(each["error"])])
-        click.echo(buffer.getvalue(), nl=False)
-        buffer.seek(0)
-        buffer.truncate()
-    click.echo(buffer.getvalue(), nl=False)
+    keys = ("site", "started_at", "latency", "duration", "images", "bytes", "error")
+    heads = ("site", "debut", "STF21_latence_s", "STF20_transfert_s", "images", "octets", "erreur")
+    print_csv(heads, (tuple(each[key] for key in keys) for each in measures))

@@ -234,10 +234,10 @@ class Walks:
 
     # -- studies -----------------------------------------------------------------------------------
 
-    async def studies(self, number: int, step: Step, limit: int) -> list[JudgedStudy]:
-        """Return studies at a step, in order."""
+    async def studies(self, number: int, step: Step, limit: int, *, after: str = "") -> list[JudgedStudy]:
+        """Return the studies at a step that follow `after`, in order."""
         query = STUDY.where(walk_study.c.walk_id == number, walk_study.c.step == step.value)
-        return await self._studies(query, limit)
+        return await self._studies(query.where(walk_study.c.study_uid > after), limit)
 
     async def report(
         self, number: int, *, after: str = "", verdict: Verdict | None = None, limit: int = MAX_ROWS
