@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
 from tests.integration.feed_stand import POOL, SECOND_POOL, FeedStand, Studies
-from tests.integration.waiting import until
+from tests.integration.waiting import until, wait
 
 #: Time-outs and paces short enough to be waited for.
 QUICK = {"query_timeout": "2", "quarantine": "1"}
@@ -161,3 +161,20 @@ class Archive:
         await self.stand.stop_gateway()
         self.stand.config.write_text(self.stand._toml(), "utf-8")
         await self.stand.start_gateway()
+
+
+Make = Callable[..., Awaitable[Archive]]
+
+
+def worlds(folder: Path) -> Iterator[Make]:
+    """Yield what makes the one world of a test; it is taken down afterwards."""
+    made: list[Archive] = []
+
+    async def make(**options: Any) -> Archive:
+        made.append(Archive(folder, **options))
+        await made[0].up()
+        return made[0]
+
+    yield make
+    for one in made:
+        wait(one.down())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,16 @@ from drimbox.sim.peers import Orthanc, free_port
 from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
 from tests.integration.feed_stand import POOL, FeedStand, after, held_instances, kos_instances
-from tests.integration.resync_stand import Archive
-from tests.integration.waiting import pause, until, wait
+from tests.integration.resync_stand import Archive, Make, worlds
+from tests.integration.waiting import pause, until
 
 pytestmark = pytest.mark.requirement("DB.SO.28")
 STATISTICS = ("STR01", "STR02", "STR03", "STR04", "STR05")
-Make = Callable[..., Awaitable[Archive]]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Make a world of one's own."""
-    made: list[Archive] = []
-
-    async def archive(**options: Any) -> Archive:
-        made.append(Archive(tmp_path, **options))
-        await made[0].up()
-        return made[0]
-
-    yield archive
-    for one in made:
-        wait(one.down())
+    yield from worlds(tmp_path)
 
 
 def statistics(walk: dict[str, Any]) -> tuple[int | None, ...]:

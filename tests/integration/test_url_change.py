@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
@@ -12,26 +11,16 @@ import pytest_twisted
 from drimbox.kos.reading import read_manifest
 from drimbox.sim.studies import GeneratedStudy
 from tests.integration.feed_stand import held_instances, kos_instances
-from tests.integration.resync_stand import Archive
-from tests.integration.waiting import until, wait
+from tests.integration.resync_stand import Archive, Make, worlds
+from tests.integration.waiting import until
 
 pytestmark = pytest.mark.requirement("DB.SO.31")
-Make = Callable[..., Awaitable[Archive]]
 OTHER = {"prefixes": '["wado-rs", "dicom-web-rs"]'}
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[Archive] = []
-
-    async def archive(**options: Any) -> Archive:
-        made.append(Archive(tmp_path, **options))
-        await made[0].up()
-        return made[0]
-
-    yield archive
-    for one in made:
-        wait(one.down())
+    yield from worlds(tmp_path)
 
 
 def base(world: Archive, study: GeneratedStudy) -> str:
