@@ -41,44 +41,67 @@ class Index:
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        #: The same by study: thousands of studies cost a question about one of them nothing.
+        self._studies: dict[str, dict[str, Entry]] = {}
         self._lock = threading.Lock()
 
     def add(self, path: Path) -> Entry:
         """Read the header of one Part 10 file and keep it, in place of an older one of the same UID."""
         header = dcmread(path, stop_before_pixels=True)
         entry = Entry(path, str(header.file_meta.TransferSyntaxUID), header)
+        uid, study = entry.uid("SOPInstanceUID"), entry.uid("StudyInstanceUID")
         with self._lock:
-            self._entries[entry.uid("SOPInstanceUID")] = entry
+            old = self._entries.get(uid)
+            if old is not None and old.uid("StudyInstanceUID") != study:
+                self._drop(uid)
+            self._entries[uid] = entry
+            self._studies.setdefault(study, {})[uid] = entry
         return entry
 
     def remove(self, sop_instance_uid: str) -> None:
         """Forget one instance; its file stays."""
         with self._lock:
-            self._entries.pop(sop_instance_uid, None)
+            self._drop(sop_instance_uid)
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._entries.clear()
+            self._studies.clear()
 
     def entries(self) -> list[Entry]:
         """Return everything held."""
         with self._lock:
             return list(self._entries.values())
 
+    def _drop(self, uid: str) -> None:
+        old = self._entries.pop(uid, None)
+        if old is not None:
+            del self._studies[old.uid("StudyInstanceUID")][uid]
+
+    def _among(self, identifier: Dataset) -> list[Entry]:
+        """Return what an identifier may mean: everything of the studies it names, or everything."""
+        studies = _values(identifier, "StudyInstanceUID")
+        if not studies:
+            return self.entries()
+        with self._lock:
+            return [
+                entry for uid in dict.fromkeys(studies) for entry in self._studies.get(uid, {}).values()
+            ]
+
     def retrieve(self, identifier: Dataset) -> list[Entry]:
         """Return the instances a C-MOVE identifier names by unique keys (PS3.4 C.4.2.1.4)."""
         wanted = {key: _values(identifier, key) for key in _UNIQUE.values()}
         return [
             entry
-            for entry in self.entries()
+            for entry in self._among(identifier)
             if all(not uids or entry.uid(key) in uids for key, uids in wanted.items())
         ]
 
     def find(self, identifier: Dataset, *, omit: Iterable[str] = ()) -> list[Dataset]:
         """Return the answers to a C-FIND identifier, one per match at its level (PS3.4 C.4.1)."""
         level = str(identifier.get("QueryRetrieveLevel", "")).strip()
-        everything = self.entries()
+        everything = self._among(identifier)
         answers: dict[str, Dataset] = {}
         for entry in everything:
             key = entry.uid(_UNIQUE[level])
