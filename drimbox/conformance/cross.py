@@ -24,6 +24,9 @@ MAX_MANIFESTS: Final = 100
 RULES = RuleBook("files")
 _REPORT = RULES.error("report", "compte rendu illisible : {why}", "CISIS3 ; HL7 CDA R2")
 _KOS = RULES.error("kos", "manifeste illisible : {why}", "PS3.10 7.1")
+_MANY = RULES.error(
+    "kos_many", f"plus de {MAX_MANIFESTS} manifestes : les suivants ne sont pas lus", "DB.SO.12"
+)
 _IMAGES = RULES.error("images", "dossier d'images : {why}", "DB.SO.14")
 _TWO = RULES.error("kos_twice", "plusieurs manifestes pour l'examen {uid}", "DB.SO.12")
 _LACKING = RULES.error("kos_missing", "examen {uid} du compte rendu sans manifeste", "DB.SO.12")
@@ -43,6 +46,8 @@ def validate_cross(
     """
     out = Report("contrôle croisé KOS, compte rendu" + (", images" if images is not None else ""))
     facts = _report(report, out)
+    if len(manifests) > MAX_MANIFESTS:
+        _MANY.broken(out)
     read = [
         (kos, f"KOS n° {rank}" if len(manifests) > 1 else "")
         for rank, data in enumerate(manifests[:MAX_MANIFESTS], 1)

@@ -210,6 +210,7 @@ def long_names(inputs: Inputs) -> None:
 BROKEN: dict[str, Spoil] = {
     "files.report": lambda inputs: setattr(inputs, "report", b"<ClinicalDocument/>"),
     "files.kos": lambda inputs: inputs.kos.__setitem__(0, b"x" * 400),
+    "files.kos_many": lambda inputs: inputs.kos.extend([b""] * 100),
     "files.images": too_many,
     "files.kos_twice": lambda inputs: inputs.kos.append(inputs.kos[0]),
     "files.kos_missing": lambda inputs: inputs.kos.append(inputs.kos[0]),

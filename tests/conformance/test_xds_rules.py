@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -147,6 +148,11 @@ def test_the_envelope_alone_is_judged_as_far_as_it_goes(good: Pieces) -> None:
 def test_the_body_without_its_http_head(good: Pieces) -> None:
     data = good.capture()
     assert validate_xds(data[data.index(b"\r\n\r\n") + 4 :]).findings == []
+    # A delimiter that looks like a header field, as CXF writes them.
+    boundary = re.search(rb'boundary="([^"]+)"', data)
+    assert boundary is not None
+    named = data.replace(boundary[1], b"uuid:3d6c1f2e-0000")
+    assert validate_xds(named[named.index(b"\r\n\r\n") + 4 :]).findings == []
     # The Content-Type alone before it, and chunks.
     content_type = data[data.index(b"Content-Type") :]
     assert validate_xds(content_type).findings == []

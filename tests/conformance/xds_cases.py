@@ -232,6 +232,7 @@ PACKAGING: dict[str, Spoil] = {
     "packaging.http.method": in_bytes(rb"\APOST", b"GET"),
     "packaging.http.head": lambda pieces: pieces.byte_edits.append(lambda data: data[:200]),
     "packaging.http.content_type": in_bytes(rb"Content-Type: multipart[^\r]*\r\n", b""),
+    "packaging.http.soap_type": update(in_bytes(rb"application/soap\+xml", b"text/xml")),
     "packaging.http.length": in_bytes(rb"Content-Length: \d+", b"Content-Length: 7"),
     "packaging.http.chunks": chunked,
     "packaging.mime.type": in_bytes(rb"multipart/related", b"multipart/mixed"),
@@ -517,6 +518,7 @@ DOCUMENTS: dict[str, Spoil] = {
     "document.modality": metadata(MODALITY, puts("nodeRepresentation", "MR")),
     "document.creation": metadata(value_of(KOS, "creationTime"), says("20260112083006")),
     "document.creation_zone": metadata(value_of(KOS, "creationTime"), says("20260112093005")),
+    "document.study_date": metadata(value_of(KOS, "serviceStartTime"), says("20251201080000")),
     "document.structure": in_kos(
         lambda dataset: setattr(dataset, "InstitutionName", "X^^^^^^^^^1888888888")
     ),
@@ -577,12 +579,19 @@ XADES: dict[str, Spoil] = {
 SET_PATIENT = SET + "/r:ExternalIdentifier[contains(@value, '&ISO^NH')]"
 
 
+def without_mtom(data: bytes) -> bytes:
+    head = b"POST / HTTP/1.1\r\nContent-Type: application/soap+xml; charset=UTF-8\r\n\r\n"
+    start, end = data.index(b"<soap:Envelope"), data.index(b"</soap:Envelope>") + 16
+    return head + data[start:end]
+
+
 def other_given(pieces: Pieces) -> None:
     pieces.given_kos = pieces.kos + b"x"
 
 
 SUBMISSION: dict[str, Spoil] = {
     "submission.list": metadata("//r:RegistryObjectList", removes),
+    "submission.mtom": lambda pieces: pieces.byte_edits.append(without_mtom),
     "submission.set": metadata(SET, removes),
     "submission.kos": metadata(
         KOS + "/r:Classification[@nodeRepresentation='IMG-KOS']", puts("nodeRepresentation", "11488-4")

@@ -31,6 +31,7 @@ _RESPONSE = RULES.error("http.response", "une réponse HTTP : la requête est at
 _METHOD = RULES.error("http.method", "méthode {method} : POST attendue", "SOAP 1.2 partie 2, 7")
 _HEAD_END = RULES.error("http.head", "en-tête HTTP sans ligne vide à la fin", "RFC 9112 2.1")
 _NO_TYPE = RULES.error("http.content_type", "Content-Type absent", "ITI TF-2 V.3")
+_SOAP_TYPE = RULES.error("http.soap_type", "application/soap+xml attendu, {kind} reçu", "RFC 3902")
 _LENGTH = RULES.error("http.length", "Content-Length {told}, corps de {held} octets", "RFC 9112 6.2")
 _CHUNKS = RULES.error("http.chunks", "corps en morceaux mal formé ou inachevé", "RFC 9112 7.1")
 _NOT_RELATED = RULES.error("mime.type", "multipart/related attendu, {kind} reçu", "RFC 2387")
@@ -64,6 +65,7 @@ _BAD_BASE64 = RULES.error(
     "mime.bad_base64", "partie n° {rank} annoncée en base64, illisible", "RFC 2045 6.8"
 )
 
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[^\r\n]*\r\n")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*)")
 _PARAMETERS = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))')
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
@@ -79,6 +81,8 @@ class Capture:
     parts: dict[str, bytes] | None
     #: `action` of the outer Content-Type, None without one.
     action: str | None
+    #: True when the capture has an HTTP head.
+    framed: bool = False
 
     def part(self, href: str) -> tuple[str, bytes] | None:
         """Return the attachment a `cid:` address names: its Content-ID and its bytes."""
@@ -96,10 +100,12 @@ def open_capture(data: bytes, out: Report) -> Capture | None:
     kind, body, framed = _http(data.lstrip(b"\r\n"), out)
     media, parameters = _media_type(kind or "")
     if not body.lstrip().startswith(b"--"):
-        if framed and media == "multipart/related":
+        if media == "multipart/related":
             _NO_PART.broken(out)
+        elif kind is not None and media != "application/soap+xml":
+            _SOAP_TYPE.broken(out, kind=shown(media, 40))
         root = _parse(body, out)
-        return None if root is None else Capture(root, None, parameters.get("action"))
+        return None if root is None else Capture(root, None, parameters.get("action"), framed)
     if kind is not None:
         _check_media_type(media, parameters, out)
     parts = _parts(body, parameters.get("boundary", ""), out)
@@ -151,7 +157,9 @@ def _http(data: bytes, out: Report) -> tuple[str | None, bytes, bool]:
     if first.startswith(b"HTTP/"):
         _RESPONSE.broken(out)
     request = re.fullmatch(rb"([A-Z]+) \S+ HTTP/[0-9.]+", first)
-    if not (request or first.startswith(b"HTTP/") or _HEADER.fullmatch(first)):
+    # A delimiter may look like a header: CXF's boundaries begin with `uuid:`.
+    headed = _HEADER.fullmatch(first) is not None and not first.startswith(b"--")
+    if not (request or first.startswith(b"HTTP/") or headed):
         return None, data, False
     end = re.search(rb"\r?\n\r?\n", data[:_MAX_HEAD])
     if end is None:
@@ -184,7 +192,7 @@ def _dechunked(body: bytes, out: Report) -> bytes:
     pieces: list[bytes] = []
     position = 0
     while True:
-        head = re.compile(rb"([0-9A-Fa-f]{1,8})[^\r\n]*\r\n").match(body, position)
+        head = _CHUNK.match(body, position)
         if head is None:
             _CHUNKS.broken(out)
             # A capture of already joined chunks still has the header.

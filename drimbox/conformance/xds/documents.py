@@ -64,6 +64,9 @@ _CREATED = RULES.error("creation", "creationTime n'est pas l'instant de créatio
 _CREATED_ZONE = RULES.warning(
     "creation_zone", "creationTime : heure locale du KOS, UTC attendu", "ITI TF-3 4.2.3.1.7"
 )
+_STUDY_DATE = RULES.warning(
+    "study_date", "serviceStartTime à plus d'un jour de StudyDate du KOS", "CI-SIS IMG-KOS"
+)
 _STRUCTURE = RULES.warning(
     "structure", "authorInstitution : autre structure qu'InstitutionName du KOS", "CI-SIS IMG-KOS"
 )
@@ -187,6 +190,9 @@ def check_kos(entry: RimObject, data: bytes, where: str, out: Report) -> None:
         if code not in events and code not in _NO_IMAGES:
             _MODALITY.broken(out, where, code=shown(code, 16))
     _check_creation(entry, kos, where, out)
+    started, done = types.instant(entry.slot("serviceStartTime")), types.instant(kos.study_date)
+    if started is not None and done is not None and abs((started - done).days) > 1:
+        _STUDY_DATE.broken(out, where)
     places = {
         place
         for code in entry.coded(tables.KOS.author)

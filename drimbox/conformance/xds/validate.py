@@ -25,6 +25,7 @@ Folder = Callable[[str], bytes | None]
 
 RULES = RuleBook("submission")
 _NO_LIST = RULES.error("list", "SubmitObjectsRequest/RegistryObjectList introuvable", "ITI TF-2 3.41")
+_MTOM = RULES.error("mtom", "publication sans MTOM/XOP (multipart/related)", "ITI TF-2 3.41 ; V.3")
 _NO_SET = RULES.error("set", "un SubmissionSet (RegistryPackage) attendu, trouvé {count}", "ITI TF-3 4.2.1")
 _NO_KOS = RULES.error("kos", "aucune entrée de KOS (typeCode IMG-KOS)", "DB.SO.18 ; CI-SIS IMG-KOS")
 _NO_SIGNATURE = RULES.error(
@@ -143,6 +144,8 @@ class _Submission:
         # An XDM archive of the agency holds no signature: DB.SO.29 asks for none.
         if len(self._signatures) != 1 and not (xdm and not self._signatures):
             _NO_SIGNATURE.broken(out, count=len(self._signatures))
+        if capture.framed and capture.parts is None:
+            _MTOM.broken(out)
         held = documents.read_documents(body, capture, out)
         if xdm:
             documents.check_uris(self._named, out)
