@@ -117,7 +117,9 @@ def test_an_answer_from_standard_input() -> None:
 def crossed(tmp_path: Path) -> Path:
     """A folder with a report, its manifest and the images of the study."""
     study = cross_inputs.make_images(tmp_path / "images")
-    (tmp_path / "kos.dcm").write_bytes(cross_inputs.make_manifest(study))
+    kos = cross_inputs.make_manifest(study)
+    (tmp_path / "kos.dcm").write_bytes(kos)
+    (tmp_path / "metadata.xml").write_bytes(cross_inputs.make_metadata(study, kos))
     (tmp_path / "report.hl7").write_bytes(build_message(cross_inputs.REPORT))
     (tmp_path / "report.xml").write_bytes(build_cda(cross_inputs.REPORT))
     return tmp_path
@@ -130,6 +132,12 @@ def test_a_manifest_that_is_of_its_report_and_images(crossed: Path, name: str) -
     result = run("validate", "cross", *files)
     assert result.exit_code == 0, result.output
     assert "contrôle croisé KOS, compte rendu, images conforme (0 erreur, 0 avertissement)" in result.output
+    result = run("validate", "cross", *files, "--xds", crossed / "metadata.xml")
+    assert result.exit_code == 0, result.output
+    assert "KOS, compte rendu, métadonnées, images conforme (0 erreur" in result.output
+    result = run("validate", "cross", *files, "--xds", crossed / "kos.dcm")
+    assert result.exit_code == 1
+    assert "métadonnées illisibles" in result.output
     assert cross_inputs.REPORT.ins not in result.output
 
 

@@ -189,6 +189,9 @@ def beside(folder: Path, uri: str) -> bytes | None:
     "--images", "folder", metavar="DOSSIER", type=click.Path(path_type=Path), help="Dossier des images."
 )
 @click.option(
+    "--xds", "xds_file", metavar="FICHIER", help="Publication (TD2.1) ou METADATA.XML de ces KOS."
+)
+@click.option(
     "--exclude-root",
     "roots",
     metavar="UID",
@@ -197,18 +200,24 @@ def beside(folder: Path, uri: str) -> bytes | None:
 )
 @json_option
 def cross(
-    report_file: str, kos_files: tuple[str, ...], folder: Path | None, roots: tuple[str, ...], as_json: bool
+    report_file: str,
+    kos_files: tuple[str, ...],
+    folder: Path | None,
+    xds_file: str | None,
+    roots: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """KOS contre le compte rendu et, si possible, contre les images.
+    """KOS contre le compte rendu et, si possible, contre les métadonnées et les images.
 
     Avec plusieurs KOS, chaque examen du compte rendu doit en avoir un et un seul.
     """
     data = read_input(report_file)
     manifests = [read_input(each) for each in kos_files]
+    metadata = read_input(xds_file) if xds_file is not None else None
     from drimbox.conformance.cross import validate_cross
 
     try:
-        report = validate_cross(data, manifests, folder, excluded_roots=roots)
+        report = validate_cross(data, manifests, folder, metadata=metadata, excluded_roots=roots)
     except OSError as error:
         raise Failed(f"{folder} : {cannot_read(error)}") from None
     conclude(report, report_file, as_json)

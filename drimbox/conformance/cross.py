@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from drimbox.conformance import cross_images, cross_rules
+from drimbox.conformance import cross_images, cross_metadata, cross_rules
 from drimbox.conformance.image_facts import ImageFacts, NotDicom, TooManyFiles, files_of, read_image
 from drimbox.conformance.kos_facts import KosFacts, KosUnreadable, read_kos
 from drimbox.conformance.report import Report, shown
@@ -37,14 +37,19 @@ def validate_cross(
     manifests: Sequence[bytes],
     images: Path | None = None,
     *,
+    metadata: bytes | None = None,
     excluded_roots: Sequence[str] = (),
 ) -> Report:
     """Judge manifests against a report (CDA, or HL7 message carrying it) and, if given, a folder of images.
 
+    `metadata` is a publication or METADATA.XML that must say the same as the report.
+
     `excluded_roots` are roots of SOP Instance UIDs that the Source leaves out on purpose (DB.SO.199).
     Raises `OSError` when the folder cannot be listed.
     """
-    out = Report("contrôle croisé KOS, compte rendu" + (", images" if images is not None else ""))
+    sides = ["KOS", "compte rendu"]
+    sides += ["métadonnées"] * (metadata is not None) + ["images"] * (images is not None)
+    out = Report("contrôle croisé " + ", ".join(sides))
     facts = _report(report, out)
     if len(manifests) > MAX_MANIFESTS:
         _MANY.broken(out)
@@ -59,6 +64,9 @@ def validate_cross(
             cross_rules.check_manifest(kos, facts, out, where)
         if len(manifests) > 1:
             _check_coverage(facts, [kos for kos, _ in read], out)
+        if metadata is not None:
+            uids = [kos.instance_uid for kos, _ in read]
+            cross_metadata.check_metadata(metadata, facts, uids, out)
     if images is not None and read:
         _check_images(images, facts, read, cross_images.Roots(excluded_roots), out)
     out.facts["manifests"] = [_summary(kos) for kos, _ in read]

@@ -22,7 +22,7 @@ from drimbox.model import INS_OIDS, ReportMessage
 from drimbox.xml import XmlRefused, safe_parse
 
 _NS: Final = {"c": "urn:hl7-org:v3", "d": "urn:dicom-org:ps3-20"}
-_STRUCTURES: Final = "1.2.250.1.71.4.2.2"
+_PEOPLE, _STRUCTURES = "1.2.250.1.71.4.2.1", "1.2.250.1.71.4.2.2"
 #: Longest value looked at, and most orders or acts of one report.
 _MAX_VALUE, _MAX_ITEMS = 1024, 200
 
@@ -54,6 +54,8 @@ class ReportAct:
     region_texts: tuple[str, ...]
     #: HL7 TS, empty when absent.
     start: str
+    #: practiceSettingCode of the performer's structure.
+    practice: str = ""
 
 
 @attrs.frozen
@@ -76,9 +78,15 @@ class ReportFacts:
     acts: tuple[ReportAct, ...]
     structure_id: str
     effective_time: str
+    #: National identifier of the legal authenticator, code of the facility type, language.
+    authenticator: str
+    facility: str
+    language: str
     #: INS and IPP of PID-3, None without a message.
     message_ins: str | None = None
     message_ipp: Id | None = None
+    #: confidentialityCodes that the flags of the message ask for beside `N`, None without a message.
+    masks: frozenset[str] | None = None
 
 
 def read_report(data: bytes) -> ReportFacts:
@@ -138,9 +146,32 @@ def _facts(root: Any, message: ReportMessage | None) -> ReportFacts:
         acts=tuple(_acts(root)),
         structure_id=structure_id,
         effective_time=_value(root, "c:effectiveTime/@value"),
+        authenticator=next(
+            (
+                value
+                for value, oid in _ids(root, "c:legalAuthenticator/c:assignedEntity/c:id")
+                if oid == _PEOPLE and value
+            ),
+            "",
+        ),
+        facility=_value(
+            root, "c:componentOf/c:encompassingEncounter/c:location/c:healthCareFacility/c:code/@code"
+        ),
+        language=_value(root, "c:languageCode/@code"),
         message_ins=message.ins.value if message is not None and message.ins is not None else None,
         message_ipp=(told.value, told.authority) if told is not None else None,
+        masks=_masks(message) if message is not None else None,
     )
+
+
+def _masks(message: ReportMessage) -> frozenset[str]:
+    visibility = message.visibility
+    flags = (
+        (visibility.masked_to_professionals, "MASQUE_PS"),
+        (visibility.hidden_from_patient, "INVISIBLE_PATIENT"),
+        (visibility.hidden_from_representatives, "INVISIBLE_REPRESENTANTS_LEGAUX"),
+    )
+    return frozenset(code for wanted, code in flags if wanted)
 
 
 def _pairs(root: Any) -> list[Pair]:
@@ -170,6 +201,7 @@ def _acts(root: Any) -> list[ReportAct]:
                     known.regions + act.regions,
                     known.region_texts + act.region_texts,
                     min((each for each in (known.start, act.start) if each), default=""),
+                    known.practice or act.practice,
                 )
             found[study] = act
     return list(found.values())
@@ -190,6 +222,10 @@ def _act(event: Any, study: str) -> ReportAct:
         regions=tuple(_values(event, region + "/@code")),
         region_texts=tuple(_values(event, region + "/@displayName")),
         start=_value(event, "c:effectiveTime/c:low/@value") or _value(event, "c:effectiveTime/@value"),
+        practice=_value(
+            event,
+            "c:performer/c:assignedEntity/c:representedOrganization/c:standardIndustryClassCode/@code",
+        ),
     )
 
 

@@ -14,11 +14,14 @@ from pydicom import dcmread, dcmwrite
 from drimbox.cda.header import build_report
 from drimbox.hl7.message import read_report_message
 from drimbox.kos.keyimages import cited_by, read_note
+from drimbox.ports import Submission
 from drimbox.sim.ris import SimMessage, build_message
 from drimbox.sim.ris_report import SimAct, SimReport, build_cda
 from drimbox.sim.studies import GeneratedStudy, SimPatient, StudyFacts, make_study
 from drimbox.sim.study_objects import add_key_objects
+from drimbox.xds.metadata import submission_metadata
 from tests.kos import samples
+from tests.xds.builders import make_sender, make_structure
 
 STUDY = "2.25.1001"
 OTHER = "2.25.1002"
@@ -40,6 +43,7 @@ class Inputs:
     report: bytes
     kos: list[bytes]
     images: Path
+    metadata: bytes
     roots: list[str] = attrs.field(factory=list)
 
     @property
@@ -52,6 +56,11 @@ class Inputs:
         text = build_cda(REPORT).decode()
         assert old in text
         self.report = text.replace(old, new).encode()
+
+    def edit_metadata(self, old: str, new: str) -> None:
+        """Replace every `old`, which must be there, in the metadata."""
+        assert old.encode() in self.metadata
+        self.metadata = self.metadata.replace(old.encode(), new.encode())
 
     def edit_kos(self, change: Callable[[Any], None]) -> None:
         """Change the manifest with pydicom."""
@@ -103,8 +112,29 @@ def make_manifest(study: GeneratedStudy, report: SimReport = REPORT) -> bytes:
     )
 
 
+def make_metadata(study: GeneratedStudy, kos: bytes) -> bytes:
+    """Build the metadata of the manifest as the gateway does."""
+    message = read_report_message(build_message(REPORT))
+    submission = Submission(
+        kos=kos,
+        sop_instance_uid="2.25.9001",
+        submission_uid="2.25.444",
+        signature_uid="2.25.555",
+        submission_time=samples.CREATED,
+        report=build_report(message),
+        visibility=message.visibility,
+        secret_connection=False,
+        patient_class="O",
+        study=study.as_model(),
+        structure_id=REPORT.structure_id,
+    )
+    sender = make_sender(make_structure(samples.STRUCTURE.signature))
+    return submission_metadata(sender, submission, b"<Signature/>")
+
+
 def make_inputs(study: GeneratedStudy, folder: Path) -> Inputs:
     """Return good inputs whose files may be spoilt."""
     images = folder / "images"
     shutil.copytree(study.folder, images)
-    return Inputs(build_message(REPORT, SimMessage()), [make_manifest(study)], images)
+    kos = make_manifest(study)
+    return Inputs(build_message(REPORT, SimMessage()), [kos], images, make_metadata(study, kos))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drimbox.conformance import cross, cross_images, cross_rules
+from drimbox.conformance import cross, cross_images, cross_metadata, cross_rules
 from drimbox.conformance.cross import validate_cross
 from drimbox.conformance.report import Report
 from drimbox.conformance.rules import Rule
@@ -35,7 +35,7 @@ from tests.conformance.cross_inputs import (
 )
 from tests.kos import samples
 
-RULES = [*cross.RULES, *cross_rules.RULES, *cross_images.RULES]
+RULES = [*cross.RULES, *cross_rules.RULES, *cross_images.RULES, *cross_metadata.RULES]
 Spoil = Callable[[Inputs], None]
 
 
@@ -50,7 +50,13 @@ def inputs(study: GeneratedStudy, tmp_path: Path) -> Inputs:
 
 
 def judge(inputs: Inputs) -> Report:
-    return validate_cross(inputs.report, inputs.kos, inputs.images, excluded_roots=inputs.roots)
+    return validate_cross(
+        inputs.report,
+        inputs.kos,
+        inputs.images,
+        metadata=inputs.metadata or None,
+        excluded_roots=inputs.roots,
+    )
 
 
 def in_kos(change: Callable[[Any], None]) -> Spoil:
@@ -59,6 +65,10 @@ def in_kos(change: Callable[[Any], None]) -> Spoil:
 
 def in_image(change: Callable[[Any], None], name: str = "CT") -> Spoil:
     return lambda inputs: inputs.edit_image(change, name)
+
+
+def in_metadata(old: str, new: str) -> Spoil:
+    return lambda inputs: inputs.edit_metadata(old, new)
 
 
 def in_report(old: str, new: str) -> Spoil:
@@ -300,6 +310,25 @@ BROKEN: dict[str, Spoil] = {
     "images.key.uncited": in_kos(mark_elsewhere),
     "images.key.series": in_kos(lambda dataset: sets(SeriesInstanceUID="2.25.7")(mark(dataset))),
     "images.key.title": in_image(note_title, "KO"),
+    "metadata.unreadable": lambda inputs: setattr(inputs, "metadata", b"<a/>"),
+    "metadata.entry": in_metadata("IMG-KOS", "11488-4"),
+    "metadata.kos": in_metadata("2.25.9001", "2.25.9003"),
+    "metadata.study": in_metadata(f"{STUDY}^^^", "2.25.7^^^"),
+    "metadata.patient": in_metadata(f'value="{REPORT.ins}^^^', 'value="279035121518989^^^'),
+    "metadata.trait": in_metadata("PID-7|1984", "PID-7|1985"),
+    "metadata.accession": in_metadata("ACC-7788", "ACC-7789"),
+    "metadata.order": in_metadata("5501^^^", "5502^^^"),
+    "metadata.modality": in_metadata('nodeRepresentation="CT"', 'nodeRepresentation="MR"'),
+    "metadata.region": in_metadata('nodeRepresentation="67734004"', 'nodeRepresentation="774007"'),
+    "metadata.start": in_metadata("<Value>20240312090000", "<Value>20230312090000"),
+    "metadata.authenticator": in_metadata(REPORT.author_rpps, "899700000009"),
+    "metadata.structure": in_metadata(REPORT.structure_id, "1888888888"),
+    "metadata.facility": in_metadata(REPORT.facility_type, "SA01"),
+    "metadata.practice": in_metadata("AMBULATOIRE", "ETABLISSEMENT"),
+    "metadata.language": in_metadata("fr-FR", "en-US"),
+    "metadata.visibility": lambda inputs: setattr(
+        inputs, "report", build_message(REPORT, SimMessage(flags={"INVISIBLE_PATIENT": "Y"}))
+    ),
 }
 
 
@@ -426,7 +455,7 @@ def test_the_published_message_is_read() -> None:
 def test_any_damage_gives_a_report_without_the_patient(
     data: st.DataObject, study: GeneratedStudy, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    good = Inputs(build_message(REPORT), [make_manifest(study)], study.folder)
+    good = Inputs(build_message(REPORT), [make_manifest(study)], study.folder, b"")
     target = data.draw(st.sampled_from(["report", "cda", "kos"]))
     whole = {"report": good.report, "cda": build_cda(REPORT), "kos": good.kos[0]}[target]
     at = data.draw(st.integers(0, len(whole)))

@@ -95,7 +95,10 @@ async def test_a_publication_a_replacement_and_a_withdrawal(world: World, kind: 
     message = build_message(report, SimMessage(kind=kind, flags=flags))
 
     assert told(validate_cross(message, [each.document for each in entries[:1]], study.folder)) == []
-    assert told(validate_cross(message, [each.document for each in entries])) == []
+    manifests = [each.document for each in entries]
+    assert told(validate_cross(message, manifests)) == []
+    for capture in world.captured("TD2.1"):
+        assert told(validate_cross(message, manifests, metadata=capture)) == []
     for entry in entries:
         assert told(validate_kos(entry.document)) == []
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -209,7 +209,7 @@ def _check_traits(entry: RimObject, kos: KosFacts, where: str, out: Report) -> N
         parts = text.split("^")
         same = {
             # Delimiters of HL7 are blanks here, and names may be cut: the letters must be the same.
-            "PID-5": not kos.name[0] or _letters(kos.name[0]).startswith(_letters(parts[0])[:20]),
+            "PID-5": not kos.name[0] or types.letters(kos.name[0]).startswith(types.letters(parts[0])[:20]),
             "PID-7": not kos.birth_date or text == kos.birth_date,
             "PID-8": not kos.sex or text == kos.sex,
             "PID-11": not kos.comments or parts[-1] == kos.comments,
@@ -218,16 +218,14 @@ def _check_traits(entry: RimObject, kos: KosFacts, where: str, out: Report) -> N
             _TRAIT.broken(out, where, field=field)
 
 
-def _letters(text: str) -> str:
-    return "".join(letter for letter in text.casefold() if letter.isalnum())
-
-
 def _check_references(entry: RimObject, kos: KosFacts, where: str, out: Report) -> None:
     by_type: dict[str, set[tuple[str, str]]] = {}
     for value in entry.slots.get(tables.REFERENCES, ()):
         found = types.reference(value)
         if found is not None:
-            by_type.setdefault(found[2].rpartition(":")[2], set()).add((_unescaped(found[0]), found[1]))
+            by_type.setdefault(found[2].rpartition(":")[2], set()).add(
+                (types.unescaped(found[0]), found[1])
+            )
     studies = {value for value, _ in by_type.get("studyInstanceUID", set())}
     if studies and kos.study_uid not in studies:
         _STUDY.broken(out, where)
@@ -242,12 +240,6 @@ def _check_references(entry: RimObject, kos: KosFacts, where: str, out: Report) 
         extra += len({value for value, _ in told} - {value for value, _ in held})
     if extra:
         _EXTRA.broken(out, where, count=extra)
-
-
-def _unescaped(text: str) -> str:
-    """Undo the escapes of HL7 v2 in an identifier."""
-    marks: Mapping[str, str] = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\"}
-    return re.sub(r"\\([FSTRE])\\", lambda found: marks[found[1]], text)
 
 
 def _check_creation(entry: RimObject, kos: KosFacts, where: str, out: Report) -> None:

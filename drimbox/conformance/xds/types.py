@@ -28,6 +28,8 @@ _INSTITUTION = re.compile(
     r"([^\^&~|]+)\^{5}&1\.2\.250\.1\.71\.4\.2\.2&ISO\^IDNST\^\^\^([^\^&~|]+)", re.ASCII
 )
 _STRUCTURE = re.compile(r"[0-9AB]{9}|[12][0-9AB]{9}|[34][0-9]{14}|[0-9]{14}", re.ASCII)
+_ESCAPE = re.compile(r"\\([FSTRE])\\")
+_DELIMITERS: Final = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\"}
 _MATRICULE = re.compile(r"[1-478][0-9]{4}(?:[0-9]{2}|2[AB])[0-9]{8}", re.ASCII)
 
 
@@ -104,3 +106,13 @@ def reference(value: str) -> tuple[str, str, str] | None:
     """Return (identifier, authority, type) of a CXi of referenceIdList, None when it is none."""
     match = _REFERENCE.fullmatch(value)
     return None if match is None else (match[1], match[2] or "", match[3])
+
+
+def unescaped(identifier: str) -> str:
+    """Undo the escapes of HL7 v2 in an identifier (HL7 v2.5 2.7)."""
+    return _ESCAPE.sub(lambda found: _DELIMITERS[found[1]], identifier)
+
+
+def letters(name: str) -> str:
+    """Return a name without case and punctuation: delimiters of HL7 inside it became blanks."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
