@@ -27,6 +27,7 @@ from drimbox.conformance.xds import (
     xades,
 )
 from drimbox.conformance.xds.validate import validate_xds
+from drimbox.xdm.metadata import exported
 from tests.conformance import xds_cases
 from tests.conformance.xds_cases import BROKEN, NS, XDM_BROKEN, copy_of
 from tests.conformance.xds_inputs import (
@@ -79,7 +80,7 @@ def judge(pieces: Pieces) -> Report:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
 def test_one_broken_rule(rule: Rule, good: Pieces, monkeypatch: pytest.MonkeyPatch) -> None:
     if rule.id in XDM_BROKEN:
-        root = etree.fromstring(make_xdm(good))
+        root = etree.fromstring(make_xdm(good) if rule.id != "document.uri_signature" else good.metadata)
         XDM_BROKEN[rule.id](root)
         report = validate_xds(etree.tostring(root), folder=lambda uri: good.kos)
     else:
@@ -181,6 +182,16 @@ def test_a_metadata_file(good: Pieces) -> None:
     assert [each.rule for each in missing.findings] == ["document.not_read"]
     other = validate_xds(make_xdm(good), folder=lambda uri: good.kos + b"x")
     assert {"document.hash", "document.size"} <= {each.rule for each in other.findings}
+
+
+@pytest.mark.requirement("DB.SO.29")
+def test_a_metadata_file_of_our_archive(good: Pieces) -> None:
+    """The archive keeps the entry of the signature, whose file it does not hold."""
+    data = exported(good.metadata, "2.25.9001", "SS000001/KOS_1_1.DCM", good.kos)
+    report = validate_xds(data, folder=lambda uri: good.kos)
+    assert {each.rule for each in report.findings} == {"document.uri_signature", "document.not_read"}
+    assert report.ok
+    assert report.facts["documents"] == 1
 
 
 @pytest.mark.threat("path traversal")

@@ -634,6 +634,8 @@ BROKEN: dict[str, Spoil] = {
 #: Rules of a METADATA.XML: what to do to a good one.
 XDM_BROKEN: dict[str, Edit] = {
     "document.uri": lambda root: removes(root.xpath(KOS + "/r:Slot[@name='URI']", namespaces=NS)[0]),
+    # The metadata as published, whose signature has no address.
+    "document.uri_signature": lambda root: None,
     "document.uri_form": lambda root: says("../../etc/passwd")(
         root.xpath(value_of(KOS, "URI"), namespaces=NS)[0]
     ),

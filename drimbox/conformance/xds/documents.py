@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -43,6 +43,9 @@ _NOT_READ = RULES.inform(
 )
 
 _URI = RULES.error("uri", "URI absent", _XDM)
+_URI_SIGNATURE = RULES.inform(
+    "uri_signature", "URI absent : la signature n'est pas dans l'archive", f"DB.SO.29 ; {_XDM}"
+)
 _URI_FORM = RULES.error(
     "uri_form", "URI : chemin relatif « SSNNNNNN/NOM.EXT » attendu", f"{_XDM} ; ISO 9660"
 )
@@ -152,13 +155,15 @@ def uri_of(entry: RimObject) -> str | None:
     return uri if _URI_PATH.fullmatch(uri.upper()) else None
 
 
-def check_uris(entries: Iterable[tuple[RimObject, str]], out: Report) -> None:
-    """Judge the URI slots of a METADATA.XML."""
+def check_uris(
+    entries: Iterable[tuple[RimObject, str]], signatures: Container[RimObject], out: Report
+) -> None:
+    """Judge the URI slots of a METADATA.XML; the national archive need not hold the signature's file."""
     seen: set[str] = set()
     for entry, where in entries:
         uri = entry.slot("URI")
         if not uri:
-            _URI.broken(out, where)
+            (_URI_SIGNATURE if entry in signatures else _URI).broken(out, where)
         elif uri_of(entry) is None:
             _URI_FORM.broken(out, where)
         elif uri.upper() in seen:

@@ -148,7 +148,7 @@ class _Submission:
             _MTOM.broken(out)
         held = documents.read_documents(body, capture, out)
         if xdm:
-            documents.check_uris(self._named, out)
+            documents.check_uris(self._named, self._signatures, out)
         else:
             documents.check_presence(body, self._named, out)
         self._check_documents(self._complete(held, kos, folder))
