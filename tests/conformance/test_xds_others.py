@@ -58,6 +58,8 @@ def test_the_published_publication() -> None:
         "document.hash",
         "document.size",
         "document.creation_zone",
+        # Sent for a report of another exam.
+        "document.study_date",
         "submission.vihf_structure",
         "xades.digest",
         "xades.value",
@@ -86,6 +88,8 @@ def test_the_published_metadata_file(tmp_path: Path) -> None:
         "document.hash",
         "document.size",
         "document.creation_zone",
+        # Sent for a report of another exam.
+        "document.study_date",
         "submission.times",
         "xades.certificate",
         "xades.sha1",
