@@ -25,11 +25,12 @@ def feed_machine(figures: Figures) -> str:
     scaling, cores = figures.value("machine.scaling"), int(about["cores"])
     disturbed = (
         " **The machine had other work, or its cores are not whole ones: every rate below is lower, and "
-        "every time longer, than on a machine of one's own; processor times are nearly the same.**"
+        "every time longer, than on a machine of one's own; processor times grow too, but less.**"
         if scaling is not None and scaling < FREE * cores
         else ""
     )
     gone = [f"\n- failed: {each['name']}: {each['why']}" for each in figures.document["failed"]]
+    gone += [f"\n- left out: {each['name']}: {each['why']}" for each in figures.document["left_out"]]
     return (
         f"Run of {run['started']}, {run['seconds']} s.{quick} {about['cpu']}, {cores} cores, "
         f"{about['memory']}, Python {about['python']}. "

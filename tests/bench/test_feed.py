@@ -229,6 +229,7 @@ def test_document_shows_the_feed_from_its_own_run(tmp_path: Path) -> None:
     ):
         results.add(name, value, unit)
     results.fail("drain", "Stuck: 5 of 9")
+    results.leave_out("archive", "trop long")
     path = tmp_path / "feed.json"
     results.write(path, describe())
     run = json.loads(path.read_text())
@@ -240,6 +241,7 @@ def test_document_shows_the_feed_from_its_own_run(tmp_path: Path) -> None:
     assert "accepted over 4 connections" in written
     assert "The machine had other work" in written
     assert "failed: drain: Stuck: 5 of 9" in written
+    assert "left out: archive: trop long" in written
     assert filled(text, run, None).count("The feed was not measured") == len(FEED_SECTIONS)
     document = DOCUMENT.read_text()
     assert all(f"<!-- figures: {name} -->" in document for name in FEED_SECTIONS)
