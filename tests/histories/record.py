@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -195,7 +195,10 @@ class Line:
         return self._dmp.metadata(structure, submission, None)
 
     async def patient_exists(self, structure: Structure, report: Report) -> Outcome:
-        return await self._exchange("TD0.2", Accepted, Refused("AE", "inconnu", unknown_patient=True))
+        # It is refused for whichever of its studies asks.
+        studies = [act.study_uid for act in report.acts]
+        no = Refused("AE", "inconnu", unknown_patient=True)
+        return await self._exchange("TD0.2", Accepted, no, studies=studies)
 
     async def publish(self, structure: Structure, submission: Submission, replaces: str | None) -> Outcome:
         unique_id = submission.sop_instance_uid
@@ -203,7 +206,7 @@ class Line:
             "TD2.1",
             lambda: self._dmp.submit(structure, submission, replaces),
             Refused(_NO, "non"),
-            study=submission.study.study_uid,
+            studies=[submission.study.study_uid],
             leaves=unique_id,
             answers=unique_id,
         )
@@ -213,7 +216,7 @@ class Line:
             "TD3.3c",
             lambda: self._dmp.withdraw(structure, removal, entry_uuid),
             Refused(_NO, "non"),
-            study=self._dmp.entries[removal.sop_instance_uid].study,
+            studies=[self._dmp.entries[removal.sop_instance_uid].study],
         )
 
     async def find_entry(
@@ -230,7 +233,7 @@ class Line:
         act: Callable[[], T],
         no: T,
         *,
-        study: str = "",
+        studies: Sequence[str] = (),
         leaves: str = "",
         answers: str = "",
     ) -> T:
@@ -261,7 +264,7 @@ class Line:
             life.callLater(chance.choice((0.0, 0.02, 0.4)), reply, result)
 
         if treatment == "refuse":
-            if study:
+            for study in studies:
                 dmp.refused(study)
             life.callLater(0.02, reply, no)
         elif treatment == "late":
