@@ -95,8 +95,8 @@ class SpokenReports(Protocol):
     async def speaker(self, study_uid: str) -> Speaker | Voice:
         """Return which message says what the record must hold of a study."""
 
-    async def standing(self, study_uid: str) -> frozenset[str]:
-        """Return the documents that speak for a study, the last word among them."""
+    async def standing(self, study_uid: str) -> dict[int, str]:
+        """Return the messages that speak for a study, the last word among them: document by message."""
 
 
 class LatestKos(Protocol):

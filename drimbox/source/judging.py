@@ -132,6 +132,13 @@ class Judge:
         trouble = read.error or (ReportNotInterpretable(read.reason) if read.reason else None)
         return Reading(job, read.message, read.report, trouble)
 
+    async def patient_of(self, message_id: int) -> str:
+        """Return the INS of the report that a message carries, empty when it cannot be read."""
+        stored = await self._doors.messages.message(message_id)
+        read = await self._doors.in_thread(lambda: interpret(stored.raw, self._config.hl7))
+        assert isinstance(read, Interpretation)
+        return read.report.patient.ins if read.report is not None else ""
+
     async def compare(self, reading: Reading, witness: Witness) -> Comparison | Absent:
         """Compare what the record should hold of the study with the newest KOS of the archive.
 

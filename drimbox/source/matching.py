@@ -113,12 +113,14 @@ class Matching:
         latest, report = found.latest, reading.report
         if latest is None or latest.patient_ins == report.patient.ins:
             return
-        standing = await self._doors.reports.standing(reading.job.study_uid)
-        if (standing - {report.document_id}) & set(latest.report_ids):
-            raise PatientMismatch(
-                "un compte rendu toujours valable a fait publier cet examen sous un autre INS ;"
-                " rien n'est publié ni retiré du DMP"
-            )
+        for message_id, document_id in (await self._doors.reports.standing(reading.job.study_uid)).items():
+            ins = await self._judge.patient_of(message_id)
+            # Of one that cannot be read any more, its document tells.
+            if ins == latest.patient_ins or (not ins and document_id in latest.report_ids):
+                raise PatientMismatch(
+                    "un compte rendu toujours valable a fait publier cet examen sous un autre INS ;"
+                    " rien n'est publié ni retiré du DMP"
+                )
 
     async def _absent(self, job: FeedJob, absent: Absent) -> str:
         """The images are gone: withdraw, as far as the purpose of the job allows."""

@@ -38,9 +38,14 @@ class Reports:
         """Return which message says what the record must hold of a study."""
         return await self._database.read(lambda connection: _speaker(connection, study_uid))
 
-    async def standing(self, study_uid: str) -> frozenset[str]:
-        """Return the documents that speak for a study, the last word among them."""
-        return await self._database.read(lambda connection: _standing(connection, study_uid))
+    async def standing(self, study_uid: str) -> dict[int, str]:
+        """Return the messages that speak for a study, the last word among them: document by message."""
+
+        def work(connection: Connection) -> dict[int, str]:
+            rows = connection.execute(_citing(study_uid)).all()
+            return {row.message_id: row.document_id for row in _speaking(connection, rows)}
+
+        return await self._database.read(work)
 
 
 def record_report(connection: Connection, message_id: int, said: ReportSaid) -> list[str]:
@@ -132,12 +137,8 @@ def _speaker(connection: Connection, study_uid: str) -> Speaker | Voice:
 def silenced(connection: Connection, study_uid: str) -> set[str]:
     """Return the documents that once spoke for a study and do no longer."""
     rows = connection.execute(_citing(study_uid)).all()
-    return {row.document_id for row in rows} - _standing(connection, study_uid)
-
-
-def _standing(connection: Connection, study_uid: str) -> frozenset[str]:
-    rows = connection.execute(_citing(study_uid)).all()
-    return frozenset(row.document_id for row in _speaking(connection, rows))
+    speaking = {row.document_id for row in _speaking(connection, rows)}
+    return {row.document_id for row in rows} - speaking
 
 
 def _citing(study_uid: str) -> Select[Any]:

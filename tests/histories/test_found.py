@@ -39,6 +39,9 @@ def test_a_report_corrected_to_another_patient_leaves_nothing_in_the_first_recor
     play(tmp_path / "1", empty, Report(0, (0,)), Calm(), corrected)
     play(tmp_path / "2", empty, Report(0, (0,)), corrected, Move(0), Withdraw(1, (0,)))
     play(tmp_path / "3", empty, Report(0, (0,)), Calm(), DmpNext("refuse", "TD3.3c"), corrected)
+    # The same document, said again for the right patient, and then another one.
+    wrong, right = Report(2, (0,), patient=1), Report(2, (0,))
+    play(tmp_path / "4", empty, wrong, Calm(), right, Report(1, (0,)))
 
 
 @pytest.mark.requirement("DB.SO.16")

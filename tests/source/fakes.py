@@ -220,12 +220,12 @@ class Reports:
 
     def __init__(self, speaker: Speaker | Voice = Voice.UNKNOWN) -> None:
         self.says = speaker
-        self.stands: frozenset[str] = frozenset()
+        self.stands: dict[int, str] = {}
 
     async def speaker(self, study_uid: str) -> Speaker | Voice:
         return self.says
 
-    async def standing(self, study_uid: str) -> frozenset[str]:
+    async def standing(self, study_uid: str) -> dict[int, str]:
         return self.stands
 
 

@@ -510,11 +510,14 @@ def test_a_change_of_a_study_that_no_report_cites_ends_quietly() -> None:
     assert stage.notices.posted == []
 
 
+FORMER = "184070100499094"
+
+
 @pytest.mark.requirement("DB.SO.13", "DB.SO.97")
 @pytest.mark.threat("KOS in the record of another patient")
 def test_a_report_corrected_to_another_patient_takes_its_kos_along() -> None:
-    stage = Stage(None, archived(patient_ins="184070100499094"))
-    stage.reports.stands = frozenset({"2.999.7.1"})
+    stage = Stage(None, archived(patient_ins=FORMER))
+    stage.reports.stands = {1: "2.999.7.1"}
     stage.match()
     (queued,) = stage.jobs.queued
     made = sample("2.25.500", STUDY)
@@ -524,13 +527,21 @@ def test_a_report_corrected_to_another_patient_takes_its_kos_along() -> None:
 
 @pytest.mark.requirement("DB.SO.16", "DB.SO.21")
 @pytest.mark.threat("KOS in the record of another patient")
-def test_a_study_is_not_taken_from_a_patient_whose_report_still_stands() -> None:
-    stage = Stage(None, archived(patient_ins="184070100499094"))
-    stage.reports.stands = frozenset({"2.999.7.0", "2.999.7.1"})
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(hl7(SimReport(ins=FORMER)), id="read"),
+        pytest.param(b"MSH", id="not readable any more"),
+    ],
+)
+def test_a_study_is_not_taken_from_a_patient_whose_report_still_stands(other: bytes) -> None:
+    messages = Messages(stored(), stored(other, 2))
+    stage = Stage(None, archived(patient_ins=FORMER, report_ids=("2.999.7.0",)), messages=messages)
+    stage.reports.stands = {2: "2.999.7.0", 1: "2.999.7.1"}
     stage.match()
     assert stage.jobs.queued == []
     assert stage.jobs.ended[0][1] == "E001"
-    assert "184070100499094" not in stage.notices.open[f"E001-{STUDY}"][1]
+    assert FORMER not in stage.notices.open[f"E001-{STUDY}"][1]
 
 
 # -- key images --------------------------------------------------------------------------------------
