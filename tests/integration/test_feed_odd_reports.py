@@ -14,6 +14,7 @@ from drimbox.model import MessageAction
 from drimbox.sim.dmp_registry import Entry
 from drimbox.sim.ris import SimAct, SimMessage, SimReport, build_cda, build_message
 from drimbox.sim.studies import GeneratedStudy
+from tests.cda.samples import published
 from tests.integration.feed_stand import (
     OnePacs,
     SimOrder,
@@ -228,6 +229,35 @@ async def test_of_two_documents_the_structured_one_feeds(world: OnePacs, first_l
     assert ack.code == "AA"
     await world.stand.published_one(structured)
     assert world.stand.kos(flat, None) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_published_report_gives_its_three_kos(world: OnePacs) -> None:
+    """The agency's level-1 report as it is, but for the structure, whose certificates nobody has."""
+    document = published("CDA/IMG_CR_IMG_2023.11_CDA-R2-Niveau-1.xml")
+    document = document.replace(b'extension="101235555"', b'extension="1999999999"')
+    uids = [f"1.2.250.1.3.152.235.2.12.18763647{last}" for last in (4, 5, 6)]
+    studies = [world.studies.new(world.pacs, study_uid=uid) for uid in uids]
+    message = SimMessage(control_id="M-ANS", with_ipp=False, prt_structure="")
+    # Its patient is not the one of the simulated PID: the INS is that of the report.
+    raw = build_message(SimReport(ins=""), message, document=document)
+    assert (await world.stand.send(raw)).code == "AA"
+    for study in studies:
+        entry = await world.stand.published_one(study)
+        dataset = kos_dataset(entry)
+        assert (dataset.PatientID, str(dataset.PatientName)) == ("279035121518989", "PAT-TROIS^DOMINIQUE")
+        assert _numbers_of(entry) == ["105234751"]
+        assert kos_instances(entry) == held_instances(study)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_published_message_is_taken_and_told_what_it_lacks(world: OnePacs) -> None:
+    """LF line ends, a line broken inside an OBX, bare base64, 8859/1 over UTF-8: taken, then E005."""
+    raw = published("HL7/patient1.hl7").replace(b"|FILLER|FILLER|", b"|RIS-Y|FILLER|", 1)
+    assert (await world.stand.send(raw)).code == "AA"
+    text = await world.stand.notice_about("modalité", "E005")
+    assert "situation d'exercice" in text
+    await world.stand.idle()
 
 
 @pytest_twisted.ensureDeferred
