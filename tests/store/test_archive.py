@@ -11,9 +11,14 @@ from drimbox.store.schema import kos
 from tests.store.conftest import Stores
 from tests.store.test_outbox import queue, take
 
+#: The DMP lets nobody else replace what a structure published, so another one's stands beside it.
+OTHER = {"site": "site-2", "structure_id": "1888888888"}
 
-async def publish(stores: Stores, sop: str, study: str = "2.25.1", site: str = "site-1") -> int:
-    number = await queue(stores, sop, study, site)
+
+async def publish(
+    stores: Stores, sop: str, study: str = "2.25.1", site: str = "site-1", **changes: str
+) -> int:
+    number = await queue(stores, sop, study, site, **changes)
     (item,) = await take(stores)
     await stores.outbox.begin(item.id)
     await stores.outbox.published(item.id, f"urn:uuid:{sop}")
@@ -44,12 +49,23 @@ async def test_the_latest_is_the_newest_alive_of_any_site(stores: Stores) -> Non
 @pytest_twisted.ensureDeferred
 async def test_the_current_one_is_by_site(stores: Stores) -> None:
     one = await publish(stores, "2.25.501")
-    await publish(stores, "2.25.502", site="site-2")
+    await publish(stores, "2.25.502", **OTHER)
     await queue(stores, "2.25.503")
     current = await stores.archive.published("site-1", "2.25.1")
     assert current is not None
     assert (current.id, current.entry_uuid) == (one, "urn:uuid:2.25.501")
     assert await stores.archive.published("site-3", "2.25.1") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_study_that_moved_to_another_pacs_has_one_current_kos(stores: Stores) -> None:
+    """The same structure published it at both: the DMP has replaced the first by the second."""
+    await publish(stores, "2.25.501")
+    two = await publish(stores, "2.25.502", site="site-2")
+    assert await stores.archive.published("site-1", "2.25.1") is None
+    current = await stores.archive.published("site-2", "2.25.1")
+    assert current is not None
+    assert current.id == two
 
 
 @pytest.mark.requirement("DB.SO.38")
@@ -58,7 +74,7 @@ async def test_candidates_are_what_a_consumer_may_know(stores: Stores) -> None:
     assert await stores.archive.candidates("site-1", "2.25.1") == []
     await publish(stores, "2.25.501")
     await publish(stores, "2.25.502")
-    await publish(stores, "2.25.510", site="site-2")
+    await publish(stores, "2.25.510", **OTHER)
     await publish(stores, "2.25.511", study="2.25.2")
     await queue(stores, "2.25.503")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import attrs
 import pytest
 import pytest_twisted
 from sqlalchemy import select, update
@@ -20,12 +21,15 @@ from tests.store.samples import TestClock, submission
 from tests.store.test_feed_jobs import message
 
 
-async def queue(stores: Stores, sop: str, study: str = "2.25.1", site: str = "site-1") -> int:
+async def queue(
+    stores: Stores, sop: str, study: str = "2.25.1", site: str = "site-1", **changes: str
+) -> int:
     """Queue one publication through the whole path; return the number of its KOS."""
     await message(stores, study)
     (job,) = await stores.jobs.take(stores.clock.now(), 1)
+    made = attrs.evolve(submission(sop, study), **changes)
     return await stores.jobs.queue_publication(
-        job.id, site=site, submission=submission(sop, study), metadata=b"m" + sop.encode(), fingerprint=sop
+        job.id, site=site, submission=made, metadata=b"m" + sop.encode(), fingerprint=sop
     )
 
 
