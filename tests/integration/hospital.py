@@ -108,7 +108,13 @@ class Hospital:
             ]
         else:
             addresses = pacses(port)
-        extra = {"wado": {"queue_timeout": "1", **(wado or {})}, "psc": {"timeout": "2"}, **(more or {})}
+        extra = {
+            "wado": {"queue_timeout": "1", **(wado or {})},
+            "psc": {"timeout": "2"},
+            # A connection to the DMP kept for a moment would be counted among what a delivery left open.
+            "dmp": {"keep_alive": "0"},
+            **(more or {}),
+        }
         self.stand = Stand(folder / "stand", reactor, addresses, dicom_port=port, extra=extra)
         self._messages = 0
 
