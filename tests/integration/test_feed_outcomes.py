@@ -82,6 +82,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     relay = CuttingRelay(free_port())
     dmp = {
         "base_url": f'"https://localhost:{relay.port}"',
+        # Each request on a connection of its own: the relay counts them.
+        "keep_alive": "0",
         "timeout": "1",
         "connect_timeout": "0.5",
         "retry_first": "0.1",
