@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from cryptography import x509
 from twisted.web.client import Agent
@@ -17,7 +17,7 @@ from drimbox.audit import messages
 from drimbox.config import Config
 from drimbox.errors import PeerNotTrusted
 from drimbox.periodic import Periodic, random_fraction
-from drimbox.ports import AuditTrail, Clock, OutageNotices
+from drimbox.ports import AuditTrail, Clock, InThread, OutageNotices
 from drimbox.trust.certificates import read_certificates
 from drimbox.trust.contexts import ServerContexts, client_policy, server_context_factory
 from drimbox.trust.download import Download, Fetch
@@ -28,16 +28,8 @@ from drimbox.trust.tlskeeper import TlsKeeper
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.trust.xades import MAX_BYTES
 
-T = TypeVar("T")
 #: Seconds between two looks: whether a list is due, whether a file has changed; and of the expiries.
 _LOOK, _FILES, _DAY = 300.0, 30.0, 86400.0
-
-
-class Defer(Protocol):
-    """Runs work off the reactor thread."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
-        """Return what gives the result."""
 
 
 class Guard:
@@ -49,7 +41,7 @@ class Guard:
         reactor: Any,
         clock: Clock,
         notices: OutageNotices,
-        defer: Defer,
+        defer: InThread,
         note: Callable[[str, str], Awaitable[None]],
         audit: AuditTrail,
     ) -> None:

@@ -7,9 +7,9 @@ is a coroutine that runs on the reactor thread; none blocks it.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -17,6 +17,15 @@ from drimbox.config import Pacs, Structure
 from drimbox.dicom.elements import Buffer
 from drimbox.dicom.moving import MoveReceiver, MoveResult
 from drimbox.model import KosState, MessageAction, Report, Study, Visibility
+
+T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """Runs a function off the reactor thread and awaits its result."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
+        """Return an awaitable of `work()`."""
 
 
 @attrs.frozen

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
 
-T = TypeVar("T")
 _MAX_SECRET = 4096
-
-
-class InThread(Protocol):
-    """Runs a function off the reactor thread and awaits its result."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
-        """Return an awaitable of `work()`."""
 
 
 class NotDelivered(Exception):

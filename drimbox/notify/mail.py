@@ -19,10 +19,10 @@ from twisted.mail.smtp import ESMTPSender, ESMTPSenderFactory, SMTPClientError, 
 from twisted.python.failure import Failure
 
 from drimbox.config import MailSettings
-from drimbox.notify.channel import InThread, read_secret
+from drimbox.notify.channel import read_secret
 from drimbox.notify.digest import subject, text
 from drimbox.notify.timed import TimedChannel
-from drimbox.ports import Digest
+from drimbox.ports import Digest, InThread
 from drimbox.redaction import escape_control
 from drimbox.trust.contexts import client_policy
 

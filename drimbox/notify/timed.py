@@ -9,8 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 
-from drimbox.notify.channel import InThread, NotDelivered
-from drimbox.ports import Digest, Severity
+from drimbox.notify.channel import NotDelivered
+from drimbox.ports import Digest, InThread, Severity
 from drimbox.trust.certificates import CertificateUnusable
 
 

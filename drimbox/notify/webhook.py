@@ -16,10 +16,10 @@ from twisted.web.client import Agent, FileBodyProducer, RequestTransmissionFaile
 from twisted.web.http_headers import Headers
 
 from drimbox.config import WebhookSettings
-from drimbox.notify.channel import InThread, NotDelivered, read_secret
+from drimbox.notify.channel import NotDelivered, read_secret
 from drimbox.notify.digest import data
 from drimbox.notify.timed import TimedChannel
-from drimbox.ports import Digest
+from drimbox.ports import Digest, InThread
 from drimbox.trust.contexts import client_policy
 
 

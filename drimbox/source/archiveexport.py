@@ -11,12 +11,13 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 
 from drimbox import __version__
 from drimbox.config import Config, Site
+from drimbox.ports import InThread
 from drimbox.source.archivejobs import JobFailed, Progress
 from drimbox.xdm.entries import MetadataRefused
 from drimbox.xdm.names import Month, prefixes
@@ -24,7 +25,6 @@ from drimbox.xdm.pages import Sender
 from drimbox.xdm.takeover import bounds, month_of
 from drimbox.xdm.writing import FAT_LIMIT, ExportedKos, ExportRefused, MonthWriter
 
-T = TypeVar("T")
 #: Manifests in memory at a time: at most some 16 MiB each, some 40 KiB as a rule.
 _BATCH = 8
 #: Manifests named in the result when they could not be written.
@@ -38,13 +38,6 @@ _REASONS = {
     errno.ENOENT: "dossier absent",
     errno.EIO: "erreur d'entrée-sortie du support",
 }
-
-
-class InThread(Protocol):
-    """Runs work off the reactor thread."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
-        """Return an awaitable of `work()`."""
 
 
 class Listing(Protocol):

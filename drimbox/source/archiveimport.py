@@ -20,8 +20,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from drimbox.config import Config, Site
-from drimbox.ports import Clock
-from drimbox.source.archiveexport import InThread, os_reason
+from drimbox.ports import Clock, InThread
+from drimbox.source.archiveexport import os_reason
 from drimbox.source.archivejobs import JobFailed, Progress
 from drimbox.source.structures import Structures
 from drimbox.xdm import names

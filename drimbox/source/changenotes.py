@@ -8,7 +8,6 @@ the study is compared with its PACS. What cannot be stored now is refused, for t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -17,17 +16,8 @@ from drimbox.dicom.dimse import Command, Status
 from drimbox.dicom.moving import Channel
 from drimbox.kos.changes import MAX_BYTES, KeyObject, read_key_object
 from drimbox.kos.keyimages import NoteRefused
-from drimbox.ports import Inbox
+from drimbox.ports import Inbox, InThread
 from drimbox.source.keyobjects import KeyObjects
-
-T = TypeVar("T")
-
-
-class InThread(Protocol):
-    """Runs a function off the reactor thread and awaits its result."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
-        """Return an awaitable of `work()`."""
 
 
 class ChangeNotes:

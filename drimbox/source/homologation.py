@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from drimbox.config import Site
 from drimbox.kos.changes import is_part10
 from drimbox.kos.reading import MAX_BYTES, Manifest, ManifestRefused, read_manifest
-from drimbox.source.archiveexport import InThread, os_reason
+from drimbox.ports import InThread
+from drimbox.source.archiveexport import os_reason
 from drimbox.source.archivejobs import JobFailed, Progress
 from drimbox.xdm.names import is_kos
 from drimbox.xdm.opening import ArchiveRefused, FileRefused, find_archives, open_archive

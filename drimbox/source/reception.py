@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
 
 import attrs
 from twisted.logger import Logger
@@ -29,19 +28,10 @@ from drimbox.hl7.message import read_message
 from drimbox.hl7.refusal import INTERNAL_ERROR, UNKNOWN_RIS, Hl7Refused
 from drimbox.metrics import HL7_MESSAGES
 from drimbox.model import ReportMessage, StudyChange
-from drimbox.ports import Clock, Inbox, Notices
+from drimbox.ports import Clock, Inbox, InThread, Notices
 from drimbox.xml import XmlRefused
 
 log = Logger()
-
-T = TypeVar("T")
-
-
-class InThread(Protocol):
-    """Runs a function off the reactor thread and awaits its result."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
-        """Return an awaitable of `work()`."""
 
 
 @attrs.frozen

@@ -31,10 +31,10 @@ from twisted.logger import Logger
 
 from drimbox import metrics
 from drimbox.config import CacheSettings
-from drimbox.ports import CacheDamaged, CachedInstance, Clock
+from drimbox.ports import CacheDamaged, CachedInstance, Clock, InThread
 from drimbox.store.cachefiles import Folder, Found, OpenEntry
 from drimbox.store.cachemanifest import Record, SeriesKey
-from drimbox.store.cachewriting import InThread, SeriesWriter
+from drimbox.store.cachewriting import SeriesWriter
 
 #: Bytes of all writers waiting in memory for the disk.
 _MAX_HELD = 64 * 1024 * 1024

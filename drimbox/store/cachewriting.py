@@ -7,7 +7,7 @@ delivery slowed; the same when the disk fails, or there is no room. What was wri
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from drimbox.dicom.elements import Buffer
-from drimbox.ports import CachedInstance
+from drimbox.ports import CachedInstance, InThread
 from drimbox.store.cachefiles import Folder, Found, Partial
 from drimbox.store.cachemanifest import BLOCK, Head, Record, Run, SeriesKey
 
@@ -25,13 +25,6 @@ T = TypeVar("T")
 MAX_INSTANCES = 100_000
 #: Bytes written by one thread job.
 _BATCH = 8 * BLOCK
-
-
-class InThread(Protocol):
-    """Runs blocking work in a thread."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
-        """Return what gives the result of `work`."""
 
 
 class Keeper(Protocol):
