@@ -31,8 +31,9 @@ from drimbox.native.places import Places
 from drimbox.notify.mail import MailChannel
 from drimbox.notify.webhook import WebhookChannel
 from drimbox.periodic import Periodic
-from drimbox.ports import Archives, FeedJob, ImageArchive, InboxMessage
+from drimbox.ports import Archives, FeedJob, ImageArchive, InboxMessage, Introspector
 from drimbox.psc.introspection import TokenIntrospector
+from drimbox.psc.remembered import RememberingIntrospector
 from drimbox.source.archiveexport import ArchiveExport
 from drimbox.source.archiveimport import ArchiveImport
 from drimbox.source.archivejobs import ArchiveJobs
@@ -259,12 +260,7 @@ class Assembly:
         return Deliveries(
             config,
             clock=reactor,
-            introspector=TokenIntrospector(
-                config.psc,
-                Agent(reactor, client_policy(config.psc.roots, None), connectTimeout=config.psc.timeout),
-                reactor,
-                self._clock.now,
-            ),
+            introspector=self._make_introspector(),
             archive=self._known(),
             archives=self._archives,
             spool=Spool(
@@ -277,6 +273,14 @@ class Assembly:
             transcoder=self.codecs,
             cache=self.cache,
         )
+
+    def _make_introspector(self) -> Introspector:
+        psc, reactor, now = self._config.psc, self._reactor, self._clock.now
+        agent = Agent(reactor, client_policy(psc.roots, None), connectTimeout=psc.timeout)
+        asking = TokenIntrospector(psc, agent, reactor, now)
+        if not psc.cache_time:
+            return asking
+        return RememberingIntrospector(asking, reactor, now, seconds=psc.cache_time, most=psc.cache_entries)
 
     def _make_feed_doors(self) -> FeedDoors:
         stores = self._stores

@@ -442,8 +442,21 @@ class PscSettings:
     client_secret_file: Path
     #: PEM file of the roots of the proxy's server certificate; None uses the system's.
     roots: Path | None = None
+    #: Seconds one question may take in all, its repetitions with it.
     timeout: float = 5.0
+    #: Times a question is asked again when the proxy cannot be reached, breaks off or answers 5xx.
+    retries: int = 1
     max_response_bytes: int = 65536
+    #: Accepted values of `aud`; empty leaves it unchecked.
+    audience: tuple[str, ...] = ()
+    #: Seconds by which the issuer's clock may differ from ours.
+    clock_skew: float = 10.0
+    #: Refuse a token behind which no professional is named.
+    require_professional: bool = True
+    #: Seconds for which a positive answer counts again for the same Consumer; 0 asks each time.
+    cache_time: float = 0.0
+    #: Answers remembered at once.
+    cache_entries: int = 1000
 
 
 @attrs.frozen

@@ -244,7 +244,13 @@ RULES: dict[type, dict[str, Rule]] = {
         "client_secret_file": path(),
         "roots": path(),
         "timeout": duration(0.1, MINUTE),
+        "retries": integer(0, 5),
         "max_response_bytes": size(KIB, 16 * MIB),
+        "audience": several(text(256), most=16),
+        "clock_skew": duration(0, 5 * MINUTE),
+        "require_professional": boolean(),
+        "cache_time": duration(0, MINUTE),
+        "cache_entries": integer(1, 100_000),
     },
     config.NotificationSettings: {
         "interval": duration(1, 7 * DAY),

@@ -20,6 +20,10 @@ class BodyRefused(Exception):
     """The body is longer than agreed, or did not come whole."""
 
 
+class BodyTooLong(BodyRefused):
+    """The body is longer than agreed: asking again would not help."""
+
+
 def read_body(response: IResponse, limit: int) -> Deferred[bytes]:
     """Return what fires with the whole body, or fails with `BodyRefused`.
 
@@ -48,8 +52,10 @@ class _Collector(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.finished.called:
             return
-        if self._over or reason.check(ResponseDone, PotentialDataLoss) is None:
-            self.finished.errback(BodyRefused("réponse trop longue ou interrompue"))
+        if self._over:
+            self.finished.errback(BodyTooLong("réponse trop longue"))
+        elif reason.check(ResponseDone, PotentialDataLoss) is None:
+            self.finished.errback(BodyRefused("réponse interrompue"))
         else:
             self.finished.callback(bytes(self._data))
 

@@ -39,6 +39,7 @@ WHITELIST_FETCHED = _gauge(
 WHITELIST_DOMAINS = _gauge("drimbox_whitelist_domains", "Entries of the whitelist in force")
 NOTIFICATIONS = _counter("drimbox_notifications", "Digests of notices sent", "channel", "result")
 NOTICES_OPEN = _gauge("drimbox_notices_open", "Administrator notices not yet read")
+INTROSPECTIONS = _counter("drimbox_introspections", "Access tokens verified", "outcome")
 DELIVERIES = _counter("drimbox_deliveries", "WADO-RS answers", "site", "code")
 DELIVERIES_RUNNING = _gauge("drimbox_deliveries_running", "WADO-RS answers being sent")
 DELIVERIES_WAITING = _gauge("drimbox_deliveries_waiting", "WADO-RS requests waiting for a place")

@@ -437,8 +437,11 @@ class Introspection:
 class Introspector(Protocol):
     """Checks access tokens (DB.SO.32)."""
 
-    async def introspect(self, token: str) -> Introspection:
-        """Raise `TokenInvalid`, `IntrospectionUnavailable` or `IntrospectionTimeout`."""
+    async def introspect(self, token: str, consumer: str) -> Introspection:
+        """Return who is behind a token that `consumer` (subject of its certificate) has presented.
+
+        Raises `TokenInvalid`, `IntrospectionUnavailable` or `IntrospectionTimeout`.
+        """
 
 
 class MoveRun(Protocol):

@@ -38,8 +38,14 @@ class Kind(enum.Enum):
     SILENT = "silent"
     #: Request carried out, answer followed by `size` bytes of padding.
     HUGE = "huge"
+    #: Request carried out, answer said to be of the media type `code`.
+    MEDIA_TYPE = "media-type"
+    #: Request thrown away, answered with a redirection (307, or `status` when it is 3xx) to `code`.
+    REDIRECT = "redirect"
     #: PSC: every token is inactive.
     INACTIVE = "inactive"
+    #: PSC: the answer with the members of the JSON object `code` put over its own; null takes one away.
+    CLAIMS = "claims"
 
 
 @attrs.frozen

@@ -134,8 +134,9 @@ def respond(
             data = b"\x00\xff<<garbage " + os.urandom(64)
         elif kind is Kind.HUGE:
             data = body + b" " * behaviour.size
+        kind_of_body = behaviour.code if kind is Kind.MEDIA_TYPE else content_type
         request.setResponseCode(status)
-        request.setHeader(b"Content-Type", content_type.encode("ascii"))
+        request.setHeader(b"Content-Type", kind_of_body.encode("ascii"))
         request.setHeader(b"Content-Length", b"%d" % len(data))
         for name, value in headers:
             request.setHeader(name.encode("ascii"), value.encode("ascii"))

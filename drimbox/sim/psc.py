@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.web import resource, server
 
 from drimbox.sim.behaviour import Behaviour, Kind, Script
@@ -132,7 +133,18 @@ class PscServer:
             return PscAnswer(behaviour.status, {"error": "simulated"})
         if behaviour.kind in (Kind.ERROR, Kind.FAULT):
             return PscAnswer(400, {"error": behaviour.code or "server_error"})
-        return self.service.handle(request, self._clock().timestamp())
+        if behaviour.kind is Kind.REDIRECT:
+            status = behaviour.status if 300 <= behaviour.status < 400 else 307
+            return PscAnswer(status, None, (("Location", behaviour.code),))
+        answer = self.service.handle(request, self._clock().timestamp())
+        if behaviour.kind is Kind.CLAIMS and answer.content is not None:
+            return attrs.evolve(answer, content=_altered(answer.content, json.loads(behaviour.code)))
+        return answer
+
+
+def _altered(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `content` with `changes` put over it; None takes a member away."""
+    return {name: value for name, value in {**content, **changes}.items() if value is not None}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -118,6 +118,8 @@ class PscService:
     refresh_life: float = 1800.0
     #: Add `Secteur`-like structure claims to introspection answers (the real one does not).
     with_structure: bool = False
+    #: `aud` of introspection answers (the published sample has none).
+    audience: tuple[str, ...] = ()
     #: (endpoint, outcome) of the last requests; never a token.
     exchanges: deque[tuple[str, str]] = attrs.field(factory=lambda: deque(maxlen=10_000))
     _grants: dict[str, _Grant] = attrs.field(factory=dict, repr=False)
@@ -248,6 +250,8 @@ class PscService:
             "acr": "eidas1",
             "typ": "Bearer",
         }
+        if self.audience:
+            content["aud"] = list(self.audience)
         if self.with_structure and who.activities:
             content["SubjectOrganizationID"] = who.activities[0].structure
         return PscAnswer(200, content)

@@ -123,6 +123,7 @@ class Deliveries:
             finally:
                 result.waited = self._clock.seconds() - start
             try:
+                result.introspection = await self._introspector.introspect(request.token, consumer)
                 await self._answer(site, request, answer, result, start)
             finally:
                 self._places.leave(consumer)
@@ -164,7 +165,6 @@ class Deliveries:
     async def _answer(
         self, site: Site, request: ImagesRequest, answer: Answer, result: Delivered, start: float
     ) -> None:
-        result.introspection = await self._introspector.introspect(request.token)
         due = None
         handling = Handling()
         if request.study_uid != self._config.wado.reference_study:

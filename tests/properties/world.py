@@ -273,7 +273,7 @@ class World:
 
     # -- the doors -----------------------------------------------------------------------------------
 
-    async def introspect(self, token: str) -> Introspection:
+    async def introspect(self, token: str, consumer: str) -> Introspection:
         await later(self.net, self.net.random.choice((0.0, 0.01, 0.2)))
         return Introspection("899700000000", None, None)
 

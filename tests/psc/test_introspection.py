@@ -28,7 +28,7 @@ from drimbox.errors import (
 )
 from drimbox.ports import Introspection
 from drimbox.psc.introspection import SecretUnusable, TokenIntrospector
-from drimbox.psc.tokens import check_token, read_introspection
+from drimbox.psc.tokens import TokenRules, check_token, read_introspection
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl-_~+/=="
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -49,7 +49,8 @@ class Proxy(Resource):
 
     def __init__(self, status=200, body=None, headers=None):
         super().__init__()
-        self.status, self.headers = status, headers or {}
+        self.status = status
+        self.headers = {b"Content-Type": b"application/json;charset=UTF-8"} | (headers or {})
         self.body = json.dumps(ACTIVE).encode() if body is None else body
         self.asked = []
 
@@ -122,7 +123,7 @@ async def test_an_active_token_gives_its_professional(make):
     [
         (200, {"active": False}),
         (200, ACTIVE | {"active": False}),
-        (200, ACTIVE | {"exp": int(NOW.timestamp())}),
+        (200, ACTIVE | {"exp": int(NOW.timestamp()) - 10}),
         (200, ACTIVE | {"exp": 0}),
         (400, {"error": "invalid_request"}),
         (401, {}),
@@ -170,7 +171,8 @@ GARBAGE = [
     b"", b"active", b"[]", b"null", b"true", b"{}",
     b'{"active":"true"}', b'{"active":1}', b'{"active":true',
     b'{"active":false,"active":true}', b'{"active":true,"exp":"x"}', b'{"active":true,"exp":NaN}',
-    b'{"active":true,"exp":1e999}', b'{"active":true,"exp":true}', b"\xff\xfe", b"[" * 60000,
+    b'{"active":true,"exp":1e999}', b'{"active":true,"exp":true}', b'{"active":true,"nbf":"x"}',
+    b"\xff\xfe", b"[" * 60000,
     b'{"active":true,"exp":' + b"9" * 5000 + b"}",
 ]  # fmt: skip
 
@@ -192,7 +194,7 @@ async def test_an_answer_that_cannot_be_understood_is_502(make, body):
         raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n{\"active\":true}\r\n"),
         raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n" + b" " * 70000, close=False),
         raw(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 70000),
-        raw(b"HTTP/1.1 200 OK\r\n\r\n{\"active\":tr"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"active\":tr"),
     ],
     ids=["closes", "garbage", "short", "no last chunk", "too long", "too long, no length", "cut"],
 )  # fmt: skip
@@ -200,6 +202,96 @@ async def test_an_answer_that_cannot_be_understood_is_502(make, body):
 async def test_a_transport_that_fails_is_502(make, factory):
     with listening(factory) as url, pytest.raises(IntrospectionUnavailable):
         await make(url).introspect(TOKEN)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{b"Content-Type": b"text/html"}, {b"Content-Type": b"application/jwt"}, {b"Content-Type": b""}],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_answer_of_another_media_type_is_502(make, headers):
+    with listening(Site(Proxy(headers=headers))) as url, pytest.raises(IntrospectionUnavailable):
+        await make(url).introspect(TOKEN)
+
+
+class Failing(Proxy):
+    """A proxy that fails the first times."""
+
+    def __init__(self, times, fail):
+        super().__init__()
+        self.times, self.fail = times, fail
+
+    def render_POST(self, request):
+        answer = super().render_POST(request)
+        if len(self.asked) > self.times:
+            return answer
+        return self.fail(request)
+
+
+def unavailable(request):
+    request.setResponseCode(503)
+    return b""
+
+
+def cut(request):
+    request.transport.abortConnection()
+    return NOT_DONE_YET
+
+
+@pytest.mark.requirement("DB.SO.32")
+@pytest.mark.parametrize("fail", [unavailable, cut])
+@pytest_twisted.ensureDeferred
+async def test_a_question_without_an_answer_is_asked_again_as_often_as_configured(make, fail):
+    proxy = Failing(2, fail)
+    with listening(Site(proxy)) as url:
+        assert (await make(url, retries=2).introspect(TOKEN)).professional == "899700000001"
+        assert len(proxy.asked) == 3
+        proxy.asked.clear()
+        with pytest.raises(TokenInvalid if fail is unavailable else IntrospectionUnavailable):
+            await make(url, retries=1).introspect(TOKEN)
+        assert len(proxy.asked) == 2
+        proxy.asked.clear()
+        with pytest.raises(DrimboxError):
+            await make(url, retries=0).introspect(TOKEN)
+        assert len(proxy.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        Proxy(403), Proxy(302), Proxy(429), Proxy(200, b"x"), Proxy(200, b" " * 70000),
+        Proxy(200, b'{"active":false}'),
+    ],
+    ids=["403", "302", "429", "noise", "too long", "inactive"],
+)  # fmt: skip
+@pytest_twisted.ensureDeferred
+async def test_an_answer_is_an_answer_and_is_not_asked_for_again(make, proxy):
+    with listening(Site(proxy)) as url, pytest.raises(DrimboxError):
+        await make(url, retries=5).introspect(TOKEN)
+    assert len(proxy.asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_question_given_up_is_not_asked_again(make):
+    proxy = Proxy(200, NOT_DONE_YET)
+    clock = Clock()
+    with listening(Site(proxy)) as url:
+        for give_up in ("cancel", "timeout"):
+            proxy.asked.clear()
+            waiting = Deferred.fromCoroutine(make(url, clock, retries=5).introspect(TOKEN))
+            while not proxy.asked:
+                await deferLater(reactor, 0.01, lambda: None)
+            if give_up == "cancel":
+                waiting.cancel()
+            else:
+                clock.advance(5)
+            with pytest.raises((CancelledError, IntrospectionTimeout, IntrospectionUnavailable)):
+                await waiting
+            await deferLater(reactor, 0.05, lambda: None)
+            clock.advance(60)
+            await deferLater(reactor, 0.05, lambda: None)
+            assert len(proxy.asked) == 1
+            assert clock.getDelayedCalls() == []
 
 
 @pytest_twisted.ensureDeferred
@@ -285,8 +377,12 @@ def test_an_unusable_secret_is_known_at_once(tmp_path, content):
 # --- reading the answer ---------------------------------------------------------------------------
 
 
-def read(**claims):
-    return read_introspection(json.dumps({"active": True} | claims).encode(), NOW.timestamp())
+#: Says who is behind a token when it is known, and lets others pass.
+ANYBODY = TokenRules(require_professional=False)
+
+
+def read(rules=ANYBODY, **claims):
+    return read_introspection(json.dumps({"active": True} | claims).encode(), NOW.timestamp(), rules)
 
 
 @pytest.mark.parametrize(
@@ -318,6 +414,39 @@ def test_expiry_may_be_missing_or_a_fraction():
     assert read(exp=NOW.timestamp() + 1.5).expires_at == int(NOW.timestamp()) + 1
 
 
+STRICT = TokenRules(audience=("drimbox", "https://drimbox"), clock_skew=10.0)
+OURS = {"aud": "drimbox", "preferred_username": "899700000001"}
+
+
+@pytest.mark.requirement("DB.SO.32")
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": "account"}, {"aud": None}, {"aud": []}, {"aud": ["account", 1]}, {"aud": {"drimbox": 1}},
+        {"aud": "drimbox2"}, {"aud": "DRIMBOX"}, {"aud": [["drimbox"]]},
+        {"exp": int(NOW.timestamp()) - 10}, {"exp": 0}, {"exp": -1e300},
+        {"nbf": int(NOW.timestamp()) + 11},
+        {"typ": "Refresh"}, {"typ": "ID"}, {"typ": "Offline"}, {"typ": ["Bearer"]}, {"token_type": "DPoP"},
+        {"preferred_username": None}, {"preferred_username": "service-account-x"},
+        {"preferred_username": ""}, {"preferred_username": 899700000001}, {"preferred_username": "8\n9"},
+    ],
+)  # fmt: skip
+def test_an_active_token_that_is_not_for_us_or_of_nobody_opens_nothing(claims):
+    with pytest.raises(TokenInvalid):
+        read(STRICT, **(OURS | claims))
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {}, {"aud": ["account", "https://drimbox"]}, {"typ": "bearer", "token_type": "Bearer"},
+        {"exp": int(NOW.timestamp()) - 9, "nbf": int(NOW.timestamp()) + 10},
+    ],
+)  # fmt: skip
+def test_an_active_token_for_us_within_the_tolerance_of_clocks_is_good(claims):
+    assert read(STRICT, **(OURS | claims)).professional == "899700000001"
+
+
 KEYS = st.sampled_from(["active", "exp", "sub", "SubjectNameID"])
 LEAVES = st.none() | st.booleans() | st.floats() | st.text(max_size=9)
 
@@ -329,7 +458,7 @@ LEAVES = st.none() | st.booleans() | st.floats() | st.text(max_size=9)
 )
 def test_any_json_is_an_answer_or_a_coded_error(value):
     try:
-        answer = read_introspection(json.dumps(value).encode(), 0)
+        answer = read_introspection(json.dumps(value).encode(), 0, ANYBODY)
     except (TokenInvalid, IntrospectionUnavailable):
         return
     assert value["active"] is True

@@ -147,7 +147,7 @@ class World:
             spool=FakeArea(),
         )
 
-    async def introspect(self, token: str) -> Introspection:
+    async def introspect(self, token: str, consumer: str) -> Introspection:
         assert token == "token"
         if self.token is not None:
             raise self.token
