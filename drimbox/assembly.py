@@ -51,6 +51,7 @@ from drimbox.source.parking import Parking
 from drimbox.source.publication import Doors as PublicationDoors
 from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
+from drimbox.source.rejections import RejectionNotes
 from drimbox.source.resync import Resync
 from drimbox.source.speedtest import Doors as SpeedTestDoors
 from drimbox.source.speedtest import SpeedTests
@@ -68,6 +69,7 @@ from drimbox.store.feed_jobs import FeedJobs
 from drimbox.store.homologation import ArchiveWithLoaded, LoadedKos
 from drimbox.store.imports import Imports
 from drimbox.store.inbox import Inbox
+from drimbox.store.keytitles import KeyTitles
 from drimbox.store.mending import Mending
 from drimbox.store.native import NativeMemory
 from drimbox.store.notices import NoticeStore
@@ -137,6 +139,7 @@ class Stores:
         self.imports = Imports(self.database, clock=clock)
         self.loaded = LoadedKos(self.database, clock=clock)
         self.walks = Walks(self.database, clock=clock)
+        self.key_titles = KeyTitles(self.database, clock=clock)
 
     async def waiting(self) -> int:
         """Count what is on its way through the queues."""
@@ -297,6 +300,7 @@ class Assembly:
             clock=self._clock,
             in_thread=self._defer,
             key_notes=key_notes,
+            rejections=RejectionNotes(self._reactor, self._defer, stores.key_titles),
             forget=self._forget_everywhere,
             doubt=self._link.doubt,
         )

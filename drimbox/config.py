@@ -251,6 +251,8 @@ class Site:
     insert_traits: bool = False
     #: Roots of SOP Instance UIDs that stay inside: left out of KOS and deliveries (DB.SO.199, 200).
     excluded_uid_roots: tuple[str, ...] = ()
+    #: List the IOCM rejection notes that the PACS keeps in its studies (interfaces.md 3.2).
+    list_rejection_notes: bool = False
     speedtest: SpeedTestSettings = SpeedTestSettings()
     resync: SiteResyncSettings = SiteResyncSettings()
     #: None when the images are in a PACS.

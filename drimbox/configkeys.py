@@ -152,6 +152,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "check_feed_strictly": boolean(),
         "insert_traits": boolean(),
         "excluded_uid_roots": several(uid()),
+        "list_rejection_notes": boolean(),
     },
     config.WadoSettings: {
         "host": listen_address(),

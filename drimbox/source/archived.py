@@ -15,15 +15,20 @@ from drimbox.model import Study
 from drimbox.source.feed_doors import LatestKos
 from drimbox.source.judging import Reading
 from drimbox.source.keynotes import Marks
+from drimbox.source.rejections import RejectionNotes
 
 
 class ArchiveWitness:
     """Answers as the site did when its newest KOS was made (a `judging.Witness`)."""
 
     def __init__(
-        self, archive: LatestKos, in_thread: Callable[[Callable[[], object]], Awaitable[object]]
+        self,
+        archive: LatestKos,
+        rejections: RejectionNotes,
+        in_thread: Callable[[Callable[[], object]], Awaitable[object]],
     ) -> None:
         self._archive = archive
+        self._rejections = rejections
         self._in_thread = in_thread
 
     async def study(self, reading: Reading, site: Site) -> Study | None:
@@ -57,3 +62,7 @@ class ArchiveWitness:
             raise FeedError(f"KOS archivé illisible : {refusal}") from None
         assert isinstance(images, dict)
         return Marks(images)
+
+    async def rejections(self, reading: Reading, site: Site, study: Study) -> frozenset[str]:
+        """Return the rejection notes that are known: the archive may list some of before they were."""
+        return (await self._rejections.among(study)).notes

@@ -23,6 +23,7 @@ from drimbox.source.archived import ArchiveWitness
 from drimbox.source.feed_doors import Doors, LatestKos
 from drimbox.source.judging import Absent, Comparison, Judge, NotAnswered, Reading, Unheard, Witness
 from drimbox.source.keynotes import KeyNotes, Marks
+from drimbox.source.rejections import RejectionNotes
 from drimbox.walks import Finding, Milestone, Verdict, WalkKind
 
 InThread = Callable[[Callable[[], object]], Awaitable[object]]
@@ -48,9 +49,12 @@ class KosArchive(LatestKos, Protocol):
 class SiteWitness:
     """Asks the sites themselves, each time (a `judging.Witness`)."""
 
-    def __init__(self, archives: Archives, key_notes: KeyNotes | None, clock: Clock) -> None:
+    def __init__(
+        self, archives: Archives, key_notes: KeyNotes | None, rejections: RejectionNotes, clock: Clock
+    ) -> None:
         self._archives = archives
         self._key_notes = key_notes
+        self._rejections = rejections
         self._clock = clock
 
     async def study(self, reading: Reading, site: Site) -> Study | None:
@@ -66,8 +70,15 @@ class SiteWitness:
             return Marks()
         marks = await self._key_notes.marks(self._archives[site.name], study)
         if not marks.complete:
-            raise self._silent("notes d'images clés non récupérées")
+            raise self._silent("objets clés non récupérés")
         return marks
+
+    async def rejections(self, reading: Reading, site: Site, study: Study) -> frozenset[str]:
+        """Find the rejection notes. Raises `NotAnswered` when some key objects cannot be fetched."""
+        found = await self._rejections.among(study, self._archives[site.name])
+        if not found.complete:
+            raise self._silent("objets clés non récupérés")
+        return found.notes
 
     def _silent(self, reason: str) -> NotAnswered:
         now: datetime = self._clock.now()
@@ -150,7 +161,7 @@ def make_examiner(
     """Return what judges the studies of a walk of this kind; `doors` are those of the feed."""
     judge = Judge(config, doors)
     if kind is WalkKind.RESYNC:
-        witness = SiteWitness(doors.archives, doors.key_notes, doors.clock)
+        witness = SiteWitness(doors.archives, doors.key_notes, doors.rejections, doors.clock)
         return Examiner(judge, witness, jobs, archive)
-    examiner = Examiner(judge, ArchiveWitness(archive, doors.in_thread), jobs, archive)
+    examiner = Examiner(judge, ArchiveWitness(archive, doors.rejections, doors.in_thread), jobs, archive)
     return AddressExaminer(config, site, examiner, archive, doors.in_thread)

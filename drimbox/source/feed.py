@@ -63,7 +63,7 @@ class Feed:
         read = await self._doors.in_thread(lambda: interpret(stored.raw, self._config.hl7))
         assert isinstance(read, Interpretation)
         if read.changed:
-            await self._changed(stored, read.changed)
+            await self._changed(stored, read)
             return
         await self._audit_reception(stored, read)
         if read.error is not None:
@@ -77,11 +77,14 @@ class Feed:
         result = WITHDRAWAL if said.action is MessageAction.DELETE else "feed"
         await self._doors.messages.processed(stored.id, result=result, said=said)
 
-    async def _changed(self, stored: InboxMessage, studies: tuple[str, ...]) -> None:
+    async def _changed(self, stored: InboxMessage, read: Interpretation) -> None:
         """A PACS says that studies changed: compare them; deliver nothing kept meanwhile (DB.SO.133)."""
-        for study_uid in studies:
+        if read.key_object is not None:
+            # The PACS may keep it in the study: what it is need not be asked.
+            await self._doors.rejections.learn(read.key_object.sop_instance_uid, read.key_object.title)
+        for study_uid in read.changed:
             await self._doors.forget(study_uid)
-        await self._doors.messages.processed(stored.id, result=CHANGE, studies=studies)
+        await self._doors.messages.processed(stored.id, result=CHANGE, studies=read.changed)
 
     async def _audit_reception(self, stored: InboxMessage, read: Interpretation) -> None:
         """Audit that the report came; one that nobody can read carries its error (DB.SO.43)."""

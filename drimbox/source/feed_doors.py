@@ -24,6 +24,7 @@ from drimbox.ports import (
 )
 from drimbox.source.keynotes import KeyNotes
 from drimbox.source.outage import OutageNotices
+from drimbox.source.rejections import RejectionNotes
 
 
 class MessageQueue(Protocol):
@@ -134,6 +135,8 @@ class Doors:
     in_thread: Callable[[Callable[[], object]], Awaitable[object]]
     #: Finds the key images of a study; None leaves them out (DB.SO.194).
     key_notes: KeyNotes | None
+    #: Finds the rejection notes of a study.
+    rejections: RejectionNotes
     #: Lets nothing of a study be delivered from the cache any more.
     forget: Callable[[str], Awaitable[None]]
     #: Says in French why what a site does not hold must not be believed now; empty when it may.

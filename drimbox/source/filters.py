@@ -7,11 +7,11 @@ asked for: the same filter stands at both places, so that a KOS never promises w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import attrs
 
-from drimbox.model import Study, is_uid
+from drimbox.model import Instance, Study, is_uid
 
 
 class UidRootFilter:
@@ -44,11 +44,13 @@ class UidRootFilter:
         """Return the study as a KOS may show it; a series left without instance is left out (DB.SO.199)."""
         if not self:
             return study
-        series = (
-            attrs.evolve(
-                each,
-                instances=tuple(one for one in each.instances if not self.excludes(one.sop_instance_uid)),
-            )
-            for each in study.series
-        )
-        return attrs.evolve(study, series=tuple(each for each in series if each.instances))
+        return restricted(study, lambda one: not self.excludes(one.sop_instance_uid))
+
+
+def restricted(study: Study, kept: Callable[[Instance], bool]) -> Study:
+    """Return the study with the instances that are `kept`; a series left without instance is left out."""
+    series = (
+        attrs.evolve(each, instances=tuple(one for one in each.instances if kept(one)))
+        for each in study.series
+    )
+    return attrs.evolve(study, series=tuple(each for each in series if each.instances))

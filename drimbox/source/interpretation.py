@@ -15,7 +15,7 @@ from drimbox.config import Hl7Settings
 from drimbox.errors import DrimboxError, ReportNotInterpretable
 from drimbox.hl7.message import read_message
 from drimbox.hl7.refusal import Hl7Refused
-from drimbox.kos.changes import is_part10, read_key_object
+from drimbox.kos.changes import KeyObject, is_part10, read_key_object
 from drimbox.kos.keyimages import NoteRefused
 from drimbox.model import MessageAction, Organization, Report, ReportMessage, StudyChange
 from drimbox.source.structures import same_structure
@@ -45,6 +45,8 @@ class Interpretation:
     error: DrimboxError | None = None
     #: Studies that changed in a PACS, when the message is about that (DB.SO.133).
     changed: tuple[str, ...] = ()
+    #: The key object that says so, when one does.
+    key_object: KeyObject | None = None
 
 
 def interpret(raw: bytes, settings: Hl7Settings = _SETTINGS) -> Interpretation:
@@ -78,7 +80,8 @@ def interpret(raw: bytes, settings: Hl7Settings = _SETTINGS) -> Interpretation:
 def _key_object(raw: bytes) -> Interpretation:
     """Read a key object of a PACS (DB.SO.26); it was read once, when it came."""
     try:
-        return Interpretation(None, None, changed=read_key_object(raw).study_uids)
+        found = read_key_object(raw)
+        return Interpretation(None, None, changed=found.study_uids, key_object=found)
     except NoteRefused as refusal:
         return Interpretation(None, None, error=ReportNotInterpretable(str(refusal)))
 

@@ -28,7 +28,7 @@ from drimbox.ports import IMPORTED, ArchivedKos, FeedJob, Speaker, Voice
 from drimbox.source.adoption import is_adoptable, same_content
 from drimbox.source.feed_doors import Doors
 from drimbox.source.feed_identity import check_patient
-from drimbox.source.filters import UidRootFilter
+from drimbox.source.filters import UidRootFilter, restricted
 from drimbox.source.interpretation import Interpretation, interpret
 from drimbox.source.keynotes import Marks
 from drimbox.source.structures import Structures
@@ -100,6 +100,9 @@ class Witness(Protocol):
 
     async def marks(self, reading: Reading, site: Site, study: Study) -> Marks:
         """Return the key images of what `study` listed (DB.SO.194)."""
+
+    async def rejections(self, reading: Reading, site: Site, study: Study) -> frozenset[str]:
+        """Return which instances of what `study` listed are rejection notes."""
 
 
 class Judge:
@@ -207,13 +210,21 @@ class Judge:
                     break
                 continue
             if study is not None:
-                # What stays inside is not in the KOS either (DB.SO.199).
-                study = UidRootFilter(site.excluded_uid_roots).study(study)
+                study = await self._listed(reading, witness, site, study)
                 if study.instance_count:
                     return site, study
         if silences:
             raise min(silences, key=lambda silence: silence.due)
         raise StudyNotInPacs("PACS interrogés : " + ", ".join(site.archive for site in sites))
+
+    async def _listed(self, reading: Reading, witness: Witness, site: Site, study: Study) -> Study:
+        """Return what a KOS lists of a study that a site holds."""
+        # What stays inside is not in the KOS either (DB.SO.199).
+        study = UidRootFilter(site.excluded_uid_roots).study(study)
+        if site.list_rejection_notes:
+            return study
+        notes = await witness.rejections(reading, site, study)
+        return restricted(study, lambda one: one.sop_instance_uid not in notes)
 
     def _candidates(self, job: FeedJob, structure: Structure, latest: ArchivedKos | None) -> list[Site]:
         sites = [

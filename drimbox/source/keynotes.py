@@ -54,15 +54,9 @@ class KeyNotes:
         objects: list[bytes] = []
         complete = True
         for series_uid in note_series(study):
-            due = _instances(study, series_uid)
-            collector = Collector(self._clock, due)
-            try:
-                await archive.retrieval(collector).run(study.study_uid, series_uid, wait=_WAIT)
-            except (ImageError, PacsCommunicationError, Abandoned) as error:
-                text = "key objects of {study} not fetched: {error}"
-                self.log.warn(text, study=study.study_uid, error=str(error))
-            complete &= collector.satisfied
-            objects += collector.objects
+            collector = Collector(self._clock, _instances(study, series_uid))
+            complete &= await collector.collect(archive, study.study_uid, series_uid)
+            objects += collector.objects.values()
         if not objects:
             return Marks({}, complete)
         notes = await self._in_thread(lambda: self._read(study, objects))
@@ -93,20 +87,39 @@ def _instances(study: Study, series_uid: str) -> frozenset[str]:
 
 
 class Collector(KeyObjects):
-    """Keeps the key objects of one series, each at most `MAX_BYTES` (a `MoveReceiver`).
+    """Keeps the key objects of one series, each at most `max_bytes` and all `room` (a `MoveReceiver`).
 
     What is not due, comes again, or is too large or too much is dropped, with success all the same.
     """
 
+    log = Logger()
     held_back = False
 
-    def __init__(self, clock: IReactorTime, due: frozenset[str]) -> None:
-        super().__init__(MAX_BYTES, self._keep)
-        self.objects: list[bytes] = []
+    def __init__(
+        self,
+        clock: IReactorTime,
+        due: frozenset[str],
+        *,
+        max_bytes: int = MAX_BYTES,
+        room: int = MAX_NOTES * MAX_BYTES,
+    ) -> None:
+        super().__init__(max_bytes, self._keep)
+        #: Part 10 files by SOP Instance UID.
+        self.objects: dict[str, bytes] = {}
+        self._room = room
         self.last_activity = 0.0
         self._clock = clock
         self._due = due
         self._seen: set[str] = set()
+
+    async def collect(self, archive: ImageArchive, study_uid: str, series_uid: str) -> bool:
+        """Fetch the series; return whether everything due came. Never raises for what the archive does."""
+        try:
+            await archive.retrieval(self).run(study_uid, series_uid, wait=_WAIT)
+        except (ImageError, PacsCommunicationError, Abandoned) as error:
+            text = "key objects of {study} not fetched: {error}"
+            self.log.warn(text, study=study_uid, error=str(error))
+        return self.satisfied
 
     @property
     def satisfied(self) -> bool:
@@ -127,6 +140,7 @@ class Collector(KeyObjects):
         uid = command.affected_instance or ""
         if uid in self._due and uid not in self._seen:
             self._seen.add(uid)
-            if data is not None and len(self.objects) < MAX_NOTES:
-                self.objects.append(data)
+            if data is not None and len(self.objects) < MAX_NOTES and len(data) <= self._room:
+                self._room -= len(data)
+                self.objects[uid] = data
         channel.respond(command, Status.SUCCESS)

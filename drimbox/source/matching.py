@@ -33,8 +33,8 @@ from drimbox.source.keynotes import Marks
 from drimbox.source.outage import STUCK_AFTER, Outage
 from drimbox.source.structures import Structures
 
-#: Times a job waits for key image notes that cannot be fetched; then the KOS goes without them.
-_MARK_TRIES = 3
+#: Times a job waits for key objects that cannot be fetched; then the KOS is made of what is known.
+_NOTE_TRIES = 3
 
 
 class Matching:
@@ -46,7 +46,7 @@ class Matching:
         self._config = config
         self._doors = doors
         self._judge = Judge(config, doors)
-        self._archived = ArchiveWitness(doors.archive, doors.in_thread)
+        self._archived = ArchiveWitness(doors.archive, doors.rejections, doors.in_thread)
         self._structures = Structures(config)
         self._pacses = {site.archive: self._outage(f"pacs-{site.archive}", "E003") for site in config.sites}
         self._certificates = {
@@ -167,10 +167,19 @@ class Matching:
         if notes is None:
             return Marks()
         marks = await notes.marks(self._doors.archives[site.name], study)
-        if not marks.complete and reading.job.attempts < _MARK_TRIES:
-            later = self._doors.clock.now() + timedelta(seconds=self._config.feed.retry_first)
-            raise NotAnswered(later, "notes d'images clés non récupérées")
+        self._wait_for_notes(reading, marks.complete)
         return marks
+
+    async def rejections(self, reading: Reading, site: Site, study: Study) -> frozenset[str]:
+        """Find the rejection notes; key objects that cannot be fetched are waited for, a few times."""
+        found = await self._doors.rejections.among(study, self._doors.archives[site.name])
+        self._wait_for_notes(reading, found.complete)
+        return found.notes
+
+    def _wait_for_notes(self, reading: Reading, complete: bool) -> None:
+        if not complete and reading.job.attempts < _NOTE_TRIES:
+            later = self._doors.clock.now() + timedelta(seconds=self._config.feed.retry_first)
+            raise NotAnswered(later, "objets clés non récupérés")
 
     # -- withdrawal --------------------------------------------------------------------------------
 

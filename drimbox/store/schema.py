@@ -446,3 +446,13 @@ homologation = Table(
     Index(None, "study_uid", "site"),
     sqlite_autoincrement=True,
 )
+
+#: Titles of the key objects in the studies of a PACS (`keytitles`).
+key_object = Table(
+    "key_object",
+    metadata,
+    Column("sop_instance_uid", String(64), primary_key=True),
+    #: DCM code, 113001; empty for one that has none or that nobody can read.
+    Column("title", String(16), nullable=False),
+    Column("known_at", UtcDateTime, nullable=False),
+)

@@ -91,10 +91,10 @@ def _beginning(pacs: int, study: int) -> Holding:
 
 
 def listing(holding: Holding) -> dict[str, frozenset[str]]:
-    """Return what a manifest lists of a holding: nothing that stays inside (DB.SO.199)."""
+    """Return what a manifest lists of a holding: no rejection note, nothing kept inside (DB.SO.199)."""
     found: dict[str, set[str]] = {}
     for thing in holding:
-        if not thing.uid.startswith(INSIDE + "."):
+        if not thing.uid.startswith(INSIDE + ".") and thing.title not in ops.REJECTIONS:
             found.setdefault(thing.series, set()).add(thing.uid)
     return {series: frozenset(uids) for series, uids in found.items()}
 

@@ -190,8 +190,13 @@ class World(abc.ABC):
     async def _note(self, note: ops.Note) -> None:
         self._number += 1
         study, uid = study_uid(note.study), f"2.999.4.{self._number}"
-        cited = {f"{study}.1.1": f"{study}.1"}
-        await self.store(note.pacs, key_object(study, note.title, uid, f"{study}.80", cited))
+        series, cited = f"{study}.8{self._number}", {f"{study}.1.1": f"{study}.1"}
+        if note.title in ops.REJECTIONS and self._number % 2:
+            # Many a PACS keeps it in the study, and lists it even when nothing else is left.
+            kept = Thing(uid, series, self._number, note.title, frozenset(cited))
+            held = self.model.holdings[note.pacs][note.study]
+            await self._hold(note.pacs, note.study, held | {kept})
+        await self.store(note.pacs, key_object(study, note.title, uid, series, cited))
         self.model.name(note.study)
 
     async def _told(self, study: int, pacs: int, told: str) -> None:

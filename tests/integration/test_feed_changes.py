@@ -327,10 +327,18 @@ async def test_a_pacs_that_tells_of_a_study_gone_has_it_withdrawn(world: World) 
 
 
 async def store_note(
-    world: World, study: GeneratedStudy, title: str, *, calling: str = "PACS-A", of: int = 1
+    world: World,
+    study: GeneratedStudy,
+    title: str,
+    *,
+    calling: str = "PACS-A",
+    of: int = 1,
+    kept: bool = False,
 ) -> tuple[int, str]:
-    """Send a key object about the first images of a study as the PACS does (RAD-66)."""
+    """Send a key object about the first images of a study as the PACS does, which may keep it (RAD-66)."""
     note = add_key_objects(study, title=title, targets=study.instances[:of]).instances[-1]
+    if kept:
+        world.pacs.load(note.path)
     command = [find_program("storescu"), "-v", "-aet", calling, "-aec", "DRIMBOX", LOOPBACK]
     command += [str(world.stand.dicom_port), str(note.path)]
     done: Any = await deferToThread(subprocess.run, command, capture_output=True, text=True, timeout=30)
@@ -364,6 +372,55 @@ async def test_a_note_that_rejects_everything_withdraws_the_kos(world: World) ->
         world.pacs.index.remove(instance.sop_instance_uid)
     assert (await store_note(world, study, "113039", of=2))[0] == 0
     await world.gone(study)
+
+
+@pytest.mark.peer("storescu")
+@pytest.mark.requirement("DB.SO.25", "DB.SO.26")
+@pytest_twisted.ensureDeferred
+async def test_a_note_that_the_pacs_keeps_with_the_study_is_not_in_the_kos(world: World) -> None:
+    study = world.studies.new(world.pacs, instances=3)
+    await world.stand.report(study)
+    first = await world.stand.published_one(study)
+    world.pacs.index.remove(study.instances[0].sop_instance_uid)
+    assert (await store_note(world, study, "113001", kept=True))[0] == 0
+    await until(lambda: first not in world.stand.kos(study), what="the KOS replaced")
+    second = await world.stand.published_one(study)
+    (listed,) = kos_instances(second).values()
+    assert listed == {each.sop_instance_uid for each in study.instances[1:]}
+    # A second one that says nothing new changes nothing, although the PACS lists one more object.
+    assert (await store_note(world, study, "113037", kept=True))[0] == 0
+    await world.stand.idle()
+    assert [each.unique_id for each in world.stand.kos(study)] == [second.unique_id]
+    # Nothing is left but the notes: no image, no KOS.
+    for instance in study.instances[1:]:
+        world.pacs.index.remove(instance.sop_instance_uid)
+    assert (await store_note(world, study, "113039", of=3, kept=True))[0] == 0
+    await world.gone(study)
+
+
+@pytest.mark.requirement("DB.SO.25", "DB.SO.18")
+@pytest_twisted.ensureDeferred
+async def test_a_note_that_never_came_to_the_gateway_is_recognised_and_not_in_the_kos(world: World) -> None:
+    study = world.studies.new(world.pacs, instances=2)
+    images = held_instances(study)
+    for title in ("113039", "113000"):
+        study = add_key_objects(study, title=title, targets=study.instances[:1])
+        world.pacs.load(study.instances[-1].path)
+    interest = study.series[-1]
+    await world.stand.report(study)
+    entry = await world.stand.published_one(study)
+    # The note of interest is listed as ever.
+    assert kos_instances(entry) == {
+        **images,
+        interest.series_uid: {one.sop_instance_uid for one in interest.instances},
+    }
+    # Known now, neither is fetched again.
+    moves = len(world.pacs.seen("move"))
+    assert moves
+    await changed(world, study)
+    await world.stand.idle()
+    assert [each.unique_id for each in world.stand.kos(study)] == [entry.unique_id]
+    assert len(world.pacs.seen("move")) == moves
 
 
 @pytest.mark.peer("storescu")

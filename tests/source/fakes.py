@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from drimbox.config import (
     TrustSettings,
 )
 from drimbox.dicom.archive import PacsArchive
+from drimbox.errors import PacsUnavailable
 from drimbox.model import Instance, KosState, Report, Series, Study
 from drimbox.ports import (
     Accepted,
@@ -229,6 +230,19 @@ class Reports:
         return self.stands
 
 
+class Titles:
+    """What is known of key objects (a `rejections.Titles`)."""
+
+    def __init__(self, titles: Mapping[str, str] | None = None) -> None:
+        self.titles = dict(titles or {})
+
+    async def known(self, sop_instance_uids: Collection[str]) -> dict[str, str]:
+        return {uid: self.titles[uid] for uid in sop_instance_uids if uid in self.titles}
+
+    async def learn(self, titles: Mapping[str, str]) -> None:
+        self.titles = {**titles, **self.titles}
+
+
 class Archive:
     def __init__(self, *kos: ArchivedKos) -> None:
         self.kos = list(kos)
@@ -293,9 +307,19 @@ class Pacses:
         return answer
 
 
+class Immobile:
+    """Moves nothing."""
+
+    def retrieval(self, pacs: Pacs, receiver: Any) -> Any:
+        return self
+
+    async def run(self, *which: str, wait: float) -> Any:
+        raise PacsUnavailable("rien ne part")
+
+
 def archives(settings: Config, pacses: Pacses) -> dict[str, PacsArchive]:
-    """The archive of each site, all of which ask `pacses`."""
-    mover: Any = None
+    """The archive of each site, all of which ask `pacses` and send nothing."""
+    mover: Any = Immobile()
     return {each.name: PacsArchive(each.pacs, pacses, mover) for each in settings.sites if each.pacs}
 
 

@@ -7,11 +7,17 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.task import Clock as ReactorClock
 
+from drimbox.dicom.part10 import file_preamble
+from drimbox.dicom.syntaxes import EXPLICIT_LE
+from drimbox.kos.reading import KOS_SOP_CLASS
 from drimbox.model import MessageAction
 from drimbox.ports import AuditEvent
 from drimbox.sim.ris import SimAct, SimReport
 from drimbox.source.feed import Doors, Feed
+from drimbox.source.rejections import RejectionNotes
+from tests.histories.messages import encoded, key_object
 from tests.source.fakes import (
     Archive,
     Clock,
@@ -20,6 +26,7 @@ from tests.source.fakes import (
     Messages,
     Notices,
     Reports,
+    Titles,
     Trail,
     at_once,
     config,
@@ -37,6 +44,7 @@ class Stage:
         self.messages, self.jobs = Messages(), Jobs()
         self.trail, self.notices = Trail(), Notices()
         self.forgotten: list[str] = []
+        self.titles = Titles()
         doors = Doors(
             messages=self.messages,
             jobs=self.jobs,
@@ -49,6 +57,7 @@ class Stage:
             clock=Clock(),
             in_thread=at_once,
             key_notes=None,
+            rejections=RejectionNotes(ReactorClock(), at_once, self.titles),
             forget=self.forget,
         )
         self.feed = Feed(settings or config(), doors)
@@ -60,6 +69,15 @@ class Stage:
         run(self.feed.read(stored(raw, **message)))
         (ended,) = self.messages.ended
         return ended
+
+
+@pytest.mark.requirement("DB.SO.25")
+def test_what_a_key_object_is_is_remembered_before_its_study_is_compared() -> None:
+    stage = Stage()
+    note = key_object("2.25.1", "113037", "2.25.9", "2.25.8", {"2.25.1.1.1": "2.25.1.1"})
+    data = file_preamble(KOS_SOP_CLASS, "2.25.9", EXPLICIT_LE) + encoded(note)
+    assert stage.read(data) == (1, "changement", "2.25.1")
+    assert stage.titles.titles == {"2.25.9": "113037"}
 
 
 @pytest.mark.requirement("DB.SO.12", "DB.SO.43")

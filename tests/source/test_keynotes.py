@@ -153,7 +153,7 @@ def test_what_is_not_due_repeated_or_too_large_is_dropped() -> None:
     send(collector, channel, "2.25.2", b"first")
     send(collector, channel, "2.25.2", b"second")
     send(collector, channel, "2.25.3", b"\0" * (MAX_BYTES + 1))
-    assert [each[-5:] for each in collector.objects] == [b"first"]
+    assert [each[-5:] for each in collector.objects.values()] == [b"first"]
     assert collector.satisfied
     assert [status for _, status in channel.answers] == [Status.SUCCESS] * 4
 
@@ -166,4 +166,4 @@ def test_half_an_object_is_none() -> None:
     collector.data(channel, memoryview(b"half"), False)
     assert collector.busy
     collector.closed(channel, False)
-    assert (collector.busy, collector.satisfied, collector.objects) == (False, False, [])
+    assert (collector.busy, collector.satisfied, collector.objects) == (False, False, {})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import pytest
+from twisted.internet.task import Clock as ReactorClock
 from twisted.logger import formatEvent, globalLogPublisher
 
 from drimbox.config import Native as NativeSettings
@@ -13,14 +15,15 @@ from drimbox.config import Site, Structure
 from drimbox.errors import PacsCommunicationError, PublicationError
 from drimbox.kos.compare import fingerprint
 from drimbox.kos.manifest import retrieve_base
-from drimbox.kos.reading import KeyImage, read_manifest
-from drimbox.model import KosState, Study
+from drimbox.kos.reading import KOS_SOP_CLASS, KeyImage, read_manifest
+from drimbox.model import Instance, KosState, Series, Study
 from drimbox.ports import ArchivedKos, FeedJob, Purpose, Speaker, Submission, Voice
 from drimbox.sim.ris import SimAct, SimOrder, SimReport
 from drimbox.source.feed_doors import Doors
 from drimbox.source.interpretation import interpret
 from drimbox.source.keynotes import Marks
 from drimbox.source.matching import Matching
+from drimbox.source.rejections import RejectionNotes
 from tests.source.fakes import (
     STUDY,
     Archive,
@@ -31,6 +34,7 @@ from tests.source.fakes import (
     Notices,
     Pacses,
     Reports,
+    Titles,
     Trail,
     archived,
     archives,
@@ -65,6 +69,7 @@ class Stage:
         speaker: Speaker | Voice = Voice.UNKNOWN,
         messages: Messages | None = None,
         notes: Any = None,
+        titles: Mapping[str, str] | None = None,
         doubt: str = "",
     ) -> None:
         self.doubted: list[str] = []
@@ -78,7 +83,7 @@ class Stage:
         self.pacses = pacses or Pacses(PACS1=study())
         self.jobs, self.trail, self.notices, self.clock = Jobs(), Trail(), Notices(), Clock()
         self.archive, self.record = Archive(*kos), record or Dmp()
-        self.reports = Reports(speaker)
+        self.reports, self.titles = Reports(speaker), Titles(titles)
         doors = Doors(
             messages=messages or Messages(stored(self.raw)),
             jobs=self.jobs,
@@ -91,6 +96,7 @@ class Stage:
             clock=self.clock,
             in_thread=at_once,
             key_notes=notes,
+            rejections=RejectionNotes(ReactorClock(), at_once, self.titles),
             forget=nothing,
             doubt=doubts,
         )
@@ -586,6 +592,77 @@ def test_notes_that_cannot_be_fetched_are_waited_for_but_not_for_ever() -> None:
     assert (len(stage.jobs.retried), stage.jobs.ended) == (3, [])
     stage.match(attempts=3)
     assert stage.jobs.ended == [(5, "queued")]
+
+
+# -- rejection notes ---------------------------------------------------------------------------------
+
+NOTE = "2.25.77"
+#: What a PACS keeps: the images, or nothing, and the note that rejected others.
+NOTED = attrs.evolve(
+    study(), series=(*study().series, Series("2.25.78", "KO", (Instance(NOTE, KOS_SOP_CLASS, 1),)))
+)
+ONLY_NOTED = attrs.evolve(NOTED, series=NOTED.series[1:])
+
+
+@pytest.mark.requirement("DB.SO.25", "DB.SO.18")
+def test_a_rejection_note_that_the_pacs_keeps_is_not_listed() -> None:
+    stage = Stage(Pacses(PACS1=NOTED), titles={NOTE: "113039"})
+    stage.match()
+    (queued,) = stage.jobs.queued
+    # As if the note were not there, to the last attribute: it was published, it comes, nothing changes.
+    assert (queued["submission"].study, queued["fingerprint"]) == (study(), stage.print_())
+    assert NOTE.encode() not in queued["submission"].kos
+
+
+@pytest.mark.requirement("DB.SO.25")
+@pytest.mark.parametrize(("title", "listed"), [("113001", True), ("113000", False), ("", False)])
+def test_a_note_is_listed_where_the_site_says_so_and_other_key_objects_everywhere(
+    title: str, listed: bool
+) -> None:
+    where = (site(list_rejection_notes=True),) if listed else ()
+    stage = Stage(Pacses(PACS1=NOTED), titles={NOTE: title}, sites=where)
+    stage.match()
+    (queued,) = stage.jobs.queued
+    assert queued["submission"].study == NOTED
+
+
+@pytest.mark.requirement("DB.SO.25", "DB.SO.26", "DB.SO.190")
+def test_a_study_of_which_only_the_note_is_left_is_gone() -> None:
+    stage = Stage(Pacses(PACS1=ONLY_NOTED), archived(), titles={NOTE: "113037"})
+    stage.match()
+    assert stage.jobs.ended == [(5, "removal", {"site1"})]
+
+
+@pytest.mark.requirement("DB.SO.25")
+@pytest.mark.threat("PACS names an image as a rejection note")
+def test_only_a_key_object_can_be_a_rejection_note() -> None:
+    stage = Stage(titles={f"{STUDY}.1.1": "113001"})
+    stage.match()
+    assert stage.jobs.queued[0]["submission"].study == study()
+
+
+@pytest.mark.requirement("DB.SO.25")
+def test_key_objects_nobody_knows_are_waited_for_but_not_for_ever() -> None:
+    # Its archive sends nothing: what the key object is stays unknown.
+    stage = Stage(Pacses(PACS1=NOTED))
+    for attempts in range(3):
+        stage.match(attempts=attempts)
+    assert (len(stage.jobs.retried), stage.jobs.ended) == (3, [])
+    stage.match(attempts=3)
+    assert stage.jobs.ended == [(5, "queued")]
+
+
+@pytest.mark.requirement("DB.SO.25", "DB.SO.31")
+def test_a_change_of_address_drops_a_note_that_was_listed_before_it_was_known() -> None:
+    old = Stage(Pacses(PACS1=NOTED), titles={NOTE: ""}, sites=(site(wado_fqdn="db1.350.test.fr"),))
+    old.match()
+    (queued,) = old.jobs.queued
+    before = archived(data=queued["submission"].kos, fingerprint=queued["fingerprint"])
+    stage = Stage(None, before, titles={NOTE: "113001"})
+    stage.archive.submissions[before.id] = queued["submission"]
+    stage.match(purpose=Purpose.READDRESS)
+    assert stage.pacses.asked == []
+    assert stage.jobs.queued[0]["submission"].study == study()
 
 
 # -- how far a job may go ----------------------------------------------------------------------------
