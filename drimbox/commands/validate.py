@@ -49,6 +49,7 @@ _FACTS = {
     "studies": "examens du compte rendu",
     "requests": "demandes du compte rendu",
     "files": "fichiers d'images",
+    "xades": "version XAdES",
 }
 
 _FILE: Callable[[Command], Command] = click.argument("file", metavar="FICHIER")

@@ -121,6 +121,35 @@ def test_what_a_configuration_may_choose_is_a_warning_at_most(good: Pieces) -> N
     assert {each.rule for each in judge(sha1).findings} == {"vihf.sha1", "xades.sha1"}
 
 
+@pytest.mark.peer("xmlsec1")
+@pytest.mark.parametrize("rule", list(xades.RULES), ids=lambda rule: rule.id)
+def test_every_rule_of_the_signature_counts_in_the_later_xades_too(
+    rule: Rule, good: Pieces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NS, "e", "http://uri.etsi.org/01903/v1.3.2#")
+    pieces = make_publication(good.pair, version="1.3.2")
+    BROKEN[rule.id](pieces)
+    report = validate_xds(pieces.capture(), kos=pieces.given_kos, judge=xmlsec1_verifies)
+    assert rule.id in {each.rule for each in report.findings}
+
+
+@pytest.mark.parametrize("version", ["1.1.1", "1.3.2"])
+def test_the_version_judged_is_the_one_declared(good: Pieces, version: str) -> None:
+    assert judge(make_publication(good.pair, version=version)).facts["xades"] == version
+
+
+def test_a_signature_of_two_versions_is_of_none(good: Pieces) -> None:
+    pieces = copy_of(good)
+    other = make_publication(good.pair, version="1.3.2")
+    (later,) = etree.fromstring(other.signature).xpath(
+        "//*[local-name()='QualifyingProperties']", namespaces=NS
+    )
+    pieces.edit(
+        "signature", lambda root: root.xpath("//e:QualifyingProperties", namespaces=NS)[0].addnext(later)
+    )
+    assert "xades.shape" in {each.rule for each in judge(pieces).findings}
+
+
 def test_the_later_xades_is_judged_as_strictly(good: Pieces) -> None:
     later = make_publication(good.pair, version="1.3.2")
     assert judge(later).findings == []

@@ -43,6 +43,11 @@ _ID = RULES.error(
     "id", "Signature/@Id n'est pas l'uniqueId de l'entrée de signature", "CI-SIS Partage de documents"
 )
 _ID_TWICE = RULES.error("id_twice", "Id donné deux fois", "W3C XML-DSig 4.4")
+_VERSION = RULES.error(
+    "version",
+    "QualifyingProperties d'une version de XAdES non prévue ({uri}) : 1.1.1 ou 1.3.2 attendue",
+    _ETSI,
+)
 _SHAPE = RULES.error("shape", "{name} attendu une fois, trouvé {count} fois", _ETSI)
 _TARGET = RULES.error("target", "Target de {name} n'est pas l'Id de la signature", _ETSI)
 _PURPOSE = RULES.error("purpose", "purposeOfSignature : 1.2.840.10065.1.12.1.14 attendu", "IHE ITI DSG")
@@ -133,13 +138,15 @@ def _namespace(element: Element) -> str:
 
 
 def _signed_properties(root: Element, out: Report) -> Element | None:
-    found = [
-        each
-        for version in VERSIONS
-        for each in root.findall(
-            f"{ds('Object')}/{{{version}}}QualifyingProperties/{{{version}}}SignedProperties"
-        )
-    ]
+    """Return the SignedProperties: their namespace is the version everything in them is judged by."""
+    found = []
+    for qualifying in root.findall(f"{ds('Object')}/{{*}}QualifyingProperties"):
+        version = _namespace(qualifying)
+        if version not in VERSIONS:
+            _VERSION.broken(out, _WHERE, uri=shown(version))
+            continue
+        out.facts["xades"] = version.rpartition("/v")[2].removesuffix("#")
+        found += qualifying.findall(f"{{{version}}}SignedProperties")
     if len(found) != 1:
         _SHAPE.broken(out, _WHERE, name="SignedProperties", count=len(found))
     return found[0] if found else None
