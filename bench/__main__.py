@@ -28,6 +28,7 @@ from bench.feed import measure_bursts, measure_large_reports, measure_latency
 from bench.first import measure_first
 from bench.gateway import Gateway
 from bench.growth import measure_growth, measure_memory, measure_tiny
+from bench.health import measure_health
 from bench.kosarchive import measure_archive
 from bench.machine import describe, measure_again, measure_machine
 from bench.native import measure_native
@@ -64,7 +65,7 @@ APART: dict[str, Callable[[Site], None]] = {
 #: Made for the first PACS only: they say nothing of the others.
 ONCE = frozenset({"memory", "native"})
 #: Measures without a PACS.
-ALONE = ("codecs",)
+ALONE = ("codecs", "health")
 ALL = (*MEASURES, *APART, *ALONE)
 #: Measures of the feed, all of which are meant by `feed`.
 FEED: dict[str, Callable[[Results, Plan, Path], None]] = {
@@ -139,7 +140,9 @@ def main(
     results = Results(quick=quick)
     _attempt(results, "machine", lambda: measure_machine(results))
     measured = measure_feed(results, plan, wanted)
-    if wanted - FEED.keys():
+    if "health" in wanted:
+        measured += measure_alone(results, plan, "health", measure_health)
+    if wanted - FEED.keys() - {"health"}:
         measured += measure_deliveries(results, plan, wanted, names or PACS_NAMES)
     _attempt(results, "machine", lambda: measure_again(results))
     # A run that was not whole does not take the place of one that was.
@@ -179,9 +182,17 @@ def measure_deliveries(results: Results, plan: Plan, wanted: frozenset[str], nam
         except Exception as error:
             results.fail(name, f"{type(error).__name__}: {error}")
     if "codecs" in wanted:
-        with _folder("codecs") as folder:
-            _attempt(results, "codecs", lambda: measure_codecs(results, plan, folder))
+        measure_alone(results, plan, "codecs", measure_codecs)
     return measured
+
+
+def measure_alone(
+    results: Results, plan: Plan, name: str, measure: Callable[[Results, Plan, Path], None]
+) -> int:
+    """Make a measure that needs no PACS; return 1."""
+    with _folder(name) as folder:
+        _attempt(results, name, lambda: measure(results, plan, folder))
+    return 1
 
 
 def _say(text: str) -> None:

@@ -146,6 +146,16 @@ class Gateway:
         return int(self._facts["admin"])
 
     @property
+    def wado_port(self) -> int:
+        """Port of its HTTPS listener."""
+        return int(self._facts["port"])
+
+    @property
+    def market_root(self) -> str:
+        """PEM file of the authority of its viewer names."""
+        return str(self._facts["market_root"])
+
+    @property
     def database(self) -> Path:
         """Its store, to be read only."""
         return self.folder / "state" / "drimbox.db"
@@ -235,6 +245,7 @@ class _Behind:
                 admin=stand.admin_port,
                 name=stand.sites[0],
                 roots=str(stand.pki.roots),
+                market_root=str(stand.pki.market_root),
                 certificate=str(pair.certificate),
                 key=str(pair.key),
             )

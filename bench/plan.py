@@ -50,6 +50,8 @@ class Plan:
     feed_backlog: int = 10_000
     #: KOS in the archive.
     archived: int = 1_000_000
+    #: Seconds of polls by the weather service.
+    health_seconds: float = 20.0
 
 
 QUICK = Plan(
@@ -74,4 +76,5 @@ QUICK = Plan(
     feed_large_reports=2,
     feed_backlog=100,
     archived=5_000,
+    health_seconds=2.0,
 )

@@ -5,12 +5,13 @@ Nothing is opened, listened to or started here; `service` does that, in its orde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from sqlalchemy import select
 from twisted.internet.defer import Deferred
 from twisted.web.client import Agent
 
@@ -146,6 +147,15 @@ class Stores:
         counts = [await queue.counts() for queue in (self.inbox, self.jobs, self.outbox)]
         return sum(count.waiting + count.in_hand for count in counts)
 
+    async def answers(self) -> bool:
+        """Say whether the database answers and takes work."""
+        try:
+            await self.database.run(lambda connection: connection.execute(select(1)))
+        except Exception:
+            # Whatever it says: closed, busy, gone.
+            return False
+        return True
+
     async def open(self) -> None:
         """Open the database; take back what a killed process held."""
         await self.database.open()
@@ -173,6 +183,7 @@ class Assembly:
         self.pools = Pools([site.pacs for site in config.sites if site.pacs is not None], reactor)
         self._links = Links(config.dicom, reactor)
         self._mover = Mover(self._links, self.pools, reactor)
+        self._pacses = PacsGateway(self._links, self._mover, reactor)
         self.natives = self._make_natives()
         self._archives = self._make_archives()
         self.codecs = CodecPool(reactor, config.transcoding)
@@ -245,11 +256,19 @@ class Assembly:
 
     def _make_archives(self) -> Archives:
         archives: dict[str, ImageArchive] = dict(self.natives)
-        pacses = PacsGateway(self._links, self._mover, self._reactor)
         for site in self._config.sites:
             if site.pacs is not None:
-                archives[site.name] = PacsArchive(site.pacs, pacses, self._mover)
+                archives[site.name] = PacsArchive(site.pacs, self._pacses, self._mover)
         return archives
+
+    def verifications(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the question that tells whether each PACS, or native archive, is there, by its name."""
+        return {
+            site.archive: self.natives[site.name].verify
+            if site.pacs is None
+            else partial(self._pacses.is_there, site.pacs)
+            for site in self._config.sites
+        }
 
     def _known(self) -> Archive | ArchiveWithLoaded:
         """Return the KOS that image requests are answered for, those of a test session with them."""

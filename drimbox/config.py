@@ -298,6 +298,8 @@ class WadoSettings:
     handshake_timeout: float = 10.0
     header_timeout: float = 15.0
     max_connections: int = 256
+    #: Of these, to viewer names, which ask for no client certificate: they take nothing from the images.
+    max_viewer_connections: int = 64
     #: Seconds between two requests on one connection.
     idle_timeout: float = 60.0
     #: StudyInstanceUID served without KOS check (DB.SO.38 note); None for none.
@@ -306,6 +308,30 @@ class WadoSettings:
     instance_level: bool = False
     #: Status of E1105, the answer without that option (decisions.md).
     instance_level_status: int = 415
+
+
+@attrs.frozen
+class HealthSettings:
+    """`[health]`: who may ask the viewer names for the state of the gateway (DB.SO.182, DB.SO.183)."""
+
+    #: Addresses or networks that may ask; those of the list are added.
+    addresses: tuple[str, ...] = ()
+    #: File that holds the list of the probes' addresses; read again every few minutes.
+    addresses_file: Path | None = None
+    #: Where that list is published; not both.
+    addresses_url: str | None = None
+    #: PEM file of the roots of that server's certificate; None uses the system's.
+    addresses_url_roots: Path | None = None
+    #: Seconds between two fetches of the list.
+    addresses_period: float = 86400.0
+    #: Only the lines of the list that hold one of these texts count; empty is all.
+    regions: tuple[str, ...] = ()
+    #: Seconds an answer is good for, whoever asks.
+    keep: float = 5.0
+    #: Seconds a PACS may leave a C-ECHO without an answer before it counts as down.
+    pacs_timeout: float = 5.0
+    #: Give an answer that says DOWN the HTTP status 503, not 200 (decisions.md).
+    down_is_503: bool = False
 
 
 @attrs.frozen
@@ -557,6 +583,7 @@ class Config:
     hl7: Hl7Settings = Hl7Settings()
     dicom: DicomSettings = DicomSettings()
     wado: WadoSettings = WadoSettings()
+    health: HealthSettings = HealthSettings()
     transcoding: TranscodingSettings = TranscodingSettings()
     cache: CacheSettings = CacheSettings()
     homologation: HomologationSettings = HomologationSettings()

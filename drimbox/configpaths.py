@@ -61,6 +61,7 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
         ("psc", "roots"),
     ):
         files.roots(tree.get(section, {}).get(key), f"{section}.{key}")
+    files.roots(tree.get("health", {}).get("addresses_url_roots"), "health.addresses_url_roots")
     _whitelist(tree, report)
     files.secret(tree.get("psc", {}).get("client_secret_file"), "psc.client_secret_file")
     notifications = tree.get("notifications", {})

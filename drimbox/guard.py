@@ -7,11 +7,9 @@ in them; the whitelist; then the contexts of the doors.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from twisted.web.client import Agent
 
 from drimbox.audit import messages
 from drimbox.config import Config
@@ -19,8 +17,8 @@ from drimbox.errors import PeerNotTrusted
 from drimbox.periodic import Periodic, random_fraction
 from drimbox.ports import AuditTrail, Clock, InThread, OutageNotices
 from drimbox.trust.certificates import read_certificates
-from drimbox.trust.contexts import ServerContexts, client_policy, server_context_factory
-from drimbox.trust.download import Download, Fetch
+from drimbox.trust.contexts import ServerContexts, server_context_factory
+from drimbox.trust.download import over_https
 from drimbox.trust.listkeeper import KEPT, ListKeeper
 from drimbox.trust.refusals import Refusals
 from drimbox.trust.revocation import FOLDER, RevocationKeeper
@@ -103,7 +101,9 @@ class Guard:
         trust = self._config.trust
         return RevocationKeeper(
             {
-                url: self._download(url, None, trust.crl_timeout, trust.crl_max_bytes)
+                url: over_https(
+                    self._reactor, url, None, timeout=trust.crl_timeout, limit=trust.crl_max_bytes
+                )
                 for url in trust.crl_urls
             },
             self._authorities,
@@ -120,8 +120,12 @@ class Guard:
         trust = self._config.trust
         fetch = None
         if trust.whitelist_url is not None:
-            fetch = self._download(
-                trust.whitelist_url, trust.whitelist_url_roots, trust.whitelist_timeout, MAX_BYTES
+            fetch = over_https(
+                self._reactor,
+                trust.whitelist_url,
+                trust.whitelist_url_roots,
+                timeout=trust.whitelist_timeout,
+                limit=MAX_BYTES,
             )
         return ListKeeper(
             trust,
@@ -133,10 +137,6 @@ class Guard:
             folder=self._state,
             random=random_fraction,
         )
-
-    def _download(self, url: str, roots: Path | None, timeout: float, limit: int) -> Fetch:
-        agent = Agent(self._reactor, client_policy(roots, None), connectTimeout=timeout)
-        return Download(url, agent, self._reactor, timeout=timeout, limit=limit)
 
     def _authorities(self) -> list[x509.Certificate]:
         trust = self._config.trust

@@ -59,6 +59,7 @@ FIRST_IMAGE_SECONDS = Histogram(
     registry=REGISTRY,
     buckets=(0.05, 0.1, 0.15, 0.25, 0.5, 1, 2, 5, 10, 30, 60),
 )
+HEALTH_POLLS = _counter("drimbox_health_polls", "Requests for the state of the gateway", "result")
 POOL_SIZE = _gauge("drimbox_pool_size", "AE titles of the pool", "pacs")
 POOL_USED = _gauge("drimbox_pool_used", "AE titles leased or in quarantine", "pacs", "state")
 POOL_WAITING = _gauge("drimbox_pool_waiting", "Requests waiting for an AE title", "pacs")

@@ -29,8 +29,10 @@ from drimbox.status import Status
 from drimbox.trust.transport import BulkTLSFactory
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
+from drimbox.weather import Weather
 from drimbox.web import archive, homologation, notices, queues, speedtest, trust, walks
 from drimbox.web.admin import admin_factory, core_api
+from drimbox.web.doors import Doors, is_viewer
 
 T = TypeVar("T")
 #: Threads for CPU work and the spool.
@@ -117,6 +119,7 @@ class Gateway(Service):
         await self._tell_homologation()
         await self._stores.audit.record(messages.application_start(**self._names()))
         self._listen()
+        await self._open_weather()
         for worker in [*self._assembly.workers, *self._assembly.periodics]:
             worker.startService()
         await self._assembly.resync.resume()
@@ -157,7 +160,8 @@ class Gateway(Service):
         config, reactor = self.config, self._reactor
         names = [name for site in config.sites for name in (site.wado_fqdn, site.viewer_fqdn)]
         self._images = WadoResource(self._assembly.gate, config.wado, names)
-        self._wado = WadoFactory(self._images, config.wado, reactor)
+        self._doors = Doors(self._images)
+        self._wado = WadoFactory(self._doors, config.wado, reactor, is_viewer)
         tls = BulkTLSFactory(self._guard.contexts, False, self._wado)
         api = core_api(
             status=self._status.status,
@@ -253,6 +257,23 @@ class Gateway(Service):
         await waiting
         if timer.active():
             timer.cancel()
+
+    async def _open_weather(self) -> None:
+        """Answer the weather service (DB.SO.182, DB.SO.183)."""
+        assembly = self._assembly
+        weather = Weather(
+            self.config,
+            self._reactor,
+            self._clock,
+            guard=self._guard,
+            gate=assembly.gate,
+            doors=self._doors,
+            verify=assembly.verifications(),
+            notices=self._stores.notices,
+            defer=self._defer,
+        )
+        await weather.probes.start()
+        assembly.periodics += weather.periodics()
 
     # -- own ---------------------------------------------------------------------------------------
 

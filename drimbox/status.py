@@ -75,4 +75,8 @@ class Status:
 
     async def readiness(self) -> Mapping[str, bool]:
         """Return the checks that must all hold before work is sent to us."""
-        return {"started": self.ready, "whitelist": self._whitelist.current is not None}
+        return {
+            "started": self.ready,
+            "whitelist": self._whitelist.current is not None,
+            "store": await self._stores.answers(),
+        }

@@ -16,11 +16,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from drimbox.config import Pacs
+from drimbox.networks import Network, within
 
 #: Seconds between two resolutions of the names.
 REFRESH = 300.0
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Addresses:
@@ -39,15 +38,8 @@ class Addresses:
 
     def allow(self, address: str) -> bool:
         """Say whether `address` belongs to the PACS."""
-        try:
-            value = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(value, ipaddress.IPv6Address) and value.ipv4_mapped is not None:
-            # A door open on `::` sees IPv4 callers so.
-            value = value.ipv4_mapped
         resolved = (network for found in self.names.values() for network in found)
-        return any(value in network for network in (*self._networks, *resolved))
+        return within(address, (*self._networks, *resolved))
 
     def learn(self, name: str, addresses: Iterable[str]) -> None:
         """Note what a name resolves to; nothing at all changes nothing."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from drimbox.config import Pacs
 from drimbox.dicom.directory import find_study
 from drimbox.dicom.moving import Abandoned
-from drimbox.dicom.requestor import VERIFICATION, Links, verify
+from drimbox.dicom.requestor import VERIFICATION, Links, PacsBusy, verify
 from drimbox.dicom.retrieval import ClassLearner, Mover
 from drimbox.errors import ImageError, PacsCommunicationError
 from drimbox.model import Series, Study
+
+#: Seconds a look whether a PACS is there waits for one of our associations to end.
+_SOON = 1.0
 
 
 class PacsGateway:
@@ -47,7 +52,18 @@ class PacsGateway:
 
         Raises `PacsCommunicationError` (E003).
         """
-        requestor = await self._links.open(pacs, [VERIFICATION])
+        await self._verify(pacs, None)
+
+    async def is_there(self, pacs: Pacs) -> None:
+        """Verify the link as `echo` does; a PACS busy with what we asked of it is there (DB.SO.183).
+
+        Raises `PacsCommunicationError` (E003).
+        """
+        with suppress(PacsBusy):
+            await self._verify(pacs, _SOON)
+
+    async def _verify(self, pacs: Pacs, wait: float | None) -> None:
+        requestor = await self._links.open(pacs, [VERIFICATION], wait=wait)
         try:
             await verify(requestor)
         finally:

@@ -28,6 +28,7 @@ from drimbox.hl7.message import read_message
 from drimbox.hl7.refusal import INTERNAL_ERROR, UNKNOWN_RIS, Hl7Refused
 from drimbox.metrics import HL7_MESSAGES
 from drimbox.model import ReportMessage, StudyChange
+from drimbox.networks import within
 from drimbox.ports import Clock, Inbox, InThread, Notices
 from drimbox.xml import XmlRefused
 
@@ -67,15 +68,7 @@ class RisRegister:
         return None
 
     def _calls_from(self, ris: Ris, peer: str) -> bool:
-        if not ris.addresses:
-            return True
-        try:
-            address = ipaddress.ip_address(peer.split("%", 1)[0])
-        except ValueError:
-            return False
-        # A listener on `::` shows IPv4 callers as ::ffff:a.b.c.d.
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network for network in self._networks[ris.name])
+        return not ris.addresses or within(peer, self._networks[ris.name])
 
 
 def _precision(ris: Ris) -> int:

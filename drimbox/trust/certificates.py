@@ -99,8 +99,8 @@ def read_leaf(pair: Certificate) -> x509.Certificate:
     return read_certificates(pair.certificate)[0]
 
 
-def use_pair(context: SSL.Context, pair: Certificate) -> None:
-    """Make `context` present this certificate with its chain, and prove it with its key.
+def use_pair(context: SSL.Context, pair: Certificate) -> x509.Certificate:
+    """Make `context` present this certificate with its chain, and prove it with its key; return the first.
 
     Raises `CertificateUnusable` when a file is missing, unreadable, or the key is not the certificate's.
     """
@@ -119,6 +119,7 @@ def use_pair(context: SSL.Context, pair: Certificate) -> None:
         context.check_privatekey()
     except (SSL.Error, crypto.Error) as error:
         raise CertificateUnusable(f"{pair.certificate} : ne va pas avec la clé {pair.key}") from error
+    return chain[0]
 
 
 def fill_store(

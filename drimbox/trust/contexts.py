@@ -28,6 +28,7 @@ import enum
 import hashlib
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,8 @@ class _Door:
     site: Site
     role: Role
     context: SSL.Context
+    #: When its certificate, as the peers are shown it, ends.
+    expires: datetime
 
     @property
     def fqdn(self) -> str:
@@ -177,12 +180,12 @@ class ServerContexts:
         doors: dict[str, _Door] = {}
         for site in self._sites:
             context = self._context(site.wado_fqdn, roots, crls)
-            use_pair(context, site.wado_certificate)
-            self._open(doors, site.wado_fqdn, _Door(site, Role.WADO, context))
+            end = use_pair(context, site.wado_certificate).not_valid_after_utc
+            self._open(doors, site.wado_fqdn, _Door(site, Role.WADO, context, end))
             if site.viewer_certificate is not None:
                 context = self._context(site.viewer_fqdn, (), ())
-                use_pair(context, site.viewer_certificate)
-                self._open(doors, site.viewer_fqdn, _Door(site, Role.VIEWER, context))
+                end = use_pair(context, site.viewer_certificate).not_valid_after_utc
+                self._open(doors, site.viewer_fqdn, _Door(site, Role.VIEWER, context, end))
         base = self._context("", roots, crls)
         base.set_tlsext_servername_callback(_choose_door)
         fallback = next(
@@ -190,6 +193,11 @@ class ServerContexts:
         )
         # One assignment: a handshake sees the old set or the new one, never half of each.
         self._set = _DoorSet(base, doors, fallback)
+
+    def shows(self, fqdn: str, now: datetime) -> bool:
+        """Say whether `fqdn` is a name of ours whose certificate in use has not expired."""
+        door = self._set.doors.get(fqdn.lower())
+        return door is not None and now < door.expires
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
         """Return a new connection, strict until its SNI name says otherwise."""

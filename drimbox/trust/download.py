@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from drimbox.httpbody import BodyRefused, read_body
+from drimbox.trust.contexts import client_policy
 
 
 class FetchFailed(Exception):
@@ -55,3 +58,12 @@ class Download:
 
     def _too_slow(self, _value: object, _timeout: float) -> object:
         raise FetchFailed(f"rien reçu en {self._timeout:g} s")
+
+
+def over_https(reactor: Any, url: str, roots: Path | None, *, timeout: float, limit: int) -> Fetch:
+    """Return what gets `url`; its server is verified by the PEM file `roots`, None for the system's.
+
+    Raises `CertificateUnusable`.
+    """
+    agent = Agent(reactor, client_policy(roots, None), connectTimeout=timeout)
+    return Download(url, agent, reactor, timeout=timeout, limit=limit)

@@ -124,7 +124,10 @@ class WadoChannel(http.HTTPChannel):
         self._limit(self.factory.settings.handshake_timeout, "handshake")
 
     def handshakeCompleted(self) -> None:
-        """Expect a request."""
+        """Expect a request, if the connection may stay."""
+        if not self.factory.admits(self):
+            self.abort()
+            return
         self._limit(self.factory.settings.header_timeout, "request")
 
     def dataReceived(self, data: bytes) -> None:
@@ -282,12 +285,21 @@ class WadoFactory(server.Site):
     #: Not Twisted's own choice, which may speak HTTP/2.
     protocol: Any = WadoChannel
 
-    def __init__(self, root: resource.Resource, settings: WadoSettings, clock: Any) -> None:
+    def __init__(
+        self,
+        root: resource.Resource,
+        settings: WadoSettings,
+        clock: Any,
+        is_guest: Callable[[Any], bool] = lambda transport: False,
+    ) -> None:
+        """`is_guest` says of a transport, after its handshake, whether it shows no client certificate."""
         super().__init__(root, requestFactory=WadoRequest, reactor=clock, timeout=settings.idle_timeout)
         self.settings = settings
         #: True while the gateway stops: no connection outlives its answer.
         self.draining = False
         self._open: set[WadoChannel] = set()
+        self._is_guest = is_guest
+        self._guests: set[WadoChannel] = set()
         self._empty: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
@@ -299,9 +311,20 @@ class WadoFactory(server.Site):
         self._open.add(channel)
         return channel
 
+    def admits(self, channel: WadoChannel) -> bool:
+        """Say whether a connection whose handshake is over may stay: guests are fewer than the others."""
+        if not self._is_guest(channel.transport):
+            return True
+        if len(self._guests) >= self.settings.max_viewer_connections:
+            metrics.DELIVERIES.labels("", "viewers").inc()
+            return False
+        self._guests.add(channel)
+        return True
+
     def gone(self, channel: WadoChannel) -> None:
         """Forget a connection that is over."""
         self._open.discard(channel)
+        self._guests.discard(channel)
         if not self._open:
             empty, self._empty = self._empty, []
             for waiting in empty:

@@ -13,6 +13,7 @@ from bench.codecs import PAIRS
 from bench.first import measure_first
 from bench.gateway import Gateway
 from bench.growth import measure_tiny
+from bench.health import measure_health
 from bench.move import MoveFailed, bare_move
 from bench.parallel import measure_parallel
 from bench.pipeline import measure_pipeline
@@ -153,3 +154,10 @@ def test_transcoding_alone_and_on_the_way(site: Site, gateway: Gateway, tmp_path
     rates = [result for result in results.all() if result.name.endswith(".1w.rate")]
     assert len(rates) == len(PAIRS)
     assert all(rate.value > 0 for rate in rates)
+
+
+def test_polls_of_the_weather_service_are_measured(tmp_path: Path) -> None:
+    results = Results()
+    measure_health(results, attrs.evolve(PLAN, health_seconds=0.5), tmp_path)
+    assert (results.get("health.kept.rate") or 0) > 1
+    assert results.get("health.new.cpu") is not None

@@ -78,6 +78,7 @@ def test_what_has_no_figure_is_said(tmp_path: Path) -> None:
         ("orthanc.parallel.50.kept", 0.9, 0.89),
         ("dcmqrscp.tiny.rate", 1000.0, 999.0),
         ("orthanc.transcoded.first_image", 0.15, 0.16),
+        ("health.kept.cpu", 3.0, 3.1),
     ],
 )
 def test_targets_are_those_of_the_issue(name: str, inside: float, outside: float) -> None:
