@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from drimbox.commands.common import Command, Failed, json_option, print_json, tr
 from drimbox.commands.inspection import read_input
 from drimbox.configpaths import cannot_read
 from drimbox.conformance.report import Report
+from drimbox.redaction import escape_control
 
 #: What the facts of a report are called on the screen.
 _FACTS = {
@@ -50,12 +53,16 @@ _FACTS = {
     "requests": "demandes du compte rendu",
     "files": "fichiers d'images",
     "xades": "version XAdES",
+    "sets": "jeux de soumission",
+    "kos": "KOS",
 }
 
 _FILE: Callable[[Command], Command] = click.argument("file", metavar="FICHIER")
 #: A judge from outside gets this long, seconds, and this many of its lines are shown.
 JUDGE_TIMEOUT = 60.0
 _JUDGE_LINES = 50
+#: Seconds between two words on how far a long judgement is.
+_SAID_EVERY = 10.0
 #: Files looked at beside a METADATA.XML.
 MAX_BESIDE = 1000
 #: What dciodvfy says of every IMG-KOS (interfaces.md 3.8).
@@ -157,6 +164,52 @@ def xds(file: str, kos_file: str | None, as_json: bool) -> None:
     report = validate_xds(data, kos=kos_data, folder=folder, judge=xmlsec1_verifies)
     report.facts["xmlsec1"] = shutil.which("xmlsec1") is not None
     conclude(report, file, as_json)
+
+
+@validate.command("archive")
+@click.argument("path", metavar="CHEMIN", type=click.Path(path_type=Path))
+@json_option
+def archive(path: Path, as_json: bool) -> None:
+    """Archive XDM : fichier KAAAAAMM.ZIP, dossier KAAAAAMM, ou dossier qui en contient.
+
+    Chaque jeu est jugé comme le ferait une DRIMbox qui le charge, ses métadonnées et ses KOS comme par
+    « validate xds » et « validate kos » ; dciodvfy n'est pas demandé.
+    """
+    from drimbox.conformance.archive import Known, validate_archive
+    from drimbox.xdm.names import archive_prefix
+    from drimbox.xdm.opening import ArchiveRefused, find_archives
+
+    try:
+        paths = find_archives(path)
+    except ArchiveRefused as refusal:
+        raise Failed(escape_control(str(refusal))) from None
+    # Two PACS may hold the same study, each with its KOS.
+    known: dict[str, Known] = defaultdict(Known)
+    reports = []
+    for each in paths:
+        said = None if as_json else _Progress(each.name)
+        report = validate_archive(each, known=known[archive_prefix(each.name)], progress=said)
+        reports.append({"file": each.name, **report.as_json()})
+        if not as_json:
+            show(report, each.name)
+    good = all(each["ok"] for each in reports)
+    if as_json:
+        print_json({"file": str(path), "ok": good, "archives": reports})
+    if not good:
+        raise click.exceptions.Exit(1)
+
+
+class _Progress:
+    """Says on stderr now and then how far a long judgement is."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._next = time.monotonic() + _SAID_EVERY
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            click.echo(escape_control(f"{self._name} : {done} sur {total} ..."), err=True)
+            self._next = time.monotonic() + _SAID_EVERY
 
 
 def beside(folder: Path, uri: str) -> bytes | None:
@@ -262,9 +315,14 @@ def conclude(report: Report, name: str, as_json: bool) -> None:
     if as_json:
         print_json({"file": name, **report.as_json()})
     else:
-        for line in report.lines(name):
-            click.echo(line)
-        for line in tree_lines({_FACTS.get(key, key): value for key, value in report.facts.items()}, 2):
-            click.echo(line)
+        show(report, name)
     if not report.ok:
         raise click.exceptions.Exit(1)
+
+
+def show(report: Report, name: str) -> None:
+    """Print a report for a person."""
+    for line in report.lines(name):
+        click.echo(line)
+    for line in tree_lines({_FACTS.get(key, key): value for key, value in report.facts.items()}, 2):
+        click.echo(line)

@@ -54,6 +54,8 @@ class PlaceKind(enum.Enum):
     PART = "part"
     #: Of a manifest, in its own order.
     SERIES = "series"
+    #: Submission set of an XDM archive: the number of its folder.
+    SET = "set"
 
     @property
     def french(self) -> tuple[str, str]:
@@ -65,6 +67,7 @@ _PLACES = {
     PlaceKind.LINE: ("ligne", "lignes"),
     PlaceKind.PART: ("partie", "parties"),
     PlaceKind.SERIES: ("série", "séries"),
+    PlaceKind.SET: ("jeu", "jeux"),
 }
 
 
@@ -138,8 +141,8 @@ class Report:
     ) -> None:
         """Say something, about the whole file or about one place of it.
 
-        `rule` identifies the broken rule. `place` is at most one of `line`, `part` or `series`, counted
-        from 1; None is the whole file.
+        `rule` identifies the broken rule. `place` is at most one of `line`, `part`, `series` or `set`,
+        counted from 1; None is the whole file.
         """
         self.counts[severity] += 1
         finding = self._findings.get((severity, text, clause))
@@ -165,6 +168,14 @@ class Report:
     def inform(self, text: str, clause: str, **place: int | None) -> None:
         """Add an information; `place` as in `add`."""
         self.add(Severity.INFORMATION, text, clause, rule="", **place)
+
+    def include(self, other: Report, name: str, **place: int) -> None:
+        """Add what another report found, each text headed by `name`; `place` is where, here."""
+        for finding in other.findings:
+            for _ in range(finding.count):
+                text = f"{name} : {finding.text}"
+                self.add(finding.severity, text, finding.clause, rule=finding.rule, **place)
+        self.omitted += other.omitted
 
     @property
     def ok(self) -> bool:

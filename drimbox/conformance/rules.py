@@ -29,13 +29,17 @@ class Rule:
         """Return the same rule with the clause of the case at hand."""
         return attrs.evolve(self, clause=clause)
 
-    def broken(self, report: Report, where: str = "", **values: object) -> None:
+    def broken(
+        self, report: Report, where: str = "", *, at_set: int | None = None, **values: object
+    ) -> None:
         """Say in `report` that the rule is broken; `where` names the object concerned, in French.
 
-        Values that come from the file judged must have gone through `shown`.
+        `at_set` is the submission set of an archive. Values that come from the file judged must have
+        gone through `shown`.
         """
         text = self.text.format(**values)
-        report.add(self.severity, f"{where} : {text}" if where else text, self.clause, rule=self.id)
+        text = f"{where} : {text}" if where else text
+        report.add(self.severity, text, self.clause, rule=self.id, set=at_set)
 
 
 class RuleBook:

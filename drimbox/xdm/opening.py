@@ -30,6 +30,9 @@ MAX_FILES: Final = 64
 #: Uncompressed for compressed, of an entry of more than `_SMALL` bytes: manifests reach some 40.
 MAX_RATIO: Final = 200
 _SMALL = 64 * 1024
+#: Bytes of INDEX.HTM or README.TXT: some 200 a set.
+MAX_PAGE: Final = 128 * 1024**2
+_PIECE = 64 * 1024
 #: Uncompressed bytes of one archive.
 MAX_TOTAL: Final = 64 * 1024**3
 
@@ -40,6 +43,8 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _NESTED = (".ZIP", ".7Z", ".RAR", ".TAR", ".GZ", ".TGZ", ".BZ2", ".XZ", ".ZST", ".CAB", ".JAR")
 
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+_PAGES = (names.INDEX, names.README)
 _LIMITS = {names.METADATA: entries.MAX_BYTES, names.REPORTS: reports.MAX_BYTES}
 
 
@@ -64,6 +69,9 @@ class SetArchive(Protocol):
 
     def files(self, name: str) -> Mapping[str, bytes]:
         """Read what counts of one set, by upper-case file name. Raises `FileRefused`."""
+
+    def page(self, name: str) -> Iterator[bytes] | None:
+        """Yield INDEX.HTM or README.TXT piece by piece; None without one. Raises `FileRefused`."""
 
 
 def open_archive(path: Path) -> AbstractContextManager[SetArchive]:
@@ -172,6 +180,7 @@ class _ZipSets:
         self._read = 0
         self._sets: dict[str, dict[str, zipfile.ZipInfo]] = {}
         self._bad: dict[str, str] = {}
+        self._pages: dict[str, zipfile.ZipInfo] = {}
         listed = archive.infolist()
         if len(listed) > MAX_ENTRIES:
             raise ArchiveRefused(f"archive de {len(listed)} entrées, {MAX_ENTRIES} au plus")
@@ -194,6 +203,8 @@ class _ZipSets:
                 "archive contenant une archive : la décompresser, puis charger son contenu"
             )
         upper = [part.upper() for part in parts]
+        if len(upper) <= 2 and upper[-1] in _PAGES:
+            self._pages.setdefault(upper[-1], info)
         # IHE_XDM is at the top, or in the folder of the month.
         depth = next((at for at in (0, 1) if len(upper) == at + 3 and upper[at] == names.HOLDER), None)
         if depth is None or not names.is_set(upper[depth + 1]):
@@ -212,6 +223,19 @@ class _ZipSets:
             raise FileRefused(self._bad[name])
         return {file: self._content(file, info) for file, info in sorted(self._sets[name].items())}
 
+    def page(self, name: str) -> Iterator[bytes] | None:
+        info = self._pages.get(name)
+        return None if info is None else self._pieces(name, info)
+
+    def _pieces(self, name: str, info: zipfile.ZipInfo) -> Iterator[bytes]:
+        if info.flag_bits & _ENCRYPTED or info.compress_type not in _METHODS:
+            raise FileRefused(f"{name} : chiffrement ou compression non admis")
+        try:
+            with self._archive.open(info) as entry:
+                yield from _bounded(entry, name)
+        except _DAMAGED:
+            raise FileRefused(f"{name} est endommagé") from None
+
     def _content(self, file: str, info: zipfile.ZipInfo) -> bytes:
         limit = _limit(file)
         if info.flag_bits & _ENCRYPTED:
@@ -227,7 +251,7 @@ class _ZipSets:
         try:
             with self._archive.open(info) as entry:
                 data = entry.read(limit + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError):
+        except _DAMAGED:
             raise FileRefused(f"{file} est endommagé") from None
         self._read += len(data)
         if len(data) != info.file_size:
@@ -263,7 +287,7 @@ def _folder(path: Path) -> Iterator[SetArchive]:
     if holder is None:
         raise ArchiveRefused(f"{path.name} : pas de dossier {names.HOLDER}")
     try:
-        yield _FolderSets(path.name, holder)
+        yield _FolderSets(path, holder)
     except OSError as error:
         raise ArchiveRefused(f"{path.name} : lecture impossible ({error.strerror})") from None
 
@@ -271,8 +295,9 @@ def _folder(path: Path) -> Iterator[SetArchive]:
 class _FolderSets:
     """An unpacked archive. Links are not followed: a medium may hold one to any file of this machine."""
 
-    def __init__(self, name: str, holder: Path) -> None:
-        self.name = name
+    def __init__(self, path: Path, holder: Path) -> None:
+        self.name = path.name
+        self._path = path
         self._sets: dict[str, Path] = {}
         self._bad: dict[str, str] = {}
         for each in _scan(holder, MAX_ENTRIES, lambda found: found.is_dir(follow_symlinks=False)):
@@ -303,6 +328,28 @@ class _FolderSets:
             raise FileRefused(f"lecture impossible ({error.strerror})") from None
         return found
 
+    def page(self, name: str) -> Iterator[bytes] | None:
+        with os.scandir(self._path) as scan:
+            found = next((Path(each.path) for each in scan if each.name.upper() == name), None)
+        return None if found is None else self._pieces(name, found)
+
+    def _pieces(self, name: str, path: Path) -> Iterator[bytes]:
+        try:
+            with _opened(path) as file:
+                yield from _bounded(file, name)
+        except OSError as error:
+            raise FileRefused(f"{name} : lecture impossible ({error.strerror})") from None
+
+
+def _bounded(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """Yield a page piece by piece. Raises `FileRefused` beyond its limit."""
+    length = 0
+    while piece := file.read(_PIECE):
+        length += len(piece)
+        if length > MAX_PAGE:
+            raise FileRefused(f"{name} dépasse {MAX_PAGE // 1024**2} Mio")
+        yield piece
+
 
 def _scan(folder: Path, most: int, wanted: Callable[[os.DirEntry[str]], bool]) -> list[os.DirEntry[str]]:
     found = []
@@ -318,15 +365,23 @@ def _scan(folder: Path, most: int, wanted: Callable[[os.DirEntry[str]], bool]) -
 def _plain(path: Path) -> bytes:
     """Read a regular file up to its limit."""
     name, limit = path.name.upper(), _limit(path.name)
+    with _opened(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FileRefused(f"{name} dépasse {limit} octets")
+    return data
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file. Raises `FileRefused` for anything else, `OSError`."""
+    name = path.name.upper()
     if path.is_symlink():
         raise FileRefused(f"{name} est un lien")
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise FileRefused(f"{name} n'est pas un fichier")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise FileRefused(f"{name} dépasse {limit} octets")
-    return data
+        yield file
 
 
 def _child(folder: Path, name: str) -> Path | None:

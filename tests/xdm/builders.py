@@ -50,10 +50,15 @@ class Published:
 
 
 def published(
-    number: int = 1, report: Report | None = None, created: datetime = CREATED, **changes: Any
+    number: int = 1,
+    report: Report | None = None,
+    created: datetime = CREATED,
+    *,
+    of: int | None = None,
+    **changes: Any,
 ) -> Published:
-    """Build what publishing study `number` leaves in the archive."""
-    study = samples.study(f"2.25.{number}")
+    """Build what publishing study `of`, else `number`, leaves in the archive."""
+    study = samples.study(f"2.25.{of or number}")
     said = report or samples.report(study.study_uid, f"2.25.90{number}")
     uid, here, owner = f"2.25.500{number}", config(), structure()
     kos = build_manifest(
