@@ -54,6 +54,7 @@ from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
 from drimbox.source.rejections import RejectionNotes
 from drimbox.source.resync import Resync
+from drimbox.source.retention import Retention
 from drimbox.source.speedtest import Doors as SpeedTestDoors
 from drimbox.source.speedtest import SpeedTests
 from drimbox.source.storing import Storing
@@ -92,6 +93,8 @@ T = TypeVar("T")
 _DAY, _HOUR, _MINUTE = 86400.0, 3600.0, 60.0
 #: Seconds after the start within which periodic work begins.
 _SETTLED = 300.0
+#: The same for work that takes little at once.
+_SOON = 5.0
 #: Seconds between two looks for notices to send, at most.
 _LOOK = 10.0
 
@@ -115,8 +118,9 @@ class Stores:
     """Everything durable, on one database."""
 
     def __init__(self, config: Config, reactor: Any, clock: SystemClock) -> None:
-        url = config.store.url or f"sqlite:///{config.drimbox.state_dir / 'drimbox.db'}"
-        self.database = Database(url, reactor=reactor, threads=config.store.threads, exclusive=True)
+        self.database = Database(
+            config.store_url, reactor=reactor, threads=config.store.threads, exclusive=True
+        )
         self.archive = Archive(self.database, clock=clock)
         self.reports = Reports(self.database)
         self.audit = AuditStore(self.database, clock=clock)
@@ -434,6 +438,9 @@ class Assembly:
         for channel in self.notifier.channels:
             look = partial(self.notifier.look, channel)
             periodics.append(Periodic(f"notices-{channel.name}", look, period, self._reactor, first=period))
+        if self._config.audit.keep is not None:
+            retention = Retention(self._config, self._stores.audit, self._clock)
+            periodics.append(Periodic("audit-purge", retention.apply, _DAY, self._reactor, first=_SOON))
         if self._config.cache.enabled:
             sweep = self.cache.sweep
             periodics.append(Periodic("cache-sweep", sweep, _HOUR, self._reactor, first=_SETTLED))

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 import click
 
 from drimbox.commands.archive import archive
+from drimbox.commands.audit import audit
 from drimbox.commands.certificates import certificates
 from drimbox.commands.configuration import check_config
 from drimbox.commands.french import speak_french
@@ -46,6 +47,7 @@ def version() -> None:
 
 for command in (
     archive,
+    audit,
     certificates,
     check_config,
     homologation,

@@ -567,6 +567,14 @@ class ResyncSettings:
 
 
 @attrs.frozen
+class AuditSettings:
+    """`[audit]`: the audit trail (DB.CS.06)."""
+
+    #: Seconds an event is kept; None keeps all of them for ever.
+    keep: float | None = None
+
+
+@attrs.frozen
 class Config:
     """The whole file."""
 
@@ -590,3 +598,9 @@ class Config:
     feed: FeedSettings = FeedSettings()
     notifications: NotificationSettings = NotificationSettings()
     resync: ResyncSettings = ResyncSettings()
+    audit: AuditSettings = AuditSettings()
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the store."""
+        return self.store.url or f"sqlite:///{self.drimbox.state_dir / 'drimbox.db'}"

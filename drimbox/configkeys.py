@@ -290,6 +290,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "severity": _SEVERITY,
         "timeout": duration(1, 25),
     },
+    config.AuditSettings: {"keep": duration(365 * DAY, 36600 * DAY)},
     config.FeedSettings: {
         "parallel": integer(1, 64),
         "retry_first": _RETRY,

@@ -53,6 +53,8 @@ class AuditObject:
     life_cycle: str = ""
     #: (type, value) pairs.
     details: tuple[tuple[str, str], ...] = ()
+    #: ParticipantObjectName, for what has one beside its identifier.
+    name: str = ""
 
 
 @attrs.frozen
@@ -334,6 +336,22 @@ class AuditTrail(Protocol):
 
     async def record(self, event: AuditEvent) -> None:
         """Commit one event."""
+
+
+class AgeingTrail(Protocol):
+    """The audit trail as retention sees it."""
+
+    async def purge(
+        self,
+        limit: datetime,
+        announce: Callable[[int, str, int], AuditEvent],
+        *,
+        upto: int | None = None,
+    ) -> int:
+        """Remove the events before `limit` from the old end, none after `upto`; return how many.
+
+        `announce` (number and hash of the last one to go, how many) makes the event that says so first.
+        """
 
 
 class Notices(Protocol):

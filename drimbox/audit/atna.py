@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 
 from lxml import etree
 
-from drimbox.audit.messages import PATIENT_NUMBER, REPORT_NUMBER, STUDY, SUBMISSION_SET
+from drimbox.audit.messages import PATIENT_NUMBER, REPORT_NUMBER, STUDY, SUBMISSION_SET, URI
+from drimbox.audit.ontrail import PURGE
 from drimbox.ports import AuditEvent, AuditObject, AuditParticipant
 from drimbox.xml import Element, serialize
 
@@ -23,6 +24,7 @@ _BREAK = re.compile(r"[\t\n\r\x85\u2028\u2029]+")
 #: CID 400 of PS3.16, the events we make.
 _EVENTS = {
     "110100": "Application Activity",
+    "110101": "Audit Log Used",
     "110106": "Export",
     "110107": "Import",
     "110112": "Query",
@@ -35,9 +37,16 @@ _ID_TYPES = {
     PATIENT_NUMBER: ("RFC-3881", "Patient Number"),
     REPORT_NUMBER: ("RFC-3881", "Report Number"),
     STUDY: ("DCM", "Study Instance UID"),
+    URI: ("RFC-3881", "URI"),
     "110182": ("DCM", "Node ID"),
+    PURGE: ("DRIMbox", "Dernier événement effacé"),
     SUBMISSION_SET: ("IHE XDS Metadata", "submission set classificationNode"),
 }
+
+
+def audit_source_id(system_id: str) -> str:
+    """Return the AuditSourceID of the gateway with this registry number."""
+    return f"drimbox-{system_id}"
 
 
 def to_xml(event: AuditEvent, instant: datetime, source_id: str) -> bytes:
@@ -92,6 +101,8 @@ def _object(root: Element, object_: AuditObject) -> None:
     element = _child(root, "ParticipantObjectIdentification", **names)
     system, text = _ID_TYPES.get(object_.id_type, (_system(object_.id_type), object_.id_type))
     _code(element, "ParticipantObjectIDTypeCode", object_.id_type, system, text)
+    if object_.name:
+        _child(element, "ParticipantObjectName").text = _clean(object_.name)
     for kind, value in object_.details:
         data = base64.b64encode(value.encode("utf-8", "replace")).decode("ascii")
         _child(element, "ParticipantObjectDetail", type=kind, value=data)

@@ -37,7 +37,7 @@ SUCCESS, MINOR, SERIOUS, MAJOR = 0, 4, 8, 12
 
 #: ParticipantObjectIDTypeCode of a submission set (IHE ITI-41).
 SUBMISSION_SET = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
-PATIENT_NUMBER, REPORT_NUMBER, STUDY = "2", "9", "110180"
+PATIENT_NUMBER, REPORT_NUMBER, STUDY, URI = "2", "9", "110180", "12"
 
 _IHE = "IHE Transactions"
 _RAD_128 = ("RAD-128", _IHE, "Send Imaging Result")
@@ -112,8 +112,8 @@ def report_received(
         action="C",
         event_type=_CARD_7 if message and message.trigger.startswith("MDM") else _RAD_128,
         participants=(
-            _participant(SOURCE, ";".join(accessions), ris_address, alternative=sender),
-            _participant(
+            participant(SOURCE, ";".join(accessions), ris_address, alternative=sender),
+            participant(
                 DESTINATION,
                 _system(structure, internal_id),
                 source_name,
@@ -207,7 +207,7 @@ def feeding_broken(
     if row.sop_instance_uid:
         objects.append(AuditObject(row.sop_instance_uid, "2", "3", REPORT_NUMBER, "10"))
     objects.append(AuditObject(row.study_uid, "2", "3", STUDY, "10"))
-    us = _participant(SOURCE, _system(row.structure_id, internal_id), source_name, alternative=UNKNOWN)
+    us = participant(SOURCE, _system(row.structure_id, internal_id), source_name, alternative=UNKNOWN)
     return AuditEvent(
         event_id="110106",
         action="U" if row.removal else "R",
@@ -245,7 +245,7 @@ def _submission_event(
         action=action,
         event_type=event_type,
         participants=(
-            _participant(
+            participant(
                 SOURCE,
                 _system(structure, internal_id),
                 source_name,
@@ -282,7 +282,7 @@ def dmp_exchange(
     objects = [_patient(report.patient.ins)]
     if document_uid:
         objects.append(AuditObject(document_uid, "2", "3", REPORT_NUMBER))
-    us = _participant(
+    us = participant(
         DESTINATION if kind is DmpExchange.RETRIEVE else SOURCE,
         _system(structure_id, internal_id),
         source_name,
@@ -339,12 +339,12 @@ def images_served(
         action="R",
         event_type=_RAD_106 if viewer else _RAD_107,
         participants=(
-            _participant(SOURCE, user, caller_address, alternative=alternative),
-            _participant(DESTINATION, _system(kos.structure_id if kos else "", internal_id), source_name),
+            participant(SOURCE, user, caller_address, alternative=alternative),
+            participant(DESTINATION, _system(kos.structure_id if kos else "", internal_id), source_name),
         ),
         objects=(
             AuditObject(
-                id=study_uid,
+                id=study_uid or UNKNOWN,
                 type="2",
                 role="3",
                 id_type=STUDY,
@@ -373,7 +373,7 @@ def application_stop(*, name: str, source_name: str) -> AuditEvent:
 
 
 def _activity(event_type: tuple[str, str, str], name: str, source_name: str) -> AuditEvent:
-    us = _participant(APPLICATION, name, source_name)
+    us = participant(APPLICATION, name, source_name)
     return AuditEvent("110100", "E", event_type, (us,), ())
 
 
@@ -392,9 +392,9 @@ def security_alert(
     `subject` names what it is about (a certificate's subject, a configuration key), `description`
     tells it in French without patient data, `peer_address` is whoever caused it from outside.
     """
-    participants = [_participant(APPLICATION, name, source_name)]
+    participants = [participant(APPLICATION, name, source_name)]
     if peer_address:
-        participants.append(_participant("", UNKNOWN, peer_address))
+        participants.append(participant("", UNKNOWN, peer_address))
     return AuditEvent(
         event_id="110113",
         action="E",
@@ -422,7 +422,7 @@ def administration(
         action="E",
         event_type=Alert.RESTRICTED_FUNCTION.value,
         participants=(
-            _participant(APPLICATION, name, source_name),
+            participant(APPLICATION, name, source_name),
             AuditParticipant(user_id=user or UNKNOWN, role="", requestor=True),
         ),
         objects=(AuditObject(subject, "2", "13", "110182", details=(("Alert Description", action),)),),
@@ -434,7 +434,8 @@ def administration(
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def _participant(role: str, user: str, network: str, *, alternative: str = "") -> AuditParticipant:
+def participant(role: str, user: str, network: str, *, alternative: str = "") -> AuditParticipant:
+    """Return an active participant; what nobody knows of it says so."""
     return AuditParticipant(
         user_id=user or UNKNOWN,
         role=role,
@@ -462,7 +463,7 @@ def _system(structure: str, internal_id: str) -> str:
 def _dmp(url: str, role: str = DESTINATION) -> tuple[AuditParticipant, ...]:
     if not url:
         return ()
-    return (_participant(role, url, urlsplit(url).hostname or UNKNOWN),)
+    return (participant(role, url, urlsplit(url).hostname or UNKNOWN),)
 
 
 def _patient(ins: str) -> AuditObject:

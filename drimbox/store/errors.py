@@ -19,8 +19,16 @@ class StoreLocked(StoreError):
     """Another process already owns this store."""
 
 
+class StoreMissing(StoreError):
+    """There is no store where one was looked for."""
+
+
 class StoreTooNew(StoreError):
     """The database was written by a later version of the gateway."""
+
+
+class StoreOutdated(StoreError):
+    """The database was written by an earlier version, and whoever asks may not upgrade it."""
 
 
 class StoreDamaged(StoreError):

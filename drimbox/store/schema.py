@@ -7,7 +7,7 @@ rows come back to the others), and ends *done* or *failed*; one whose work break
 The archive is `kos` with `kos_report`; the database itself allows one PUBLISHED KOS per site and study.
 A walk over the archive is `walk` with `walk_study`; a site has at most one open walk.
 The audit trail is `audit`, append-only by triggers (made by the migrations), chained by hashes whose last
-link is `audit_head`.
+link is `audit_head`; what retention removed from its old end is remembered in `audit_anchor`.
 
 Instants are UTC (`UtcDateTime`). Whole objects are JSON text made by `codec`. The Alembic revisions
 under `migrations/` hold the history; a test compares their result with this module.
@@ -49,6 +49,9 @@ PUBLISH, REMOVE = "publish", "remove"
 
 #: Hash that precedes the first link of the audit chain.
 GENESIS = "0" * 64
+#: Rows of `audit` with an index of their own: failures, and reports about several studies (blanks between).
+FAILURES = "outcome <> 0"
+SEVERAL = "replace(study_uid, ' ', '') <> study_uid"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -270,12 +273,24 @@ audit = Table(
     Index(None, "patient_ins", "id"),
     Index(None, "study_uid", "id"),
     Index(None, "event_id", "id"),
+    Index("ix_audit_failed", "id", sqlite_where=text(FAILURES), postgresql_where=text(FAILURES)),
+    Index("ix_audit_several", "id", sqlite_where=text(SEVERAL), postgresql_where=text(SEVERAL)),
 )
 
 audit_head = Table(
     "audit_head",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last_id", _KEY, nullable=False),
+    Column("hash", String(64), nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+
+audit_anchor = Table(
+    "audit_anchor",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # The last event removed and its hash, which the first one kept cites; 0 and `GENESIS` before any was.
     Column("last_id", _KEY, nullable=False),
     Column("hash", String(64), nullable=False),
     CheckConstraint("id = 1", name="single"),

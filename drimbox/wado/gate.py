@@ -20,6 +20,7 @@ from drimbox.errors import DrimboxError, PeerNotTrusted
 from drimbox.ports import AuditTrail, Notices
 from drimbox.source.attempt import Delivered
 from drimbox.source.delivery import Deliveries
+from drimbox.source.structures import Structures
 from drimbox.trust.contexts import verified_peer
 from drimbox.wado.request import ImagesRequest
 from drimbox.wado.server import Peer, RequestAnswer
@@ -69,6 +70,7 @@ class WadoGate:
         self._audit = audit
         self._notices = notices
         self._compare = compare
+        self._structures = Structures(config)
         #: False while the gateway stops: new requests get 503.
         self.open = True
 
@@ -111,6 +113,7 @@ class WadoGate:
                 introspection=result.introspection,
                 situation=request.situation or "",
                 repository_uid=site.retrieve_location_uid or "",
+                internal_id=self._structures.internal_id(result.kos.structure_id) if result.kos else "",
                 error=result.error,
                 cut=result.cut,
             )
@@ -129,6 +132,7 @@ class WadoGate:
                 caller_address=address,
                 source_name=site.wado_fqdn if site is not None else self._config.sites[0].wado_fqdn,
                 kos=None,
+                repository_uid=(site.retrieve_location_uid or "") if site is not None else "",
                 error=error,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import attrs
 import pytest
 import pytest_twisted
 from sqlalchemy import Connection, select, text
@@ -11,7 +12,8 @@ from sqlalchemy.exc import DatabaseError
 from twisted.internet.defer import ensureDeferred, gatherResults
 
 from drimbox.ports import AuditEvent, AuditObject, AuditParticipant
-from drimbox.store.audit import ChainHead
+from drimbox.store.auditchain import ChainHead
+from drimbox.store.auditsearch import AuditQuery
 from drimbox.store.database import Database
 from drimbox.store.schema import audit
 from tests.store.conftest import Stores, stores_of
@@ -55,8 +57,9 @@ async def test_events_are_found_by_period_patient_study_and_kind(stores: Stores)
         )
         stores.clock.advance(3600)
 
-    async def found(**criteria: object) -> list[int]:
-        return [record.id for record in await stores.audit.search(**criteria)]  # type: ignore[arg-type]
+    async def found(limit: int = 1000, before: int | None = None, **criteria: object) -> list[int]:
+        query = AuditQuery(**criteria)  # type: ignore[arg-type]
+        return [record.id for record in await stores.audit.search(query, limit=limit, before=before)]
 
     assert await found() == [6, 5, 4, 3, 2, 1]
     assert await found(ins=INS) == [6, 4, 2]
@@ -65,21 +68,43 @@ async def test_events_are_found_by_period_patient_study_and_kind(stores: Stores)
     assert await found(study="2.25._") == []
     assert await found(event_id="110106") == [6, 5]
     hour = timedelta(hours=1)
-    assert await found(period=(start + hour, start + 3 * hour)) == [3, 2]
-    assert await found(period=(None, start + hour), ins=INS) == []
-    assert await found(period=(start + 4 * hour, None), ins=INS) == [6]
+    assert await found(start=start + hour, end=start + 3 * hour) == [3, 2]
+    assert await found(end=start + hour, ins=INS) == []
+    assert await found(start=start + 4 * hour, ins=INS) == [6]
+    assert await found(start=start + 9 * hour) == []
     assert await found(limit=2) == [6, 5]
     assert await found(limit=2, before=5) == [4, 3]
     assert await found(limit=-1) == []
+
+
+@pytest.mark.requirement("DB.CS.10")
+@pytest_twisted.ensureDeferred
+async def test_events_are_found_by_outcome_and_by_what_happened(stores: Stores) -> None:
+    for outcome, code in ((0, "RAD-107"), (4, "RAD-107"), (8, "ITI-41"), (0, "ITI-41")):
+        kind = (code, "IHE Transactions", 'RAD-106 "event_type":["RAD-128",')
+        one = attrs.evolve(event(event_id="110106", outcome=outcome), event_type=kind)
+        await stores.audit.record(one)
+
+    async def found(**criteria: object) -> list[int]:
+        return [record.id for record in await stores.audit.search(AuditQuery(**criteria))]  # type: ignore[arg-type]
+
+    assert await found(outcomes=(0,)) == [4, 1]
+    assert await found(outcomes=(4, 8, 12)) == [3, 2]
+    assert await found(outcomes=(0, 8)) == [4, 3, 1]
+    assert await found(event_types=("RAD-107",)) == [2, 1]
+    assert await found(event_types=("RAD-106",)) == [], "the words of a type are not its code"
+    assert await found(event_types=("RAD-128",)) == [], "nor is a text that looks like one"
+    assert await found(event_types=("RAD-107", "ITI-41"), outcomes=(8,)) == [3]
+    assert await found(event_types=("ITI-41",), event_id="110107") == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_event_about_several_studies_is_found_by_each(stores: Stores) -> None:
     await stores.audit.record(event(study="2.25.1 2.25.12 2.25.3"))
     for study in ("2.25.1", "2.25.12", "2.25.3"):
-        assert len(await stores.audit.search(study=study)) == 1
+        assert len(await stores.audit.search(AuditQuery(study=study))) == 1
     for study in ("2.25", "2.25.2", "2", "25.12"):
-        assert await stores.audit.search(study=study) == []
+        assert await stores.audit.search(AuditQuery(study=study)) == []
 
 
 @pytest.mark.requirement("DB.CS.06")
@@ -93,6 +118,12 @@ async def test_an_event_about_several_studies_is_found_by_each(stores: Stores) -
         "DELETE FROM audit_head",
         "UPDATE audit_head SET last_id = 1",
         "UPDATE audit_head SET last_id = 3, hash = 'x'",
+        "DELETE FROM audit_anchor",
+        "INSERT INTO audit_anchor VALUES (2, 0, 'x')",
+        "UPDATE audit_anchor SET last_id = 1",
+        # The newest event never goes.
+        "UPDATE audit_anchor SET last_id = 2, hash = (SELECT hash FROM audit_head)",
+        "UPDATE audit_anchor SET last_id = -1",
         "INSERT INTO audit_head VALUES (2, 0, 'x')",
         # A row put in out of its turn.
         "INSERT INTO audit SELECT 7, instant, event_id, outcome, patient_ins, study_uid, payload,"
@@ -140,7 +171,7 @@ async def test_a_whole_chain_verifies_batch_after_batch(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await stores.audit.verify()).fault is None
-    monkeypatch.setattr("drimbox.store.audit._BATCH", 3)
+    monkeypatch.setattr("drimbox.store.auditchain.BATCH", 3)
     for number in range(1, 8):
         await stores.audit.record(event(ins="a\udc80\x00", study=f"2.25.{number}"))
         check = await stores.audit.verify()
@@ -159,11 +190,11 @@ def _behind(connection: Connection, *statements: str) -> None:
         for _, sql in saved:
             connection.exec_driver_sql(sql)
     else:
-        for table in ("audit", "audit_head"):
+        for table in ("audit", "audit_head", "audit_anchor"):
             connection.exec_driver_sql(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
         for statement in statements:
             connection.exec_driver_sql(statement)
-        for table in ("audit", "audit_head"):
+        for table in ("audit", "audit_head", "audit_anchor"):
             connection.exec_driver_sql(f"ALTER TABLE {table} ENABLE TRIGGER ALL")
 
 
