@@ -26,6 +26,7 @@ from drimbox.dicom.requestor import Links
 from drimbox.dicom.retrieval import Mover
 from drimbox.errors import PacsCommunicationError
 from drimbox.hl7.server import MllpFactory
+from drimbox.limits import Why
 from drimbox.native.archive import NativeArchive
 from drimbox.native.loading import open_archive
 from drimbox.native.places import Places
@@ -178,7 +179,9 @@ class Assembly:
         stores: Stores,
         whitelist: WhitelistHolder,
         defer: Defer,
+        turned_away: Callable[[str, str, Why], None] = lambda door, address, why: None,
     ) -> None:
+        """`turned_away` is told of connections refused at once: at which door, from which address, why."""
         self._config = config
         self._reactor = reactor
         self._clock = clock
@@ -201,7 +204,9 @@ class Assembly:
         self._reading, self._matching, self._publishing = self._make_workers()
         storing = Storing(stores.inbox, stores.notices, clock)
         notes = ChangeNotes(storing, defer, stored=self._reading.wake)
-        self.acceptor = AcceptorFactory(config.dicom, self.pools, reactor, notes=notes.receiver)
+        self.acceptor = AcceptorFactory(
+            config.dicom, self.pools, reactor, notes=notes.receiver, refused=partial(turned_away, "dicom")
+        )
         self.workers: list[Worker[Any]] = [self._reading, self._matching, self._publishing]
         self._deliveries = self._make_deliveries()
         self.gate = WadoGate(
@@ -210,7 +215,14 @@ class Assembly:
         reception = Reception(
             config, storing, stores.notices, clock, self._defer, stored=self._reading.wake
         )
-        self.mllp = MllpFactory(config.hl7, reception, reactor, clock.now)
+        self.mllp = MllpFactory(
+            config.hl7,
+            reception,
+            reactor,
+            clock.now,
+            known=reception.register.knows,
+            refused=partial(turned_away, "hl7"),
+        )
         self.speed_tests = self._make_speed_tests()
         self.resync = self._make_resync()
         self.watches = {name: self._make_watch(name) for name in self.natives}

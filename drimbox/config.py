@@ -72,9 +72,9 @@ class Hl7Settings:
     max_message_bytes: int = 64 * 1024 * 1024
     max_connections: int = 64
     max_connections_per_address: int = 16
-    #: Seconds without a byte between two messages before we hang up.
+    #: Seconds between two messages before we hang up.
     idle_timeout: float = 3600.0
-    #: Seconds without a byte inside a message.
+    #: Seconds in which less than 1 KB/s of a message comes, or the peer does not read its answers.
     message_timeout: float = 60.0
     #: Names written in MSH-3/4 of the acknowledgement when the message names no receiver.
     application: str = "DRIMBOX"
@@ -300,6 +300,10 @@ class WadoSettings:
     max_connections: int = 256
     #: Of these, to viewer names, which ask for no client certificate: they take nothing from the images.
     max_viewer_connections: int = 64
+    max_connections_per_address: int = 64
+    #: Connections a second that one address may open in the long run, and at once.
+    connection_rate: float = 20.0
+    connection_burst: int = 100
     #: Seconds between two requests on one connection.
     idle_timeout: float = 60.0
     #: StudyInstanceUID served without KOS check (DB.SO.38 note); None for none.

@@ -275,6 +275,7 @@ _ORDERED = (
     ("wado", "window", "total_window"),
     ("wado", "spool", "total_spool"),
     ("wado", "max_deliveries", "max_connections"),
+    ("wado", "max_per_consumer", "max_connections_per_address"),
     ("dmp", "connect_timeout", "timeout"),
     ("dmp", "retry_first", "retry_max"),
     ("feed", "retry_first", "retry_max"),

@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cryptography import x509
+from twisted.logger import Logger
 
+from drimbox import metrics
 from drimbox.audit import messages
 from drimbox.config import Config
-from drimbox.errors import PeerNotTrusted
+from drimbox.errors import PeerNotTrusted, TooManyRequests
+from drimbox.limits import Why
 from drimbox.periodic import Periodic, random_fraction
 from drimbox.ports import AuditTrail, Clock, InThread, OutageNotices
 from drimbox.trust.certificates import read_certificates
@@ -28,10 +31,14 @@ from drimbox.trust.xades import MAX_BYTES
 
 #: Seconds between two looks: whether a list is due, whether a file has changed; and of the expiries.
 _LOOK, _FILES, _DAY = 300.0, 30.0, 86400.0
+#: The door whose refusals are audited.
+WADO = "wado"
 
 
 class Guard:
     """Everything about whom we trust and who we are. `note` writes an administrative act in the audit."""
+
+    log = Logger()
 
     def __init__(
         self,
@@ -50,8 +57,10 @@ class Guard:
         self._defer = defer
         self._note = note
         self._audit = audit
-        #: Handshakes that failed (E1101).
+        #: Handshakes that failed (E1101) and connections refused at the WADO-RS door (E1003).
         self.refusals = Refusals(self._refused, reactor)
+        #: Connections refused at the other doors, where they are no matter of the audit trail.
+        self._elsewhere = Refusals(self._logged, reactor)
         self._state = config.drimbox.state_dir
         self.revocation = self._make_revocation()
         self.whitelist = WhitelistHolder(
@@ -65,6 +74,19 @@ class Guard:
         self.contexts: ServerContexts
         self.tls: TlsKeeper
 
+    def turned_away(self, door: str, address: str, why: Why, name: str = "") -> None:
+        """Take note of a connection refused at one of our doors ("wado", "hl7", "dicom")."""
+        metrics.CONNECTIONS_REFUSED.labels(door, why.name.lower()).inc()
+        if door == WADO:
+            self.refusals.refused(address, name, why)
+        else:
+            self._elsewhere.refused(address, door, why)
+
+    def stop(self) -> None:
+        """Write what was counted of refusals."""
+        self.refusals.stop()
+        self._elsewhere.stop()
+
     async def start(self) -> None:
         """Read and fetch what must be there before a door opens.
 
@@ -73,7 +95,9 @@ class Guard:
         await self.revocation.start()
         await self.lists.start()
         self.contexts = server_context_factory(
-            self._config, crls=self.revocation.crls, told=self.refusals.refused
+            self._config,
+            crls=self.revocation.crls,
+            told=lambda address, name: self.turned_away(WADO, address, Why.HANDSHAKE, name),
         )
         self.tls = TlsKeeper(
             self._config,
@@ -142,9 +166,10 @@ class Guard:
         trust = self._config.trust
         return [*read_certificates(trust.consumer_roots), *read_certificates(trust.whitelist_roots)]
 
-    async def _refused(self, address: str, name: str, count: int) -> None:
+    async def _refused(self, address: str, name: str, why: Why, count: int) -> None:
         times = f" ({count} fois)" if count > 1 else ""
-        error = PeerNotTrusted(f"négociation TLS refusée{times}")
+        failed = why in (Why.HANDSHAKE, Why.GARBAGE, Why.UNFINISHED)
+        error = (PeerNotTrusted if failed else TooManyRequests)(f"{why.value}{times}")
         await self._audit.record(
             messages.images_served(
                 study_uid="",
@@ -153,6 +178,15 @@ class Guard:
                 kos=None,
                 error=error,
             )
+        )
+
+    async def _logged(self, address: str, door: str, why: Why, count: int) -> None:
+        self.log.warn(
+            "connections refused at the {door} door: {count} from {address} ({why})",
+            door=door,
+            count=count,
+            address=address,
+            why=why.name,
         )
 
     async def _crls_changed(self) -> None:

@@ -22,6 +22,11 @@ def _gauge(name: str, text: str, *labels: str) -> Gauge:
 
 HL7_MESSAGES = _counter("drimbox_hl7_messages", "HL7 messages answered", "ris", "ack")
 HL7_CONNECTIONS = _gauge("drimbox_hl7_connections", "MLLP connections open")
+HL7_TIMEOUTS = _counter("drimbox_hl7_timeouts", "MLLP connections cut: silent, dripping or not reading")
+CONNECTIONS_REFUSED = _counter(
+    "drimbox_connections_refused", "Connections refused at a door", "door", "reason"
+)
+WADO_CONNECTIONS = _gauge("drimbox_wado_connections", "Connections open at the WADO-RS door")
 FEED_JOBS = _counter("drimbox_feed_jobs", "Studies brought in line with the PACS", "result")
 PUBLICATIONS = _counter("drimbox_publications", "Submissions answered by the DMP", "result")
 QUEUE_DEPTH = _gauge("drimbox_queue_depth", "Rows waiting in a queue", "queue")

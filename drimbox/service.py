@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
@@ -24,7 +25,7 @@ from drimbox import __version__
 from drimbox.assembly import Assembly, Stores, SystemClock
 from drimbox.audit import messages
 from drimbox.config import Config
-from drimbox.guard import Guard
+from drimbox.guard import WADO, Guard
 from drimbox.status import Status
 from drimbox.trust.transport import BulkTLSFactory
 from drimbox.wado.channel import WadoFactory
@@ -104,7 +105,13 @@ class Gateway(Service):
         await self._guard.start()
         self._undo.append(self._farewell)
         self._assembly = Assembly(
-            config, self._reactor, self._clock, self._stores, self._guard.whitelist, self._defer
+            config,
+            self._reactor,
+            self._clock,
+            self._stores,
+            self._guard.whitelist,
+            self._defer,
+            self._guard.turned_away,
         )
         self._status = Status(config, self._stores, self._assembly, self._guard.whitelist)
         self._undo += [
@@ -161,7 +168,9 @@ class Gateway(Service):
         names = [name for site in config.sites for name in (site.wado_fqdn, site.viewer_fqdn)]
         self._images = WadoResource(self._assembly.gate, config.wado, names)
         self._doors = Doors(self._images)
-        self._wado = WadoFactory(self._doors, config.wado, reactor, is_viewer)
+        self._wado = WadoFactory(
+            self._doors, config.wado, reactor, is_viewer, refused=partial(self._guard.turned_away, WADO)
+        )
         tls = BulkTLSFactory(self._guard.contexts, False, self._wado)
         api = core_api(
             status=self._status.status,
@@ -240,7 +249,7 @@ class Gateway(Service):
         self._assembly.pools.stop()
 
     async def _farewell(self) -> None:
-        self._guard.refusals.stop()
+        self._guard.stop()
         await self._stores.audit.record(messages.application_stop(**self._names()))
 
     def _names(self) -> dict[str, str]:

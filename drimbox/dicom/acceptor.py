@@ -30,6 +30,7 @@ from drimbox.dicom.negotiation import AssociationRequest, ProposedContext
 from drimbox.dicom.pdu import Buffer
 from drimbox.dicom.states import State
 from drimbox.dicom.transport import AssociationProtocol
+from drimbox.limits import Refused, Why
 
 VERIFICATION = "1.2.840.10008.1.1"
 IMPLICIT_LE = "1.2.840.10008.1.2"
@@ -52,13 +53,15 @@ class InboundAssociation(AssociationProtocol):
 
     log = Logger()
 
-    def __init__(self, owner: AcceptorFactory, clock: IReactorTime, *, stranger: bool = False) -> None:
+    def __init__(
+        self, owner: AcceptorFactory, clock: IReactorTime, pacses: frozenset[str] = frozenset()
+    ) -> None:
         settings = owner.settings
         super().__init__(
             UpperLayer(settings.max_pdu), clock, artim=settings.artim_timeout, idle=settings.idle_timeout
         )
-        #: True when it comes from an address of no PACS.
-        self.stranger = stranger
+        #: Names of the PACS that call from its address; none for a stranger.
+        self.pacses = pacses
         #: True once accepted: it counts among the associations that are limited.
         self.accepted = False
         self._owner = owner
@@ -136,7 +139,7 @@ class InboundAssociation(AssociationProtocol):
     def _requested(self, request: AssociationRequest) -> None:
         if self.layer.state is not State.AWAITING_LOCAL_ANSWER:
             return
-        if self._owner.full():
+        if self._owner.full(self.pacses):
             metrics.ASSOCIATIONS.labels("acceptor", "limit").inc()
             self.layer.reject(*_LIMIT)
             return
@@ -289,10 +292,15 @@ class AcceptorFactory(protocol.Factory):
         clock: IReactorTime,
         *,
         notes: Callable[[str, str], Receiver] | None = None,
+        refused: Refused = lambda address, why: None,
     ) -> None:
-        """`notes` makes what takes the key objects of a PACS, by its name, from an address."""
+        """`notes` makes what takes the key objects of a PACS, by its name, from an address.
+
+        `refused` is told of every connection that is closed at once.
+        """
         self.settings = settings
         self.notes = notes
+        self._refused = refused
         self.pools = pools
         self.addresses = {name: Addresses(pool.pacs) for name, pool in pools.by_pacs.items()}
         self._clock = clock
@@ -313,20 +321,45 @@ class AcceptorFactory(protocol.Factory):
     def buildProtocol(self, addr: IAddress | None) -> InboundAssociation | None:
         """Make the protocol of one connection; None, which closes it, when there are too many."""
         host = str(getattr(addr, "host", ""))
-        stranger = not any(addresses.allow(host) for addresses in self.addresses.values())
-        limit = self.settings.max_associations
-        allowed = max(_STRANGERS, limit // _STRANGERS_PART) if stranger else limit + _MARGIN
-        if sum(each.stranger is stranger for each in self._open) >= allowed:
+        pacses = frozenset(name for name, each in self.addresses.items() if each.allow(host))
+        why = self._no_room(pacses)
+        if why is not None:
             metrics.ASSOCIATIONS.labels("acceptor", "limit").inc()
-            self.log.warn("connection from {host} closed: {allowed} are open", host=host, allowed=allowed)
+            self._refused(host, why)
             return None
-        association = InboundAssociation(self, self._clock, stranger=stranger)
+        association = InboundAssociation(self, self._clock, pacses)
         self._open.add(association)
         return association
 
-    def full(self) -> bool:
-        """Say whether as many associations are accepted as configured."""
-        return sum(each.accepted for each in self._open) >= self.settings.max_associations
+    def full(self, pacses: frozenset[str]) -> bool:
+        """Say whether as many associations are accepted as a caller of these PACS may have."""
+        accepted = [each.pacses for each in self._open if each.accepted and each.pacses]
+        return bool(pacses) and self._over(self.settings.max_associations, pacses, accepted) is not None
+
+    def _no_room(self, pacses: frozenset[str]) -> Why | None:
+        """Return why a caller from an address of these PACS gets no connection, None when it does."""
+        limit = self.settings.max_associations
+        if not pacses:
+            strangers = sum(not each.pacses for each in self._open)
+            return Why.STRANGER if strangers >= max(_STRANGERS, limit // _STRANGERS_PART) else None
+        return self._over(limit + _MARGIN, pacses, [each.pacses for each in self._open if each.pacses])
+
+    def _over(self, limit: int, pacses: frozenset[str], inside: Sequence[frozenset[str]]) -> Why | None:
+        """Hold one more beside those `inside` against a limit, and against what is left for others.
+
+        A PACS may always have as many as its pool has titles; more, only of what the others do not need for
+        theirs.
+        """
+        if len(inside) >= limit:
+            return Why.TOTAL
+        missing = {
+            name: len(pool.titles) - sum(name in each for each in inside)
+            for name, pool in self.pools.by_pacs.items()
+        }
+        if any(missing[name] > 0 for name in pacses):
+            return None
+        kept = sum(max(0, count) for name, count in missing.items() if name not in pacses)
+        return Why.ADDRESS if len(inside) + kept >= limit else None
 
     def lost(self, association: InboundAssociation) -> None:
         """Forget a connection that is over."""

@@ -5,8 +5,12 @@ Theory of operation. Each connection handles one message at a time and answers s
 TCP, and what is in memory for it is one message, plus what one read brought after it. Answers are written
 only while the peer reads them: when the transport's buffer is full no further message is handled.
 
-Timers: `idle_timeout` without a byte between two messages, `message_timeout` without a byte inside one
-or with an answer the peer does not read; none while the receiver works, which is our own doing.
+Timers: `idle_timeout` between two messages; `message_timeout` with an answer the peer does not read, or
+inside a message of which too little comes; none while the receiver works, which is our own doing. No drip
+of bytes winds a clock back.
+
+Callers from addresses of no RIS share a small part of the connections, so that they cannot keep the reports
+out; what they send is answered all the same (AE), and told to the administrator.
 
 At shutdown (`drain`) the message being handled is finished and acknowledged. A message that was not
 yet given to the receiver is answered `AR` (resend later), and the connection is closed as soon as no
@@ -15,8 +19,9 @@ frame is half received.
 
 from __future__ import annotations
 
+import enum
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
@@ -33,13 +38,25 @@ from drimbox.config import Hl7Settings
 from drimbox.hl7.ack import acknowledge
 from drimbox.hl7.mllp import FrameFault, FrameRefused, MessageReceived, MllpReader, frame
 from drimbox.hl7.refusal import INTERNAL_ERROR, UNKNOWN_RIS, Hl7Refused
-from drimbox.metrics import HL7_CONNECTIONS, HL7_MESSAGES
+from drimbox.limits import Doorkeeper, Refused
+from drimbox.metrics import HL7_CONNECTIONS, HL7_MESSAGES, HL7_TIMEOUTS
 
 log = Logger()
 
 
 #: Seconds a peer has to close its side after we closed ours.
 LINGER = 5.0
+#: Bytes a second: a message that comes more slowly is a drip.
+LEAST_RATE = 1024
+#: Connections that callers from addresses of no RIS may hold: a part of all, at least one.
+_STRANGERS_PART = 4
+
+
+class _Phase(enum.Enum):
+    """What a connection waits for, each with one time in all."""
+
+    IDLE = "the next message"
+    MESSAGE = "the rest of a message"
 
 
 class Receiver(Protocol):
@@ -53,14 +70,21 @@ class Receiver(Protocol):
 class MllpConnection(TwistedProtocol):
     """One connection of a RIS."""
 
-    def __init__(self, factory: MllpFactory, peer: str) -> None:
+    def __init__(self, factory: MllpFactory, peer: str, *, stranger: bool = False) -> None:
         self.owner = factory
         self.peer = peer
+        #: True when it comes from an address of no RIS.
+        self.stranger = stranger
         #: Fires when the connection is gone.
         self.closed: Deferred[None] = Deferred()
         self._reader = MllpReader(factory.settings.max_message_bytes)
         self._waiting: deque[MessageReceived | FrameRefused] = deque()
         self._timer: interfaces.IDelayedCall | None = None
+        #: What the timer is for, as long as it runs.
+        self._timed: _Phase | None = None
+        #: Bytes received in all, and until the time of the present message began to run.
+        self._received = 0
+        self._seen = 0
         self._serving = False
         self._choked = False
         self._peer_done = False
@@ -94,6 +118,7 @@ class MllpConnection(TwistedProtocol):
         """Feed the framer and go on."""
         if self._closing:
             return
+        self._received += len(data)
         for event in self._reader.feed(data):
             assert isinstance(event, MessageReceived | FrameRefused)
             self._waiting.append(event)
@@ -160,8 +185,28 @@ class MllpConnection(TwistedProtocol):
         else:
             self._socket.resumeProducing()
         settings = self.owner.settings
-        busy = self._choked or self._reader.in_message
-        self._start_timer(settings.message_timeout if busy else settings.idle_timeout, self._timed_out)
+        if self._choked:
+            self._start_timer(settings.message_timeout, self._timed_out)
+        elif self._reader.in_message:
+            self._enter(_Phase.MESSAGE, settings.message_timeout, self._look)
+        else:
+            self._enter(_Phase.IDLE, settings.idle_timeout, self._timed_out)
+
+    def _enter(self, phase: _Phase, seconds: float, action: Callable[[], None]) -> None:
+        """Let the time of a phase run, unless it does already: no byte winds it back."""
+        if self._timed is not phase:
+            self._start_timer(seconds, action)
+            self._timed = phase
+            self._seen = self._received
+
+    def _look(self) -> None:
+        """Cut a message of which next to nothing came; give another one more time."""
+        came = self._received - self._seen
+        self._timed = None
+        if came < LEAST_RATE * self.owner.settings.message_timeout:
+            self._timed_out()
+        else:
+            self._settle()
 
     def _refuse_frame(self, fault: FrameFault) -> None:
         log.warn("MLLP frame from {peer} refused: {fault}", peer=self.peer, fault=fault.name)
@@ -179,6 +224,7 @@ class MllpConnection(TwistedProtocol):
             peer=self.peer,
             where="inside a message" if self._reader.in_message else "idle or not reading",
         )
+        HL7_TIMEOUTS.inc()
         self._closing = True
         self._socket.abortConnection()
 
@@ -203,6 +249,7 @@ class MllpConnection(TwistedProtocol):
         self._timer = self.owner.clock.callLater(seconds, action)
 
     def _stop_timer(self) -> None:
+        self._timed = None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
@@ -210,8 +257,9 @@ class MllpConnection(TwistedProtocol):
 class MllpFactory(Factory):
     """Accept MLLP connections for `receiver`, within the limits of `settings`.
 
-    `clock` is the reactor or a `task.Clock`, `now` tells the time of day. A connection over the limits (in
-    all, per address) is closed at once, unanswered.
+    `clock` is the reactor or a `task.Clock`, `now` tells the time of day. `known` says whether an address
+    is one of a RIS. A connection over the limits (in all, per address, of strangers) is closed at once,
+    unanswered, and `refused` is told.
     """
 
     noisy = False
@@ -222,6 +270,9 @@ class MllpFactory(Factory):
         receiver: Receiver,
         clock: interfaces.IReactorTime,
         now: Callable[[], datetime],
+        *,
+        known: Callable[[str], bool] = lambda address: True,
+        refused: Refused = lambda address, why: None,
     ) -> None:
         self.settings = settings
         self.receiver = receiver
@@ -229,8 +280,13 @@ class MllpFactory(Factory):
         self.now = now
         self.draining = False
         self.connections: set[MllpConnection] = set()
-        self._accepted = 0
-        self._by_address: Counter[str] = Counter()
+        self._known = known
+        self._refused = refused
+        self._doorkeeper = Doorkeeper(
+            settings.max_connections,
+            settings.max_connections_per_address,
+            strangers=max(1, settings.max_connections // _STRANGERS_PART),
+        )
         self._tasks: set[Deferred[None]] = set()
 
     def buildProtocol(self, addr: Any) -> Any:
@@ -238,23 +294,17 @@ class MllpFactory(Factory):
         peer = str(getattr(addr, "host", ""))
         if self.draining:
             return None
-        if self._accepted >= self.settings.max_connections:
-            log.warn("MLLP connection from {peer} refused: too many in all", peer=peer)
+        stranger = not self._known(peer)
+        why = self._doorkeeper.admit(peer, stranger=stranger)
+        if why is not None:
+            self._refused(peer, why)
             return None
-        if self._by_address[peer] >= self.settings.max_connections_per_address:
-            log.warn("MLLP connection from {peer} refused: too many from there", peer=peer)
-            return None
-        self._accepted += 1
-        self._by_address[peer] += 1
-        return MllpConnection(self, peer)
+        return MllpConnection(self, peer, stranger=stranger)
 
     def forget(self, connection: MllpConnection) -> None:
         """Give back the place of a closed connection."""
         self.connections.discard(connection)
-        self._accepted -= 1
-        self._by_address[connection.peer] -= 1
-        if not self._by_address[connection.peer]:
-            del self._by_address[connection.peer]
+        self._doorkeeper.leave(connection.peer, stranger=connection.stranger)
 
     def watch(self, task: Deferred[None]) -> None:
         """Keep a running task until it ends, so that `drain` waits for it and no failure is lost."""

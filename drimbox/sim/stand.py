@@ -282,7 +282,14 @@ class Stand:
             "admin": {"port": str(self.admin_port)},
             "hl7": {"port": str(self.hl7_port)},
             "dicom": {"port": str(self.dicom_port)},
-            "wado": {"port": str(self.wado_port), "public_port": str(self.wado_port)},
+            "wado": {
+                "port": str(self.wado_port),
+                "public_port": str(self.wado_port),
+                # Everybody here calls from one address.
+                "max_connections_per_address": "100000",
+                "connection_rate": "100000",
+                "connection_burst": "100000",
+            },
             "trust": {
                 "consumer_roots": _text(pki.roots),
                 "whitelist": _text(self.folder / "whitelist.xml"),

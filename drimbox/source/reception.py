@@ -67,6 +67,10 @@ class RisRegister:
                 return ris
         return None
 
+    def knows(self, address: str) -> bool:
+        """Say whether some RIS may call from there."""
+        return any(self._calls_from(ris, address) for ris in self._systems)
+
     def _calls_from(self, ris: Ris, peer: str) -> bool:
         return not ris.addresses or within(peer, self._networks[ris.name])
 
@@ -93,7 +97,8 @@ class Reception:
         stored: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = config.hl7
-        self._register = RisRegister(config.ris)
+        #: Who may send.
+        self.register = RisRegister(config.ris)
         self._inbox = inbox
         self._notices = notices
         self._clock = clock
@@ -135,7 +140,7 @@ class Reception:
 
         def recognise(message: Message) -> None:
             application = message.get(message.msh, 3)
-            ris = self._register.find(application, message.get(message.msh, 4), peer)
+            ris = self.register.find(application, message.get(message.msh, 4), peer)
             if ris is None:
                 raise UnknownSender(application)
             sender.append(ris.name)

@@ -41,6 +41,7 @@ from twisted.internet.interfaces import (
     IOpenSSLServerConnectionCreator,
 )
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
@@ -333,6 +334,16 @@ def verified_peer(transport: Any) -> Peer:
     if peer.role is not Role.WADO or peer.certificate is None:
         raise PeerNotTrusted("connexion sans certificat client")
     return peer
+
+
+def was_garbage(transport: Any, reason: Failure) -> bool:
+    """Say whether a connection ended for `reason` because what came was no TLS.
+
+    OpenSSL sends no alert then, so that nobody else has been told.
+    """
+    handle = getattr(transport, "getHandle", lambda: None)()
+    unknown = isinstance(handle, _ServerConnection) and not (handle.done or handle.refused)
+    return unknown and reason.check(SSL.Error) is not None
 
 
 def client_policy(

@@ -95,3 +95,8 @@ class BulkTLSFactory(TLSMemoryBIOFactory):
     """Adds TLS to the connections of a factory that sends much."""
 
     protocol = BulkTLSTransport
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Make the protocol of one connection; None closes it, when the factory takes it not."""
+        inner = self.wrappedFactory.buildProtocol(addr)
+        return None if inner is None else self.protocol(self, inner)

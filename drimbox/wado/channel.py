@@ -10,6 +10,11 @@ first request and from its first byte for the others. An answer has the time-out
 it. `idle_timeout` is for a connection between two requests; what the client has not taken by then is
 flushed all the same. While flushing, a client that has taken next to nothing for `stall_timeout` is cut.
 
+How many may be open, in all and from one address, and how fast one address may come is the `Doorkeeper`'s
+to say. When the door is full, whoever has shown no certificate makes room: the one that has been here
+longest without one is cut for the newcomer, after `GRACE`. So half-open connections keep nobody out, and a
+Consumer whose handshake is done keeps its place.
+
 A slow client is not a stalled one. The kernel says that a connection takes bytes again once a third of
 what it holds has left, which may be a megabyte: minutes, for a client that reads 10 KB a second. So while a
 connection is full, what the client's machine has acknowledged tells whether it reads; if it does, whoever
@@ -31,7 +36,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, resource, server
@@ -40,11 +45,15 @@ from zope.interface import implementer
 from drimbox import metrics
 from drimbox.config import WadoSettings
 from drimbox.dicom.pdu import Buffer
+from drimbox.limits import Doorkeeper, Pace, Refused, Why
+from drimbox.trust.contexts import was_garbage
 
 #: Bytes of a request body that are read and dropped.
 MAX_BODY = 64 * 1024
 #: Bytes a second: who takes less does not read (a drip would hold a delivery and its disk for ever).
 LEAST_RATE = 1024
+#: Seconds for which nobody's place is taken.
+GRACE = 1.0
 #: Looks at a full connection in the time of a stall.
 _LOOKS = 4
 _BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -111,7 +120,10 @@ class WadoChannel(http.HTTPChannel):
     def __init__(self) -> None:
         super().__init__()
         self._limit_call: IDelayedCall | None = None
+        #: Whose place it takes.
+        self.address = ""
         self._answering = False
+        self._shaken = False
         #: Who feeds the answer, and bytes that the client had not taken at the last look.
         self._feeder: Any = None
         self._left = 0
@@ -125,6 +137,7 @@ class WadoChannel(http.HTTPChannel):
 
     def handshakeCompleted(self) -> None:
         """Expect a request, if the connection may stay."""
+        self._shaken = True
         if not self.factory.admits(self):
             self.abort()
             return
@@ -183,10 +196,17 @@ class WadoChannel(http.HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget the connection."""
         self._unlimit()
+        if not self._shaken and was_garbage(self.transport, reason):
+            self.factory.told(self.address, Why.GARBAGE)
         self.factory.gone(self)
         super().connectionLost(reason)
 
     # -- ours --------------------------------------------------------------------------------------
+
+    @property
+    def answering(self) -> bool:
+        """Say whether a request is being answered."""
+        return self._answering
 
     def refuse(self, answer: bytes) -> None:
         """Answer a request that is not worth a resource, and close."""
@@ -217,6 +237,8 @@ class WadoChannel(http.HTTPChannel):
     def _late(self, phase: str) -> None:
         self._limit_call = None
         metrics.DELIVERIES.labels("", phase).inc()
+        if not self._shaken:
+            self.factory.told(self.address, Why.UNFINISHED)
         self.log.info("connection cut: {phase} takes too long", phase=phase)
         self.abort()
 
@@ -268,15 +290,6 @@ def _unsent(transport: Any) -> int:
     return left + count[0]
 
 
-class _Refused(Protocol):
-    """A connection over the limit."""
-
-    def connectionMade(self) -> None:
-        """Close at once, before any handshake."""
-        transport: Any = self.transport
-        transport.abortConnection()
-
-
 class WadoFactory(server.Site):
     """HTTP/1.1 on the WADO listener, with bounded connections and times."""
 
@@ -291,44 +304,84 @@ class WadoFactory(server.Site):
         settings: WadoSettings,
         clock: Any,
         is_guest: Callable[[Any], bool] = lambda transport: False,
+        *,
+        refused: Refused = lambda address, why: None,
     ) -> None:
-        """`is_guest` says of a transport, after its handshake, whether it shows no client certificate."""
+        """`is_guest` says of a transport, after its handshake, whether it shows no client certificate.
+
+        `refused` is told of every connection that is closed at once or never finishes its handshake.
+        """
         super().__init__(root, requestFactory=WadoRequest, reactor=clock, timeout=settings.idle_timeout)
         self.settings = settings
+        self.told = refused
         #: True while the gateway stops: no connection outlives its answer.
         self.draining = False
+        self._clock = clock
+        self._doorkeeper = Doorkeeper(
+            settings.max_connections,
+            settings.max_connections_per_address,
+            pace=Pace(settings.connection_rate, settings.connection_burst, clock.seconds),
+        )
         self._open: set[WadoChannel] = set()
         self._is_guest = is_guest
         self._guests: set[WadoChannel] = set()
+        #: Those that have shown no certificate, with the instant they came, in that order.
+        self._unproven: dict[WadoChannel, float] = {}
         self._empty: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make the channel of one connection, or what refuses it when too many are open."""
-        if len(self._open) >= self.settings.max_connections:
-            metrics.DELIVERIES.labels("", "connections").inc()
-            return _Refused()
+        """Make the channel of one connection; None, which closes it, when it may not come in."""
+        address = str(getattr(addr, "host", ""))
+        why = self._doorkeeper.admit(address)
+        if why is Why.TOTAL and self._make_room():
+            why = self._doorkeeper.admit(address)
+        if why is not None:
+            self.told(address, why)
+            return None
         channel: Any = super().buildProtocol(addr)
+        channel.address = address
         self._open.add(channel)
+        self._unproven[channel] = self._clock.seconds()
+        metrics.WADO_CONNECTIONS.set(len(self._open))
         return channel
 
     def admits(self, channel: WadoChannel) -> bool:
         """Say whether a connection whose handshake is over may stay: guests are fewer than the others."""
         if not self._is_guest(channel.transport):
+            self._unproven.pop(channel, None)
             return True
         if len(self._guests) >= self.settings.max_viewer_connections:
-            metrics.DELIVERIES.labels("", "viewers").inc()
+            self.told(channel.address, Why.GUESTS)
             return False
         self._guests.add(channel)
         return True
 
     def gone(self, channel: WadoChannel) -> None:
         """Forget a connection that is over."""
+        if channel not in self._open:
+            return
         self._open.discard(channel)
         self._guests.discard(channel)
+        self._unproven.pop(channel, None)
+        self._doorkeeper.leave(channel.address)
+        metrics.WADO_CONNECTIONS.set(len(self._open))
         if not self._open:
             empty, self._empty = self._empty, []
             for waiting in empty:
                 waiting.callback(None)
+
+    def _make_room(self) -> bool:
+        """Cut the connection that has been here longest without a certificate, if there is one."""
+        latest = self._clock.seconds() - GRACE
+        for channel, since in self._unproven.items():
+            if since > latest:
+                return False
+            if not channel.answering:
+                self.told(channel.address, Why.CROWDED)
+                channel.abort()
+                self.gone(channel)
+                return True
+        return False
 
     async def closed(self) -> None:
         """Hang up: idle connections now, the others after their answer; wait until all are gone."""

@@ -13,13 +13,17 @@ from twisted.internet.interfaces import IHostResolution
 from twisted.internet.task import Clock
 
 from drimbox import metrics
+from drimbox.dicom.acceptor import AcceptorFactory, InboundAssociation
 from drimbox.dicom.addresses import REFRESH, Addresses
+from drimbox.dicom.aetitles import Pools
 from tests.dicom.box import (
     CT,
     HOST,
     PACS,
+    SETTINGS,
     Box,
     Sink,
+    Wire,
     asking,
     echo_request,
     in_thread,
@@ -133,6 +137,38 @@ def test_connections_that_say_nothing_do_not_keep_the_pacs_out() -> None:
     assert pdu_types(wire.take()) == [ACCEPT]
     silent = [box.factory.buildProtocol(IPv4Address("TCP", HOST, 1)) for _ in range(50)]
     assert sum(each is not None for each in silent) == 8 + 16 - 1
+
+
+def two_pacs(**changes: Any) -> AcceptorFactory:
+    """A door for two PACS, of two titles each, at addresses of their own."""
+    settings = attrs.evolve(SETTINGS, **changes)
+    other = attrs.evolve(PACS, name="p2", ae_title="OTHER", host="192.0.2.2", pool=("DRIM3", "DRIM4"))
+    return AcceptorFactory(settings, Pools([PACS, other], Clock()), Clock())
+
+
+@pytest.mark.requirement("DB.SO.05")
+def test_no_pacs_keeps_another_one_out() -> None:
+    factory = two_pacs(max_associations=6)
+
+    def call(host: str) -> InboundAssociation | None:
+        association = factory.buildProtocol(IPv4Address("TCP", host, 1))
+        if association is not None:
+            association.makeConnection(Wire(host))
+            association.dataReceived(asking("DRIM1" if host == HOST else "DRIM3"))
+        return association
+
+    greedy = [call(HOST) for _ in range(40)]
+    # All connections but two, and of those all but two are accepted: what the other's pool needs.
+    assert sum(each is not None for each in greedy) == 6 + 16 - 2
+    assert sum(each is not None and each.accepted for each in greedy) == 4
+    others = [call("192.0.2.2") for _ in range(4)]
+    assert [each is not None and each.accepted for each in others] == [True, True, False, False]
+
+
+def test_pools_larger_than_the_door_still_leave_each_pacs_a_share() -> None:
+    factory = two_pacs(max_associations=1)
+    assert not factory.full(frozenset({"p1"}))
+    assert not factory.full(frozenset({"p2"}))
 
 
 def test_a_peer_that_does_not_read_its_answers_is_not_read_any_further() -> None:

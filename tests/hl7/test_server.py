@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from drimbox.config import Hl7Settings
 from drimbox.hl7.mllp import frame
 from drimbox.hl7.server import LINGER, MllpConnection, MllpFactory
+from drimbox.limits import Why
 from drimbox.metrics import HL7_CONNECTIONS
 from drimbox.sim.ris import Misbehaviour, NoAck, SimMessage, build_message, send, send_all
 
@@ -319,13 +320,60 @@ def test_an_idle_connection_is_closed_after_the_idle_timeout() -> None:
 def test_a_message_that_stalls_is_cut_after_the_message_timeout() -> None:
     connection, wire, clock = wired(Recorder())
     connection.dataReceived(b"\x0bMSH|")
-    clock.advance(9)
-    connection.dataReceived(b"^~")
-    clock.advance(9)
+    for _ in range(9):
+        clock.advance(1)
+        # A drip does not wind the clock back.
+        connection.dataReceived(b"^~")
     assert not wire.aborted
     clock.advance(1)
     assert wire.aborted
     assert wire.value() == b""
+
+
+@pytest.mark.threat("HL7/MLLP", "slowloris / stalled reader")
+def test_a_long_message_on_a_slow_line_has_the_time_it_needs() -> None:
+    receiver = Recorder()
+    connection, wire, clock = wired(receiver)
+    message = b"MSH|" + b"x" * 2000 * 50
+    connection.dataReceived(b"\x0b")
+    for at in range(0, len(message), 2000):
+        connection.dataReceived(message[at : at + 2000])
+        clock.advance(1)
+    connection.dataReceived(b"\x1c\r")
+    assert not wire.aborted
+    assert [raw for raw, _ in receiver.received] == [message]
+
+
+def test_bytes_between_two_messages_do_not_keep_a_connection_open() -> None:
+    connection, wire, clock = wired(Recorder())
+    for _ in range(99):
+        clock.advance(1)
+        connection.dataReceived(b"\r")
+    assert not wire.aborted
+    clock.advance(1)
+    assert wire.aborted
+
+
+@pytest.mark.requirement("DB.SO.04")
+@pytest.mark.threat("HL7/MLLP")
+def test_callers_from_addresses_of_no_ris_do_not_keep_the_reports_out() -> None:
+    told: list[tuple[str, Why]] = []
+    factory = MllpFactory(
+        Hl7Settings(max_connections=8, max_connections_per_address=6),
+        Recorder(),
+        Clock(),  # type: ignore[arg-type]
+        _now,
+        known=lambda address: address.startswith("192.0.2."),
+        refused=lambda address, why: told.append((address, why)),
+    )
+
+    def call(address: str) -> bool:
+        return factory.buildProtocol(IPv4Address("TCP", address, 5000)) is not None
+
+    assert [call("10.0.0.1") for _ in range(3)] == [True, True, False]
+    assert [call("192.0.2.1") for _ in range(7)] == [True] * 6 + [False]
+    assert [call("192.0.2.2") for _ in range(3)] == [True, True, False]
+    assert told == [("10.0.0.1", Why.STRANGER), ("192.0.2.1", Why.ADDRESS), ("192.0.2.2", Why.TOTAL)]
 
 
 def test_our_own_slowness_times_nobody_out_and_pauses_reading() -> None:

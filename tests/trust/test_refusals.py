@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
+from drimbox.limits import Why
 from drimbox.trust.refusals import MAX_ADDRESSES, OTHERS, WINDOW, Refusals
 
 pytestmark = pytest.mark.requirement("DB.SO.47", "DB.SO.111")
@@ -14,13 +15,15 @@ class Scene:
     def __init__(self) -> None:
         self.clock = Clock()
         self.records: list[tuple[str, str, int]] = []
+        self.reasons: list[Why] = []
         self.broken = False
         self.refusals = Refusals(self._record, self.clock)
 
-    async def _record(self, address: str, name: str, count: int) -> None:
+    async def _record(self, address: str, name: str, why: Why, count: int) -> None:
         if self.broken:
             raise OSError("disk full")
         self.records.append((address, name, count))
+        self.reasons.append(why)
 
 
 def test_the_first_is_written_at_once_and_the_others_of_a_minute_as_one() -> None:
@@ -35,6 +38,16 @@ def test_the_first_is_written_at_once_and_the_others_of_a_minute_as_one() -> Non
     assert len(scene.records) == 3
     scene.refusals.refused("10.0.0.1", "db2")
     assert scene.records[-1] == ("10.0.0.1", "db2", 1)
+
+
+def test_each_reason_of_an_address_makes_its_own_record() -> None:
+    scene = Scene()
+    for why in (Why.RATE, Why.HANDSHAKE, Why.RATE):
+        scene.refusals.refused("10.0.0.1", "", why)
+    assert scene.reasons == [Why.RATE, Why.HANDSHAKE]
+    scene.clock.advance(WINDOW)
+    assert scene.records[2:] == [("10.0.0.1", "", 1)]
+    assert scene.reasons[2:] == [Why.RATE]
 
 
 @pytest.mark.threat("log / audit injection")

@@ -85,7 +85,8 @@ def test_damaged_http_reaches_the_deliveries_well_formed_or_not_at_all() -> None
     """Through Twisted's parser and ours: never an exception, never two deliveries at once."""
     sample = request("Connection: close") + request("Content-Length: 3") + b"abc" + request()
     chunked = request("Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n"
-    face = Face()
+    # Its connections never end by themselves.
+    face = Face(max_connections=100_000, max_connections_per_address=100_000, connection_burst=100_000)
     logged: list[Any] = []
     globalLogPublisher.addObserver(logged.append)
     for number, (name, data) in enumerate(damages([request(), sample, chunked], 800, 24)):

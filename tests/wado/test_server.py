@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from drimbox.config import Certificate, Pacs, Site, WadoSettings
 from drimbox.errors import DrimboxError, PacsUnavailable, TooManyRequests
-from drimbox.wado.channel import WadoFactory
+from drimbox.limits import Why
+from drimbox.wado.channel import GRACE, WadoFactory
 from drimbox.wado.request import ImagesRequest
 from drimbox.wado.server import RequestAnswer, WadoResource
 
@@ -30,6 +32,8 @@ class Wire(StringTransport):
         super().__init__()
         self.aborted = False
         self.transport: Any = None
+        #: What the peer has shown.
+        self.certificate: object = None
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -295,8 +299,7 @@ def test_what_comes_after_a_refusal_is_not_looked_at(face: Face) -> None:
 def test_connections_over_the_limit_are_closed_at_once() -> None:
     face = Face(max_connections=3, max_deliveries=3)
     channels = [face.connect()[0] for _ in range(3)]
-    _, wire = face.connect()
-    assert wire.aborted
+    assert face.factory.buildProtocol(None) is None
     channels[0].connectionLost(_lost())
     assert not face.connect()[1].aborted
 
@@ -323,3 +326,96 @@ def test_abort_all_cuts(face: Face) -> None:
     _, wire = face.ask()
     face.factory.abort_all()
     assert wire.aborted
+
+
+# -- who makes room ------------------------------------------------------------------------------------
+
+
+class Door(Face):
+    """The same, with connections that come from addresses and show certificates."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.told: list[tuple[str, Why]] = []
+        self.factory = WadoFactory(
+            self.resource,
+            self.settings,
+            self.clock,
+            lambda wire: wire.certificate is None,
+            refused=lambda address, why: self.told.append((address, why)),
+        )
+
+    def knock(self, address: str = "192.0.2.1", *, certificate: bool | None = None) -> Wire | None:
+        """Connect; finish the handshake with a certificate or without, or not at all (None)."""
+        channel = self.factory.buildProtocol(IPv4Address("TCP", address, 1))
+        if channel is None:
+            return None
+        wire = Wire()
+        channel.makeConnection(wire)
+        if certificate is not None:
+            wire.certificate = object() if certificate else None
+            channel.handshakeCompleted()
+        self.last = channel
+        return wire
+
+
+@pytest.mark.threat("slowloris / stalled reader")
+def test_one_address_does_not_fill_the_door() -> None:
+    door = Door(max_connections=5, max_connections_per_address=3, max_deliveries=3)
+    assert [door.knock() is not None for _ in range(4)] == [True, True, True, False]
+    assert door.told == [("192.0.2.1", Why.ADDRESS)]
+    assert door.knock("192.0.2.2") is not None
+    door.last.connectionLost(_lost())
+    door.last.connectionLost(_lost())
+    assert door.knock("192.0.2.2") is not None
+    assert door.knock("192.0.2.2") is not None
+    assert door.knock("192.0.2.3") is None
+
+
+@pytest.mark.threat("slowloris / stalled reader")
+def test_one_address_does_not_come_faster_than_its_pace() -> None:
+    door = Door(connection_rate=2.0, connection_burst=4)
+    assert [door.knock() is not None for _ in range(6)] == [True] * 4 + [False] * 2
+    door.clock.advance(0.6)
+    assert [door.knock() is not None for _ in range(2)] == [True, False]
+    assert door.knock("192.0.2.2") is not None
+    assert {why for _, why in door.told} == {Why.RATE}
+
+
+@pytest.mark.threat("slowloris / stalled reader")
+def test_a_full_door_takes_the_place_of_the_oldest_without_a_certificate() -> None:
+    door = Door(max_connections=4, max_deliveries=3)
+    consumer = door.knock("192.0.2.1", certificate=True)
+    answering = door.knock("192.0.2.2", certificate=False)
+    door.last.dataReceived(request())
+    viewer = door.knock("192.0.2.3", certificate=False)
+    half_open = door.knock("192.0.2.4")
+    # Nobody has been here long enough to have shown what it is.
+    assert door.knock("192.0.2.5") is None
+    door.clock.advance(GRACE + 0.1)
+    assert door.knock("192.0.2.5") is not None
+    assert viewer is not None
+    assert viewer.aborted
+    assert half_open is not None
+    assert not half_open.aborted
+    assert door.knock("192.0.2.6") is not None
+    assert half_open.aborted
+    assert door.knock("192.0.2.7") is None
+    assert consumer is not None
+    assert not consumer.aborted
+    assert answering is not None
+    assert not answering.aborted
+    assert [why for _, why in door.told] == [Why.TOTAL, Why.CROWDED, Why.CROWDED, Why.TOTAL]
+
+
+@pytest.mark.requirement("DB.SO.47")
+def test_a_handshake_that_never_ends_is_told() -> None:
+    door = Door()
+    wire = door.knock()
+    door.clock.advance(door.settings.handshake_timeout + 0.1)
+    assert wire is not None
+    assert wire.aborted
+    assert door.told == [("192.0.2.1", Why.UNFINISHED)]
+    door.knock(certificate=True)
+    door.clock.advance(door.settings.header_timeout + 0.1)
+    assert len(door.told) == 1
