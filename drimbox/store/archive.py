@@ -9,15 +9,17 @@ The bytes are read only when asked for: judging an image request needs identifie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import attrs
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
     and_,
+    bindparam,
     exists,
     func,
     insert,
@@ -67,15 +69,62 @@ def doubtful() -> ColumnElement[bool]:
     return and_(outbox.c.kind == PUBLISH, outbox.c.state == DROPPED, outbox.c.outcome_unknown)
 
 
+@attrs.frozen
+class _Query:
+    """A question to the archive, newest KOS first; `whole` reads their bytes too.
+
+    Made once: to build a statement costs SQLAlchemy more than SQLite takes to run it.
+    """
+
+    light: Select[Any]
+    whole: Select[Any]
+
+
+def _query(*where: ColumnElement[bool], most: int = 1) -> _Query:
+    def select_(*columns: ColumnElement[Any]) -> Select[Any]:
+        return select(*columns).where(*where).order_by(kos.c.id.desc()).limit(most)
+
+    return _Query(select_(*_LIGHT), select_(*_LIGHT, kos.c.data, kos.c.metadata))
+
+
+_STUDY, _SITE = kos.c.study_uid == bindparam("study"), kos.c.site == bindparam("site")
+_BY_NUMBER = _query(kos.c.id == bindparam("kos"))
+_LATEST = _query(_STUDY, still_wanted())
+_CURRENT = _query(_STUDY, _SITE, kos.c.state == _PUBLISHED)
+_DOUBTFUL = _query(
+    _STUDY,
+    kos.c.state == KosState.REFUSED.value,
+    exists().where(outbox.c.kos_id == kos.c.id, doubtful()).correlate(kos),
+    most=MAX_CANDIDATES,
+)
+_BEGUN = exists().where(outbox.c.kos_id == kos.c.id, outbox.c.attempts > 0).correlate(kos)
+_CANDIDATES = _query(
+    _STUDY,
+    _SITE,
+    or_(
+        kos.c.state.in_((_PUBLISHED, KosState.REPLACED.value, KosState.DEPUBLISHED.value)),
+        and_(kos.c.state == _PENDING, _BEGUN),
+    ),
+    most=MAX_CANDIDATES,
+)
+_REPORTS = (
+    select(kos_report.c.kos_id, kos_report.c.report_id)
+    .where(kos_report.c.kos_id.in_(bindparam("ids", expanding=True)))
+    .order_by(kos_report.c.id)
+)
+_LED = select(kos_report.c.id).where(
+    kos_report.c.kos_id == bindparam("kos"), kos_report.c.report_id == bindparam("report")
+)
+_LEADS = insert(kos_report)
+
+
 def insert_report(connection: Connection, kos_id: int, report_id: str) -> None:
     """Record that this report led to this KOS, once; no report, nothing."""
     if not report_id:
         return
-    there = select(kos_report.c.id).where(
-        kos_report.c.kos_id == kos_id, kos_report.c.report_id == report_id
-    )
-    if connection.execute(there).first() is None:
-        connection.execute(insert(kos_report).values(kos_id=kos_id, report_id=report_id))
+    led = {"kos": kos_id, "report": report_id}
+    if connection.execute(_LED, led).first() is None:
+        connection.execute(_LEADS, {"kos_id": kos_id, "report_id": report_id})
 
 
 class Archive:
@@ -87,29 +136,25 @@ class Archive:
 
     async def get(self, kos_id: int, *, with_data: bool = True) -> ArchivedKos:
         """Return one KOS; `KeyError` when there is none."""
-        found = await self._find(kos.c.id == kos_id, limit=1, with_data=with_data)
-        if not found:
+        found = await self._one(_BY_NUMBER, with_data, kos=kos_id)
+        if found is None:
             raise KeyError(kos_id)
-        return found[0]
+        return found
 
     async def latest(self, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
         """Return the newest KOS of the study that the DMP is to hold, at any site (DB.SO.13).
 
         Not one whose removal is on its way.
         """
-        alive = and_(kos.c.study_uid == study_uid, still_wanted())
-        return next(iter(await self._find(alive, limit=1, with_data=with_data)), None)
+        return await self._one(_LATEST, with_data, study=study_uid)
 
     async def published(self, site: str, study_uid: str, *, with_data: bool = True) -> ArchivedKos | None:
         """Return the KOS the DMP holds now for this site and study."""
-        current = and_(kos.c.study_uid == study_uid, kos.c.site == site, kos.c.state == _PUBLISHED)
-        return next(iter(await self._find(current, limit=1, with_data=with_data)), None)
+        return await self._one(_CURRENT, with_data, site=site, study=study_uid)
 
     async def doubtful(self, study_uid: str) -> list[ArchivedKos]:
         """Return the KOS of a study, newest first, that the DMP may hold although they were dropped."""
-        dropped = exists().where(outbox.c.kos_id == kos.c.id, doubtful()).correlate(kos)
-        where = and_(kos.c.study_uid == study_uid, kos.c.state == KosState.REFUSED.value, dropped)
-        return await self._find(where, limit=MAX_CANDIDATES, with_data=False)
+        return await self._find(_DOUBTFUL, False, study=study_uid)
 
     async def candidates(self, site: str, study_uid: str, *, with_data: bool = False) -> list[ArchivedKos]:
         """Return every KOS a Consumer may know for this site and study, newest first (DB.SO.38).
@@ -118,11 +163,7 @@ class Archive:
         begun, since the DMP may hold them although its answer never came; never a REFUSED one. The
         caller judges by the state and the SOP Instance UID: an empty list is E1001.
         """
-        begun = exists().where(outbox.c.kos_id == kos.c.id, outbox.c.attempts > 0).correlate(kos)
-        known = kos.c.state.in_((_PUBLISHED, KosState.REPLACED.value, KosState.DEPUBLISHED.value))
-        seen = or_(known, and_(kos.c.state == _PENDING, begun))
-        where = and_(kos.c.study_uid == study_uid, kos.c.site == site, seen)
-        return await self._find(where, limit=MAX_CANDIDATES, with_data=with_data)
+        return await self._find(_CANDIDATES, with_data, site=site, study=study_uid)
 
     async def add_report(self, kos_id: int, report_id: str) -> None:
         """Record one more report that led to this KOS; `KeyError` when there is no such KOS."""
@@ -170,26 +211,22 @@ class Archive:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    async def _find(self, where: ColumnElement[bool], *, limit: int, with_data: bool) -> list[ArchivedKos]:
-        columns = (*_LIGHT, kos.c.data, kos.c.metadata) if with_data else _LIGHT
-        query = select(*columns).where(where).order_by(kos.c.id.desc()).limit(limit)
-        return await self._database.read(partial(_load, query))
+    async def _find(self, query: _Query, with_data: bool, **asked: object) -> list[ArchivedKos]:
+        return await self._database.read(partial(_load, query.whole if with_data else query.light, asked))
+
+    async def _one(self, query: _Query, with_data: bool, **asked: object) -> ArchivedKos | None:
+        return next(iter(await self._find(query, with_data, **asked)), None)
 
 
-def _load(query: Select[Any], connection: Connection) -> list[ArchivedKos]:
-    rows = connection.execute(query).all()
+def _load(query: Select[Any], asked: Mapping[str, object], connection: Connection) -> list[ArchivedKos]:
+    rows = connection.execute(query, asked).all()
     reports = _reports(connection, [row.id for row in rows]) if rows else {}
     return [_kos(row, reports.get(row.id, ())) for row in rows]
 
 
 def _reports(connection: Connection, ids: Iterable[int]) -> dict[int, tuple[str, ...]]:
-    query = (
-        select(kos_report.c.kos_id, kos_report.c.report_id)
-        .where(kos_report.c.kos_id.in_(list(ids)))
-        .order_by(kos_report.c.id)
-    )
     found: dict[int, tuple[str, ...]] = {}
-    for kos_id, report_id in connection.execute(query):
+    for kos_id, report_id in connection.execute(_REPORTS, {"ids": list(ids)}):
         found[kos_id] = (*found.get(kos_id, ()), report_id)
     return found
 

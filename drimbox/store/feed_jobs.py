@@ -60,11 +60,14 @@ _JOB = (
     feed_job.c.attempts,
     feed_job.c.purpose,
 )
+_ADD_KOS, _ADD_SUBMISSION = insert(kos), insert(outbox)
+#: Made once, as all aliases of the store: SQLAlchemy copies every column for one.
+_OTHER: Table = feed_job.alias("other")  # type: ignore[assignment]
 
 
 def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
     """Condition of the module's preamble, beside `Queue._due`; `held` says that a row is in hand."""
-    other: Table = feed_job.alias("other")  # type: ignore[assignment]
+    other = _OTHER
     older = or_(
         other.c.message_id < feed_job.c.message_id,
         and_(other.c.message_id == feed_job.c.message_id, other.c.id < feed_job.c.id),
@@ -125,14 +128,16 @@ class FeedJobs(Queue):
             lease=lease,
             patience=patience,
         )
+        self._turn = self._claiming(
+            _JOB, [feed_job.c.message_id, feed_job.c.id], _job, _in_turn(self._held)
+        )
 
     async def take(self, now: datetime, limit: int) -> list[FeedJob]:
         """Take at most `limit` due jobs, never two of the same study at once, in order of arrival.
 
         `attempts` is the number of times the job was taken before.
         """
-        wanted = [self._due(now), _in_turn(partial(self._held, now))]
-        return await self._claim(_JOB, wanted, [feed_job.c.message_id, feed_job.c.id], _job, now, limit)
+        return await self._claim(self._turn, now, limit)
 
     async def finish(self, job_id: int, result: str, detail: str = "") -> None:
         """End the job without a publication: `result` is a word or an E-code, `detail` its text."""
@@ -250,36 +255,38 @@ class FeedJobs(Queue):
             for row in _held(connection, study.study_uid, kos.c.patient_ins != report.patient.ins):
                 self._remove(connection, row, take_back)
         key = connection.execute(
-            insert(kos).values(
-                site=site,
-                study_uid=study.study_uid,
-                series_uid=series_uid,
-                sop_instance_uid=submission.sop_instance_uid,
-                state=KosState.PENDING.value,
-                data=submission.kos,
-                metadata=metadata,
-                fingerprint=fingerprint,
-                structure_id=submission.structure_id,
-                patient_ins=report.patient.ins,
-                patient_ins_oid=report.patient.ins_oid,
-                patient_id=report.ipp.value if report.ipp is not None else study.patient_id,
-                pacs_ins=study.ins,
-                created_at=now,
-                changed_at=now,
-            )
+            _ADD_KOS,
+            {
+                "site": site,
+                "study_uid": study.study_uid,
+                "series_uid": series_uid,
+                "sop_instance_uid": submission.sop_instance_uid,
+                "state": KosState.PENDING.value,
+                "data": submission.kos,
+                "metadata": metadata,
+                "fingerprint": fingerprint,
+                "structure_id": submission.structure_id,
+                "patient_ins": report.patient.ins,
+                "patient_ins_oid": report.patient.ins_oid,
+                "patient_id": report.ipp.value if report.ipp is not None else study.patient_id,
+                "pacs_ins": study.ins,
+                "created_at": now,
+                "changed_at": now,
+            },
         ).inserted_primary_key
         assert key is not None
         kos_id = int(key[0])
         insert_report(connection, kos_id, report.document_id)
         connection.execute(
-            insert(outbox).values(
-                kos_id=kos_id,
-                site=site,
-                study_uid=study.study_uid,
-                submission=text,
-                created_at=now,
-                due_at=now,
-            )
+            _ADD_SUBMISSION,
+            {
+                "kos_id": kos_id,
+                "site": site,
+                "study_uid": study.study_uid,
+                "submission": text,
+                "created_at": now,
+                "due_at": now,
+            },
         )
         overtake(connection, study.study_uid, now)
         return kos_id

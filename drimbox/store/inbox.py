@@ -10,7 +10,7 @@ from collections.abc import Collection
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from drimbox.ports import Clock, InboxMessage, ReportSaid
 from drimbox.store.codec import clip
@@ -20,6 +20,8 @@ from drimbox.store.reports import record_report
 from drimbox.store.schema import DONE, FAILED, feed_job, inbox
 
 _MESSAGE = (inbox.c.id, inbox.c.ris, inbox.c.peer, inbox.c.raw, inbox.c.received_at, inbox.c.attempts)
+_ADD, _ADD_JOBS = insert(inbox), insert(feed_job)
+_RIS = select(inbox.c.ris).where(inbox.c.id == bindparam("message"))
 
 
 def _read(row: AnyRow) -> InboxMessage:
@@ -47,6 +49,7 @@ class Inbox(Queue):
             lease=lease,
             patience=patience,
         )
+        self._turn = self._claiming(_MESSAGE, [inbox.c.id], _read)
 
     async def add(self, *, ris: str, peer: str, control_id: str, raw: bytes) -> int:
         """Commit the message and return its number; only then may `AA` be sent.
@@ -54,17 +57,17 @@ class Inbox(Queue):
         Raises `StoreBusy` when too much waits: the sender must get no positive acknowledgement.
         """
         now = self._clock.now()
-        row = insert(inbox).values(
-            ris=clip(ris),
-            peer=clip(peer),
-            control_id=clip(control_id, 200),
-            raw=raw,
-            received_at=now,
-            due_at=now,
-        )
+        row = {
+            "ris": clip(ris),
+            "peer": clip(peer),
+            "control_id": clip(control_id, 200),
+            "raw": raw,
+            "received_at": now,
+            "due_at": now,
+        }
 
         def work(connection: Connection) -> int:
-            key = connection.execute(row).inserted_primary_key
+            key = connection.execute(_ADD, row).inserted_primary_key
             assert key is not None
             return int(key[0])
 
@@ -75,7 +78,7 @@ class Inbox(Queue):
 
         `attempts` is the number of times the message was taken before.
         """
-        return await self._claim(_MESSAGE, [self._due(now)], [inbox.c.id], _read, now, limit)
+        return await self._claim(self._turn, now, limit)
 
     async def message(self, message_id: int) -> InboxMessage:
         """Read a message again, whatever its state; `KeyError` when there is none."""
@@ -113,14 +116,14 @@ class Inbox(Queue):
         if not self._end(connection, message_id, DONE, result=result):
             return
         concerned = record_report(connection, message_id, said) if said is not None else []
-        ris = connection.execute(select(inbox.c.ris).where(inbox.c.id == message_id)).scalar_one()
+        ris = connection.execute(_RIS, {"message": message_id}).scalar_one()
         now = self._clock.now()
         jobs = [
             {"message_id": message_id, "ris": ris, "study_uid": study, "created_at": now, "due_at": now}
             for study in dict.fromkeys((*concerned, *studies))
         ]
         if jobs:
-            connection.execute(insert(feed_job), jobs)
+            connection.execute(_ADD_JOBS, jobs)
 
     async def failed(self, message_id: int, code: str, detail: str) -> None:
         """The message cannot be used (`code`, mostly E005): keep it for ever with the reason."""

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 import attrs
-from sqlalchemy import ColumnElement, Connection, Table, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, exists, or_, select, update
 
 from drimbox.model import KosState
 from drimbox.ports import Clock, Removal, Submission
@@ -58,6 +58,7 @@ _ITEM = (
     outbox.c.attempts,
     outbox.c.outcome_unknown,
 )
+_OTHER: Table = outbox.alias("other")  # type: ignore[assignment]
 
 
 def _read(row: AnyRow) -> OutboxItem:
@@ -75,9 +76,32 @@ def _read(row: AnyRow) -> OutboxItem:
     )
 
 
+# Statements of every publication, made once.
+_KOS_OF = (
+    select(kos.c.id, kos.c.site, kos.c.study_uid, kos.c.structure_id, kos.c.patient_ins)
+    .join(outbox, outbox.c.kos_id == kos.c.id)
+    .where(outbox.c.id == bindparam("this_row"))
+)
+#: Of another site, only what the DMP lets it replace: the same structure's, in the same record.
+_REPLACEABLE = and_(
+    kos.c.structure_id == bindparam("new_structure_id"), kos.c.patient_ins == bindparam("new_patient_ins")
+)
+_REPLACE = (
+    update(kos)
+    .where(
+        kos.c.study_uid == bindparam("new_study_uid"),
+        kos.c.state == KosState.PUBLISHED.value,
+        kos.c.id != bindparam("new_id"),
+        or_(kos.c.site == bindparam("new_site"), _REPLACEABLE),
+    )
+    .values(state=KosState.REPLACED.value)
+)
+_PUBLISHED = update(kos).where(kos.c.id == bindparam("new_id")).values(state=KosState.PUBLISHED.value)
+
+
 def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
     """Condition of the theory of operation, beside `Queue._due`; `held` says that a row is in hand."""
-    other: Table = outbox.alias("other")  # type: ignore[assignment]
+    other = _OTHER
     before = and_(
         other.c.state == WAITING,
         other.c.study_uid == outbox.c.study_uid,
@@ -108,11 +132,11 @@ class Outbox(Queue):
             lease=lease,
             patience=patience,
         )
+        self._turn = self._claiming(_ITEM, [outbox.c.id], _read, _in_turn(self._held), count=False)
 
     async def take(self, now: datetime, limit: int) -> list[OutboxItem]:
         """Take at most `limit` due rows, each the oldest unfinished of its study."""
-        wanted = [self._due(now), _in_turn(partial(self._held, now))]
-        return await self._claim(_ITEM, wanted, [outbox.c.id], _read, now, limit, count=False)
+        return await self._claim(self._turn, now, limit)
 
     def _park(self, connection: Connection, row_id: int, error: str) -> None:
         super()._park(connection, row_id, error)
@@ -149,28 +173,14 @@ class Outbox(Queue):
     ) -> None:
         if not self._end(connection, item_id, DONE, outcome_unknown=False, warnings=warnings):
             return
-        new = connection.execute(
-            select(kos.c.id, kos.c.site, kos.c.study_uid, kos.c.structure_id, kos.c.patient_ins)
-            .join(outbox, outbox.c.kos_id == kos.c.id)
-            .where(outbox.c.id == item_id)
-        ).one()
+        new = connection.execute(_KOS_OF, {"this_row": item_id}).one()
         now = self._clock.now()
-        # Of another site, only what the DMP lets it replace: the same structure's, in the same record.
-        replaceable = and_(kos.c.structure_id == new.structure_id, kos.c.patient_ins == new.patient_ins)
         connection.execute(
-            update(kos)
-            .where(
-                kos.c.study_uid == new.study_uid,
-                kos.c.state == KosState.PUBLISHED.value,
-                kos.c.id != new.id,
-                or_(kos.c.site == new.site, replaceable),
-            )
-            .values(state=KosState.REPLACED.value, changed_at=now)
+            _REPLACE, {**{f"new_{name}": value for name, value in new._mapping.items()}, "changed_at": now}
         )
         connection.execute(
-            update(kos)
-            .where(kos.c.id == new.id)
-            .values(state=KosState.PUBLISHED.value, entry_uuid=entry_uuid, published_at=now, changed_at=now)
+            _PUBLISHED,
+            {"new_id": new.id, "entry_uuid": entry_uuid, "published_at": now, "changed_at": now},
         )
 
     async def removed(self, item_id: int, warnings: Sequence[str] = ()) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, or_, select, update
 
 from drimbox.model import KosState
 from drimbox.ports import parked_key
@@ -24,6 +24,13 @@ from drimbox.store.notices import close_notice
 from drimbox.store.schema import DONE, DROPPED, PARKED, PUBLISH, REMOVE, WAITING, kos, outbox
 
 _ALIVE = (WAITING, DONE, PARKED)
+_NEWER, _THEIRS, _REMOVAL = outbox.alias("newer"), kos.alias("theirs"), outbox.alias("removal")
+#: Asked at every publication, and hardly ever answered.
+_ANY_PARKED = (
+    select(outbox.c.id)
+    .where(outbox.c.study_uid == bindparam("study"), outbox.c.state == PARKED, outbox.c.kind == PUBLISH)
+    .limit(1)
+)
 
 
 def overtake(connection: Connection, study_uid: str, now: datetime) -> list[int]:
@@ -31,6 +38,8 @@ def overtake(connection: Connection, study_uid: str, now: datetime) -> list[int]
 
     Of one that nobody was told about yet, the auditor still is (`parking`): `finished_at` stays empty.
     """
+    if connection.execute(_ANY_PARKED, {"study": study_uid}).first() is None:
+        return []
     query = (
         select(outbox.c.id, withdrawn().label("withdrawn"))
         .join(kos, kos.c.id == outbox.c.kos_id)
@@ -55,7 +64,7 @@ def overtake(connection: Connection, study_uid: str, now: datetime) -> list[int]
 
 def superseded() -> ColumnElement[bool]:
     """Condition on `outbox` joined to its `kos`: a newer publication carries what the study is now."""
-    newer, theirs = outbox.alias("newer"), kos.alias("theirs")
+    newer, theirs = _NEWER, _THEIRS
     return (
         exists()
         .where(
@@ -72,7 +81,7 @@ def superseded() -> ColumnElement[bool]:
 
 def withdrawn() -> ColumnElement[bool]:
     """Condition on `outbox`: the removal of its KOS is on its way, or done."""
-    removal = outbox.alias("removal")
+    removal = _REMOVAL
     return (
         exists()
         .where(removal.c.kos_id == outbox.c.kos_id, removal.c.kind == REMOVE, removal.c.state.in_(_ALIVE))

@@ -25,17 +25,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from drimbox.ports import Clock
 from drimbox.store.codec import clip
 from drimbox.store.database import AnyRow, Database
 from drimbox.store.errors import NotInHand
 from drimbox.store.failures import blames_row
-from drimbox.store.schema import DONE, DROPPED, FAILED, PARKED, WAITING
+from drimbox.store.schema import DONE, DROPPED, FAILED, PARKED, WAITING, UtcDateTime
 
 T = TypeVar("T")
 #: Rows one `take` may return, whatever is asked.
@@ -44,6 +57,8 @@ MAX_TAKE = 500
 LEASE = 300.0
 #: Why a row waits, or is parked, whose process ended while it was in hand.
 INTERRUPTED = "processus interrompu pendant le traitement"
+#: When rows are taken, and after which instant nothing is due that was dated by a sane clock.
+_NOW, _BEYOND = bindparam("now", type_=UtcDateTime()), bindparam("beyond", type_=UtcDateTime())
 
 
 @attrs.frozen
@@ -81,6 +96,16 @@ class _Orphans:
     parked: int = 0
 
 
+@attrs.frozen
+class _Claim(Generic[T]):
+    """The statements that take rows of a queue, and what makes one of them what is worked on."""
+
+    choose: Select[Any]
+    load: Select[Any]
+    take: Update
+    read: Callable[[AnyRow], T]
+
+
 class Queue:
     """One queue table, worked on by the process called `node`.
 
@@ -108,6 +133,10 @@ class Queue:
         self._node = node
         self._lease = timedelta(seconds=lease)
         self._patience = patience or Patience()
+        # Made once: to build a statement costs SQLAlchemy more than SQLite takes to run it.
+        this = table.c.id == bindparam("this_row")
+        self._mine = update(table).where(this, table.c.state == WAITING, table.c.holder == node)
+        self._state = select(table.c.state).where(this)
 
     async def release_all(self, node: str | None = None) -> int:
         """Give back every row in the hands of `node` (default: this one); return how many.
@@ -184,103 +213,77 @@ class Queue:
 
     # --- for the queues, inside a transaction -----------------------------------------------------
 
-    def _due(self, now: datetime) -> ColumnElement[bool]:
+    def _due(self) -> ColumnElement[bool]:
         """Rows that wait, are due, and that nobody (alive) holds.
 
         One that is due later than anything is ever put off was dated by a clock that has been set back
         since: it is due now, or would wait until that clock's time comes round again.
         """
         column = self._table.c
-        due = or_(column.due_at <= now, column.due_at > now + self._patience.longest)
-        free = or_(column.holder.is_(None), and_(column.holder != self._node, column.held_until < now))
+        due = or_(column.due_at <= _NOW, column.due_at > _BEYOND)
+        free = or_(column.holder.is_(None), and_(column.holder != self._node, column.held_until < _NOW))
         return and_(column.state == WAITING, due, free)
 
-    def _held(self, now: datetime, rows: Table) -> ColumnElement[bool]:
+    def _held(self, rows: Table) -> ColumnElement[bool]:
         """Rows (of this table or an alias of it) in the hands of a living node.
 
         A dead node's row is nobody's: were it counted as held, it and the older row of its study
         that waits for it would block each other for ever.
         """
-        return or_(rows.c.holder == self._node, rows.c.held_until >= now)
+        return or_(rows.c.holder == self._node, rows.c.held_until >= _NOW)
 
-    async def _claim(
+    def _claiming(
         self,
         columns: Sequence[ColumnElement[Any]],
-        wanted: Sequence[ColumnElement[bool]],
         order: Sequence[ColumnElement[Any]],
         read: Callable[[AnyRow], T],
-        now: datetime,
-        limit: int,
-        *,
+        *wanted: ColumnElement[bool],
         count: bool = True,
-    ) -> list[T]:
-        """Put rows in our hands and return them: at most `limit` of those `wanted`, in `order`.
+    ) -> _Claim[T]:
+        """Make the statements that take rows which are due and `wanted`, in `order`.
 
-        `read` turns the `columns` of a row into what is worked on; a row it cannot read is parked.
+        `read` turns the `columns` of a row into what is worked on; with `count`, taking is an attempt.
         """
         table = self._table
-        query = (
-            select(table.c.id, table.c.holder)
-            .where(*wanted)
+        among = table.c.id.in_(bindparam("ids", expanding=True))
+        taken: dict[str, Any] = {"holder": self._node, "held_until": bindparam("until")}
+        if count:
+            taken["attempts"] = table.c.attempts + 1
+        return _Claim(
+            choose=select(table.c.id, table.c.holder)
+            .where(self._due(), *wanted)
             .order_by(*order)
-            .limit(max(0, min(limit, MAX_TAKE)))
-            .with_for_update(skip_locked=True, of=table)
+            .limit(bindparam("most"))
+            .with_for_update(skip_locked=True, of=table),
+            load=select(table.c.id.label("row_number"), *columns).where(among),
+            take=update(table).where(among).values(taken),
+            read=read,
         )
+
+    async def _claim(self, claim: _Claim[T], now: datetime, limit: int) -> list[T]:
+        """Put at most `limit` rows in our hands and return them; a row that cannot be read is parked."""
+        table = self._table
+        most = max(0, min(limit, MAX_TAKE))
+        asked = {"now": now, "beyond": now + self._patience.longest, "most": most}
 
         def work(connection: Connection) -> tuple[list[T], int]:
             if connection.dialect.name == "postgresql":
                 turn = text("SELECT pg_advisory_xact_lock(hashtext(:queue))")
                 connection.execute(turn, {"queue": f"drimbox.{table.name}"})
-            rows = connection.execute(query).all()
+            rows = connection.execute(claim.choose, asked).all()
             dead = [row.id for row in rows if row.holder is not None]
             orphans = self._orphaned(connection, table.c.id.in_(dead)) if dead else _Orphans()
             ids = [row.id for row in rows if row.holder is None or row.id in orphans.ready]
-            found, damaged = self._load(connection, columns, ids, read)
+            found, damaged = _load(connection, claim, ids)
             for row_id, error in damaged.items():
                 self._park(connection, row_id, f"ligne illisible : {error}")
-            taken: dict[str, Any] = {"holder": self._node, "held_until": now + self._lease}
-            if count:
-                taken["attempts"] = table.c.attempts + 1
             if found:
-                connection.execute(update(table).where(table.c.id.in_(list(found))).values(taken))
+                connection.execute(claim.take, {"ids": list(found), "until": now + self._lease})
             return [found[row_id] for row_id in ids if row_id in found], orphans.parked + len(damaged)
 
         taken, parked = await self._database.run(work)
         self._tell(parked)
         return taken
-
-    def _load(
-        self,
-        connection: Connection,
-        columns: Sequence[ColumnElement[Any]],
-        ids: Sequence[int],
-        read: Callable[[AnyRow], T],
-    ) -> tuple[dict[int, T], dict[int, str]]:
-        """Read rows; return those that can be read, and why the others cannot, by number."""
-        number = self._table.c.id
-
-        def load(chosen: ColumnElement[bool]) -> dict[int, T]:
-            query = select(number.label("row_number"), *columns).where(chosen)
-            with connection.execute(query) as rows:
-                return {row.row_number: read(row) for row in rows}
-
-        try:
-            return (load(number.in_(ids)) if ids else {}), {}
-        except Exception as error:
-            if not blames_row(error):
-                raise
-        # One of them: the others are not to wait for it.
-        found: dict[int, T] = {}
-        damaged: dict[int, str] = {}
-        for row_id in ids:
-            try:
-                found |= load(number == row_id)
-            except Exception as error:
-                if not blames_row(error):
-                    raise
-                # Its type alone: the text may quote what is in the row.
-                damaged[row_id] = type(error).__name__
-        return found, damaged
 
     def _orphaned(self, connection: Connection, which: ColumnElement[bool]) -> _Orphans:
         """Free waiting rows whose process died with them in hand.
@@ -327,15 +330,15 @@ class Queue:
 
     def _change(self, connection: Connection, row_id: int, **values: Any) -> None:
         """Change a row that is in our hands, or raise `NotInHand`."""
-        column = self._table.c
-        mine = and_(column.id == row_id, column.state == WAITING, column.holder == self._node)
-        if connection.execute(update(self._table).where(mine).values(values)).rowcount != 1:
+        computed = {name: value for name, value in values.items() if isinstance(value, ColumnElement)}
+        plain = {name: value for name, value in values.items() if name not in computed}
+        change = self._mine.values(computed) if computed else self._mine
+        if connection.execute(change, {"this_row": row_id, **plain}).rowcount != 1:
             raise NotInHand(self._table.name, row_id)
 
     def _end(self, connection: Connection, row_id: int, state: str, **values: Any) -> bool:
         """End a row that is in our hands; False when it had already ended in that very state."""
-        column = self._table.c
-        now = connection.execute(select(column.state).where(column.id == row_id)).scalar_one_or_none()
+        now = connection.execute(self._state, {"this_row": row_id}).scalar_one_or_none()
         if now == state:
             return False
         self._change(
@@ -362,3 +365,31 @@ class Queue:
                 **values,
             )
         )
+
+
+def _load(
+    connection: Connection, claim: _Claim[T], ids: Sequence[int]
+) -> tuple[dict[int, T], dict[int, str]]:
+    """Read rows; return those that can be read, and why the others cannot, by number."""
+
+    def load(chosen: Sequence[int]) -> dict[int, T]:
+        with connection.execute(claim.load, {"ids": chosen}) as rows:
+            return {row.row_number: claim.read(row) for row in rows}
+
+    try:
+        return (load(ids) if ids else {}), {}
+    except Exception as error:
+        if not blames_row(error):
+            raise
+    # One of them: the others are not to wait for it.
+    found: dict[int, T] = {}
+    damaged: dict[int, str] = {}
+    for row_id in ids:
+        try:
+            found |= load([row_id])
+        except Exception as error:
+            if not blames_row(error):
+                raise
+            # Its type alone: the text may quote what is in the row.
+            damaged[row_id] = type(error).__name__
+    return found, damaged

@@ -18,14 +18,66 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Select, and_, false, func, insert, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select
 
 from drimbox.model import MessageAction
 from drimbox.ports import IMPORTED, ReportSaid, Speaker, Voice
 from drimbox.store.database import AnyRow, Database
 from drimbox.store.schema import inbox, kos, kos_report, report, report_study
+
+# Statements of every report, made once: to build one costs SQLAlchemy more than SQLite takes to run it.
+_THIS, _OTHER = inbox.alias("this"), inbox.alias("other")
+_WRITTEN = (
+    select(report.c.id)
+    .where(report.c.document_id == bindparam("document"), report.c.message_id == bindparam("message"))
+    .limit(1)
+)
+_REPEATED = (
+    select(report.c.id)
+    .join(_OTHER, _OTHER.c.id == report.c.message_id)
+    .join(_THIS, _THIS.c.id == bindparam("message"))
+    .where(
+        report.c.document_id == bindparam("document"),
+        or_(
+            report.c.message_id == bindparam("message"),
+            and_(
+                _OTHER.c.ris == _THIS.c.ris,
+                _OTHER.c.control_id == _THIS.c.control_id,
+                _OTHER.c.raw == _THIS.c.raw,
+            ),
+        ),
+    )
+    .limit(1)
+)
+_CITED = (
+    select(report_study.c.study_uid)
+    .join(report, report.c.id == report_study.c.report_id)
+    .where(report.c.document_id.in_(bindparam("documents", expanding=True)))
+    .order_by(report_study.c.id)
+)
+_ARCHIVED = (
+    select(kos.c.study_uid)
+    .join(kos_report, kos_report.c.kos_id == kos.c.id)
+    .where(kos_report.c.report_id.in_(bindparam("documents", expanding=True)))
+    .order_by(kos.c.id)
+)
+_ADD, _ADD_STUDIES = insert(report), insert(report_study)
+_RECEIVED = select(inbox.c.received_at).where(inbox.c.id == bindparam("message"))
+_LAST_SENT = select(func.max(report.c.sent_at)).where(report.c.document_id == bindparam("document"))
+_CITING = (
+    select(report, inbox.c.ris)
+    .join(report_study, report_study.c.report_id == report.c.id)
+    .join(inbox, inbox.c.id == report.c.message_id)
+    .where(report_study.c.study_uid == bindparam("study"))
+    .order_by(report.c.message_id.desc())
+)
+_RELATED = select(report).where(
+    or_(
+        report.c.document_id.in_(bindparam("documents", expanding=True)),
+        report.c.replaces.in_(bindparam("documents", expanding=True)),
+    )
+)
 
 
 class Reports:
@@ -42,7 +94,7 @@ class Reports:
         """Return the messages that speak for a study, the last word among them: document by message."""
 
         def work(connection: Connection) -> dict[int, str]:
-            rows = connection.execute(_citing(study_uid)).all()
+            rows = _citing(connection, study_uid)
             return {row.message_id: row.document_id for row in _speaking(connection, rows)}
 
         return await self._database.read(work)
@@ -53,22 +105,23 @@ def record_report(connection: Connection, message_id: int, said: ReportSaid) -> 
 
     Those it cites, those cited by what it takes back, and those whose manifest was published for that.
     """
-    received = connection.execute(select(inbox.c.received_at).where(inbox.c.id == message_id)).scalar_one()
+    received = connection.execute(_RECEIVED, {"message": message_id}).scalar_one()
     sent_at = _sent_at(connection, said, received)
     if not _recorded(connection, message_id, said):
         key = connection.execute(
-            insert(report).values(
-                message_id=message_id,
-                document_id=said.document_id,
-                replaces=said.replaces,
-                action=said.action.value,
-                sent_at=sent_at,
-            )
+            _ADD,
+            {
+                "message_id": message_id,
+                "document_id": said.document_id,
+                "replaces": said.replaces,
+                "action": said.action.value,
+                "sent_at": sent_at,
+            },
         ).inserted_primary_key
         assert key is not None
         rows = [{"report_id": key[0], "study_uid": study} for study in dict.fromkeys(said.studies)]
         if rows:
-            connection.execute(insert(report_study), rows)
+            connection.execute(_ADD_STUDIES, rows)
     return list(dict.fromkeys((*said.studies, *_concerned(connection, said))))
 
 
@@ -80,9 +133,7 @@ def _sent_at(connection: Connection, said: ReportSaid, received: datetime) -> da
     """
     if said.sent_at is None:
         return received
-    known = connection.execute(
-        select(func.max(report.c.sent_at)).where(report.c.document_id == said.document_id)
-    ).scalar_one()
+    known = connection.execute(_LAST_SENT, {"document": said.document_id}).scalar_one()
     return min(said.sent_at, received if known is None else max(received, known))
 
 
@@ -92,42 +143,21 @@ def _recorded(connection: Connection, message_id: int, said: ReportSaid) -> bool
     A message that does not say when it was sent is never taken for another: the bytes alone do not tell a
     repetition from a report that is sent once more on purpose.
     """
-    this, other = inbox.alias("this"), inbox.alias("other")
-    same = and_(
-        other.c.ris == this.c.ris, other.c.control_id == this.c.control_id, other.c.raw == this.c.raw
+    query = _REPEATED if said.sent_at is not None else _WRITTEN
+    return (
+        connection.execute(query, {"message": message_id, "document": said.document_id}).first() is not None
     )
-    query = (
-        select(report.c.id)
-        .join(other, other.c.id == report.c.message_id)
-        .join(this, this.c.id == message_id)
-        .where(
-            report.c.document_id == said.document_id,
-            or_(report.c.message_id == message_id, same if said.sent_at is not None else false()),
-        )
-    )
-    return connection.execute(query.limit(1)).first() is not None
 
 
 def _concerned(connection: Connection, said: ReportSaid) -> list[str]:
     """Studies of the same document, and of the one it replaces."""
-    documents = [said.document_id, *([said.replaces] if said.replaces else [])]
-    cited = (
-        select(report_study.c.study_uid)
-        .join(report, report.c.id == report_study.c.report_id)
-        .where(report.c.document_id.in_(documents))
-        .order_by(report_study.c.id)
-    )
-    archived = (
-        select(kos.c.study_uid)
-        .join(kos_report, kos_report.c.kos_id == kos.c.id)
-        .where(kos_report.c.report_id.in_(documents))
-        .order_by(kos.c.id)
-    )
-    return [*connection.execute(cited).scalars(), *connection.execute(archived).scalars()]
+    documents = {"documents": [said.document_id, *([said.replaces] if said.replaces else [])]}
+    cited, archived = connection.execute(_CITED, documents), connection.execute(_ARCHIVED, documents)
+    return [*cited.scalars(), *archived.scalars()]
 
 
 def _speaker(connection: Connection, study_uid: str) -> Speaker | Voice:
-    rows = connection.execute(_citing(study_uid)).all()
+    rows = _citing(connection, study_uid)
     if not rows:
         return Voice.UNKNOWN
     speaking = _speaking(connection, rows)
@@ -136,27 +166,19 @@ def _speaker(connection: Connection, study_uid: str) -> Speaker | Voice:
 
 def silenced(connection: Connection, study_uid: str) -> set[str]:
     """Return the documents that once spoke for a study and do no longer."""
-    rows = connection.execute(_citing(study_uid)).all()
+    rows = _citing(connection, study_uid)
     speaking = {row.document_id for row in _speaking(connection, rows)}
     return {row.document_id for row in rows} - speaking
 
 
-def _citing(study_uid: str) -> Select[Any]:
-    return (
-        select(report, inbox.c.ris)
-        .join(report_study, report_study.c.report_id == report.c.id)
-        .join(inbox, inbox.c.id == report.c.message_id)
-        .where(report_study.c.study_uid == study_uid)
-        .order_by(report.c.message_id.desc())
-    )
+def _citing(connection: Connection, study_uid: str) -> Sequence[AnyRow]:
+    return connection.execute(_CITING, {"study": study_uid}).all()
 
 
 def _speaking(connection: Connection, rows: Sequence[AnyRow]) -> list[AnyRow]:
     """Return those of the rows that nothing takes back, the one that counts first."""
     documents = {row.document_id for row in rows}
-    related = connection.execute(
-        select(report).where(or_(report.c.document_id.in_(documents), report.c.replaces.in_(documents)))
-    ).all()
+    related = connection.execute(_RELATED, {"documents": list(documents)}).all()
     return [
         row
         for row in _in_order(rows)
