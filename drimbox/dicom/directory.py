@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from drimbox.config import Pacs
 from drimbox.dicom.dimse import Command, CommandField, Status
+from drimbox.dicom.identifiers import Identifier
 from drimbox.dicom.patientids import ins_among
 from drimbox.dicom.requestor import STUDY_ROOT_FIND, Links, Requestor
 from drimbox.errors import PacsCommunicationError
@@ -61,9 +62,9 @@ async def find_study(links: Links, pacs: Pacs, study_uid: str) -> Study | None:
 async def _find_relational(requestor: Requestor, study_uid: str) -> Study | None:
     keys = (*_STUDY_KEYS, *_SERIES_KEYS, *_IMAGE_KEYS)
     query = _query("IMAGE", keys, StudyInstanceUID=study_uid, SeriesInstanceUID="", SOPInstanceUID="")
-    first: Dataset | None = None
+    first: Identifier | None = None
     said: dict[StatedPatient, None] = {}
-    by_series: dict[str, tuple[Dataset, dict[str, Instance]]] = {}
+    by_series: dict[str, tuple[Identifier, dict[str, Instance]]] = {}
     async for match in _find(requestor, query):
         if _uid(match, "StudyInstanceUID") != study_uid:
             continue
@@ -79,7 +80,7 @@ async def _find_relational(requestor: Requestor, study_uid: str) -> Study | None
 
 
 async def _find_by_level(requestor: Requestor, study_uid: str) -> Study | None:
-    study: Dataset | None = None
+    study: Identifier | None = None
     said: dict[StatedPatient, None] = {}
     async for match in _find(requestor, _query("STUDY", _STUDY_KEYS, StudyInstanceUID=study_uid)):
         if _uid(match, "StudyInstanceUID") == study_uid:
@@ -87,7 +88,7 @@ async def _find_by_level(requestor: Requestor, study_uid: str) -> Study | None:
             said[_patient(match)] = None
     if study is None:
         return None
-    found: dict[str, Dataset] = {}
+    found: dict[str, Identifier] = {}
     query = _query("SERIES", _SERIES_KEYS, StudyInstanceUID=study_uid, SeriesInstanceUID="")
     async for match in _find(requestor, query):
         if _within(match, StudyInstanceUID=study_uid):
@@ -106,7 +107,7 @@ async def _find_by_level(requestor: Requestor, study_uid: str) -> Study | None:
     return _study(study, study_uid, series, said) if series else None
 
 
-async def _find(requestor: Requestor, query: Dataset) -> AsyncIterator[Dataset]:
+async def _find(requestor: Requestor, query: Dataset) -> AsyncIterator[Identifier]:
     """Yield the matches of one query as they come. Raises `PacsCommunicationError`.
 
     Bounded three ways: time between two answers, number of answers, time in all.
@@ -128,7 +129,7 @@ async def _find(requestor: Requestor, query: Dataset) -> AsyncIterator[Dataset]:
     raise PacsCommunicationError(f"C-FIND : plus de {MAX_MATCHES} réponses ({pacs.name})")
 
 
-def _within(match: Dataset, **above: str) -> bool:
+def _within(match: Identifier, **above: str) -> bool:
     """Say whether a match belongs where we asked.
 
     A PACS that ignores a key must not add another patient's images. One that does not repeat the keys
@@ -137,7 +138,7 @@ def _within(match: Dataset, **above: str) -> bool:
     return all(_text(match, keyword) in ("", uid) for keyword, uid in above.items())
 
 
-def _add(images: dict[str, Instance], match: Dataset) -> None:
+def _add(images: dict[str, Instance], match: Identifier) -> None:
     instance, sop_class = _uid(match, "SOPInstanceUID"), _text(match, "SOPClassUID")
     number = _number(match, "InstanceNumber")
     images[instance] = Instance(instance, sop_class if is_uid(sop_class) else "", number)
@@ -157,26 +158,26 @@ def _query(level: str, returned: tuple[str, ...], **keys: str) -> Dataset:
     return query
 
 
-def _text(match: Dataset, keyword: str) -> str:
+def _text(match: Identifier, keyword: str) -> str:
     value: Any = match.get(keyword)
     return "" if value is None else str(value).strip()
 
 
-def _number(match: Dataset, keyword: str) -> int | None:
+def _number(match: Identifier, keyword: str) -> int | None:
     try:
         return int(_text(match, keyword))
     except ValueError:
         return None
 
 
-def _uid(match: Dataset, keyword: str) -> str:
+def _uid(match: Identifier, keyword: str) -> str:
     uid = _text(match, keyword)
     if not is_uid(uid):
         raise PacsCommunicationError(f"C-FIND : {keyword} absent ou invalide")
     return uid
 
 
-def _series(match: Dataset, uid: str, images: dict[str, Instance]) -> Series:
+def _series(match: Identifier, uid: str, images: dict[str, Instance]) -> Series:
     return Series(
         uid,
         _text(match, "Modality"),
@@ -186,7 +187,7 @@ def _series(match: Dataset, uid: str, images: dict[str, Instance]) -> Series:
     )
 
 
-def _study(match: Dataset, study_uid: str, series: list[Series], said: Iterable[StatedPatient]) -> Study:
+def _study(match: Identifier, study_uid: str, series: list[Series], said: Iterable[StatedPatient]) -> Study:
     patients = tuple(said)
     return Study(
         study_uid,
@@ -202,7 +203,7 @@ def _study(match: Dataset, study_uid: str, series: list[Series], said: Iterable[
     )
 
 
-def _patient(match: Dataset) -> StatedPatient:
+def _patient(match: Identifier) -> StatedPatient:
     return StatedPatient(
         patient_id=_text(match, "PatientID") or None,
         patient_id_issuer=_text(match, "IssuerOfPatientID") or None,
@@ -215,14 +216,14 @@ def _patient(match: Dataset) -> StatedPatient:
     )
 
 
-def _overhear(said: dict[StatedPatient, None], match: Dataset) -> None:
+def _overhear(said: dict[StatedPatient, None], match: Identifier) -> None:
     """Keep what an answer says of the patient unasked: below the study nobody may ask (PS3.4 C.4.1.3.1)."""
     patient = _patient(match)
     if patient != StatedPatient():
         said[patient] = None
 
 
-def _authorities(item: Dataset) -> list[str]:
+def _authorities(item: Identifier) -> list[str]:
     """Return who gave a PatientID, as OIDs."""
     qualifiers = item.get("IssuerOfPatientIDQualifiersSequence") or []
     return [text for each in qualifiers if (text := _text(each, "UniversalEntityID"))]

@@ -1,12 +1,17 @@
 """Identifiers of C-FIND and C-MOVE: pydicom data sets out of and into the negotiated syntax (PS3.4 C.4).
 
 Only Implicit and Explicit VR Little Endian are ever proposed for queries, so only these are written.
+
+What a PACS answers of an image is a handful of identifiers, a hundred thousand times over: these are read
+without pydicom, which takes thirty times as long for them (`ImageAnswer`).
 """
 
 from __future__ import annotations
 
+import struct
 import warnings
 from io import BytesIO
+from typing import Any, Final, Protocol
 
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
@@ -21,6 +26,65 @@ IMPLICIT_LE = "1.2.840.10008.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
 #: Largest identifier accepted in one answer, bytes; real ones stay under 10 KB.
 MAX_IDENTIFIER = 256 * 1024
+
+
+#: Elements of an image's answer, all of them ASCII, by what pydicom calls those that are read.
+_PLAIN: Final = {
+    0x00080005: "",
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x00080052: "",
+    0x00080054: "",
+    0x00080056: "",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+    0x00200013: "InstanceNumber",
+}
+_PLAIN_VRS: Final = frozenset({b"UI", b"IS", b"CS", b"AE"})
+_IMPLICIT_HEAD, _EXPLICIT_HEAD = struct.Struct("<HHI"), struct.Struct("<HH2sH")
+
+
+class Identifier(Protocol):
+    """What a C-FIND answer is read through."""
+
+    def get(self, key: str, /) -> Any:
+        """Return the value of the element with this keyword, None when the answer has none."""
+
+
+class ImageAnswer:
+    """An answer that holds nothing but identifiers of an image (`read_identifier`)."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self._values = values
+
+    def get(self, key: str, /) -> str | None:
+        """Return a value as text, None when there is none."""
+        return self._values.get(key)
+
+
+def read_identifier(data: bytes, transfer_syntax: str) -> Identifier:
+    """Read a C-FIND answer. Raises `PacsCommunicationError` on garbage."""
+    return _image_answer(data, transfer_syntax == IMPLICIT_LE) or decode_dataset(data, transfer_syntax)
+
+
+def _image_answer(data: bytes, implicit: bool) -> ImageAnswer | None:
+    """Read an answer about an image; None when anything else is in it, or anything is wrong with it."""
+    values: dict[str, str] = {}
+    position, end = 0, len(data)
+    while end - position >= 8:
+        if implicit:
+            group, element, length = _IMPLICIT_HEAD.unpack_from(data, position)
+        else:
+            group, element, vr, length = _EXPLICIT_HEAD.unpack_from(data, position)
+            if vr not in _PLAIN_VRS:
+                return None
+        keyword = _PLAIN.get(group << 16 | element)
+        start, position = position + 8, position + 8 + length
+        if keyword is None or position > end:
+            return None
+        if keyword:
+            values[keyword] = data[start:position].rstrip(b"\0 ").decode("ascii", "replace")
+    return ImageAnswer(values) if position == end else None
 
 
 def encode_dataset(dataset: Dataset, transfer_syntax: str) -> bytes:

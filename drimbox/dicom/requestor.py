@@ -38,8 +38,9 @@ from drimbox.dicom.identifiers import (
     EXPLICIT_LE,
     IMPLICIT_LE,
     MAX_IDENTIFIER,
-    decode_dataset,
+    Identifier,
     encode_dataset,
+    read_identifier,
 )
 from drimbox.dicom.negotiation import AssociationAccepted, AssociationRequest, ProposedContext
 from drimbox.dicom.states import State
@@ -68,7 +69,7 @@ class Response:
     """One response of an operation: its command set, and for C-FIND its data set when it has one."""
 
     command: Command
-    dataset: Dataset | None
+    dataset: Identifier | None
 
     @property
     def final(self) -> bool:
@@ -286,7 +287,7 @@ class Requestor(AssociationProtocol):
         dataset = None
         if command.has_dataset and command.field == CommandField.C_FIND_RSP:
             try:
-                dataset = decode_dataset(bytes(self._dataset), self.layer.contexts[self._context_id])
+                dataset = read_identifier(bytes(self._dataset), self.layer.contexts[self._context_id])
             except PacsCommunicationError as error:
                 self._refuse(error.detail)
                 return

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom import config
 from pydicom.dataset import Dataset
 
-from drimbox.dicom.identifiers import decode_dataset, encode_dataset
+from drimbox.dicom.identifiers import decode_dataset, encode_dataset, read_identifier
 from drimbox.errors import PacsCommunicationError
 from tests.dicom.box import (
     EXPLICIT,
@@ -45,6 +49,64 @@ def test_one_bad_value_does_not_hide_the_others(good: bytes, bad: bytes) -> None
     encoded = encode_dataset(data, EXPLICIT)
     assert good in encoded
     assert decode_dataset(encoded.replace(good, bad), EXPLICIT).StudyInstanceUID == "1.2.3"
+
+
+_UIDS = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){1,6}", fullmatch=True)
+_KEYWORDS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "InstanceNumber",
+    "PatientID",
+    "PatientBirthDate",
+    "StudyDescription",
+    "Rows",
+]
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            "SOPClassUID": _UIDS,
+            "SOPInstanceUID": _UIDS,
+            "StudyInstanceUID": _UIDS,
+            "SeriesInstanceUID": _UIDS,
+            "InstanceNumber": st.integers(-9999, 99999),
+            "SpecificCharacterSet": st.just("ISO_IR 192"),
+            "RetrieveAETitle": st.sampled_from(["PACS", ""]),
+            "PatientID": st.just("P1"),
+            "StudyDescription": st.just("Écho"),
+            "OtherPatientIDsSequence": st.just([match(PatientID="1")]),
+            "Rows": st.just(5),
+        },
+    ),
+    syntax=st.sampled_from([EXPLICIT, IMPLICIT]),
+    cut=st.integers(0, 8),
+)
+def test_answers_of_images_read_the_same_with_and_without_pydicom(
+    values: dict[str, object], syntax: str, cut: int
+) -> None:
+    encoded = encode_dataset(match(**values), syntax)
+    encoded = encoded[: len(encoded) - cut]
+
+    def seen(read: Callable[[bytes, str], Any]) -> list[str] | None:
+        try:
+            answer = read(encoded, syntax)
+        except PacsCommunicationError:
+            return None
+        return [str(answer.get(keyword) or "").strip() for keyword in _KEYWORDS]
+
+    assert seen(read_identifier) == seen(decode_dataset)
+
+
+def test_an_answer_of_an_image_is_read_without_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drimbox.dicom.identifiers.read_dataset", None)
+    data = match(SOPInstanceUID="1.2.3", InstanceNumber=7)
+    for syntax in (EXPLICIT, IMPLICIT):
+        answer = read_identifier(encode_dataset(data, syntax), syntax)
+        assert (answer.get("SOPInstanceUID"), answer.get("InstanceNumber")) == ("1.2.3", "7")
 
 
 def test_a_value_that_cannot_be_decoded_is_left_out() -> None:

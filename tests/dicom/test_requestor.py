@@ -139,7 +139,7 @@ async def test_answers_in_pieces_are_whole(box: Box) -> None:
         requestor = await asked(box, pacs)
         response = await requestor.response(1)
         assert response.dataset is not None
-        assert response.dataset.StudyDescription == "D" * 3000
+        assert response.dataset.get("StudyDescription") == "D" * 3000
         assert (await requestor.response(1)).final
         await box.links.done(requestor)
         assert pacs.ends == ["release"]
