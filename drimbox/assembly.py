@@ -50,6 +50,7 @@ from drimbox.source.keynotes import KeyNotes
 from drimbox.source.link import Link
 from drimbox.source.notifying import Channel, Notifier
 from drimbox.source.parking import Parking
+from drimbox.source.precedence import Precedence
 from drimbox.source.publication import Doors as PublicationDoors
 from drimbox.source.publication import Publication
 from drimbox.source.reception import Reception
@@ -201,6 +202,7 @@ class Assembly:
         self.record = DmpClient(config, reactor, clock=clock, tls_policy=client_policy, run=defer)
         self._link = Link(self._archives, stores.walks.controls)
         self._feed_doors = self._make_feed_doors()
+        self._precedence = Precedence(reactor)
         self._reading, self._matching, self._publishing = self._make_workers()
         storing = Storing(stores.inbox, stores.notices, clock)
         notes = ChangeNotes(storing, defer, stored=self._reading.wake)
@@ -213,7 +215,13 @@ class Assembly:
             config, self._deliveries, whitelist, stores.audit, stores.notices, self._compare
         )
         reception = Reception(
-            config, storing, stores.notices, clock, self._defer, stored=self._reading.wake
+            config,
+            storing,
+            stores.notices,
+            clock,
+            self._defer,
+            stored=self._reading.wake,
+            precedence=self._precedence,
         )
         self.mllp = MllpFactory(
             config.hl7,
@@ -396,6 +404,7 @@ class Assembly:
             broken=partial(_broke, self._stores.outbox),
             parallel=self._config.dmp.parallel,
             clock=self._reactor,
+            hold=self._precedence.wait,
         )
 
         async def match(job: FeedJob) -> None:
@@ -409,6 +418,7 @@ class Assembly:
             broken=partial(_broke, self._stores.jobs),
             parallel=settings.parallel,
             clock=self._reactor,
+            hold=self._precedence.wait,
         )
 
         async def read(message: InboxMessage) -> None:
@@ -422,6 +432,7 @@ class Assembly:
             broken=partial(_broke, self._stores.inbox),
             parallel=settings.parallel,
             clock=self._reactor,
+            hold=self._precedence.wait,
         )
         return reading, matching, publish
 

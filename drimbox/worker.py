@@ -26,7 +26,7 @@ class Worker(Service, Generic[Item]):
     puts it off after a failure nobody foresaw, and is tried until it works: a full disk breaks both, and a
     row left in hand would wait for the next start. Meanwhile it keeps its place among the `parallel`, so
     that the others are not taken to the same fate. Without rows, looks again after `interval` seconds, or
-    at `wake`.
+    at `wake`. While `hold()` says so, in seconds until the next look, no row is taken.
     """
 
     log = Logger()
@@ -41,8 +41,12 @@ class Worker(Service, Generic[Item]):
         parallel: int,
         clock: IReactorTime,
         interval: float = 1.0,
+        hold: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.setName(name)
+        self._hold = hold
+        #: Seconds until the next look when the last one was held back.
+        self._held = 0.0
         self._take = take
         self._work = work
         self._broken = broken
@@ -95,7 +99,8 @@ class Worker(Service, Generic[Item]):
 
     async def _look(self) -> None:
         room = self._parallel - self._busy
-        if room <= 0:
+        self._held = self._hold() if room > 0 else 0.0
+        if room <= 0 or self._held:
             return
         for row in await self._take(room):
             self._busy += 1
@@ -148,7 +153,7 @@ class Worker(Service, Generic[Item]):
         self._looking = False
         if not self._stopped:
             self._cancel()
-            self._timer = self._clock.callLater(self._interval, self.wake)
+            self._timer = self._clock.callLater(self._held or self._interval, self.wake)
         self._settle()
 
     def _cancel(self) -> None:

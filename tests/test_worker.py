@@ -25,6 +25,7 @@ class Queue:
         self.broken_error: Exception | None = None
         self.tries = 0
         self.clock = Clock()
+        self.held = 0.0
         self.worker: Worker[str] = Worker(
             "queue",
             take=self.take,
@@ -33,6 +34,7 @@ class Queue:
             parallel=parallel,
             clock=self.clock,
             interval=1.0,
+            hold=lambda: self.held,
         )
 
     async def take(self, limit: int) -> list[str]:
@@ -226,3 +228,15 @@ def test_rows_that_end_at_once_do_not_pile_up() -> None:
     )
     worker.startService()
     assert done == list(range(500))
+
+
+def test_no_row_is_taken_while_something_else_goes_first() -> None:
+    queue = Queue(["a"])
+    queue.held = 0.01
+    queue.worker.startService()
+    queue.clock.advance(0.01)
+    queue.worker.wake()
+    assert (queue.looks, queue.working) == (0, {})
+    queue.held = 0.0
+    queue.clock.advance(0.01)
+    assert list(queue.working) == ["a"]

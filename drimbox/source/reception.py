@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import attrs
 from twisted.logger import Logger
@@ -30,6 +31,7 @@ from drimbox.metrics import HL7_MESSAGES
 from drimbox.model import ReportMessage, StudyChange
 from drimbox.networks import within
 from drimbox.ports import Clock, Inbox, InThread, Notices
+from drimbox.source.precedence import Precedence
 from drimbox.xml import XmlRefused
 
 log = Logger()
@@ -83,7 +85,8 @@ class Reception:
     """Takes messages about reports and studies; a `drimbox.hl7.server.Receiver`.
 
     `in_thread` runs the reading of a message (up to some tenths of a second for 20 MB) off the
-    reactor thread. `stored` is called after each commit, to wake the feed.
+    reactor thread. `stored` is called after each commit, to wake the feed, which `precedence` holds back
+    meanwhile.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Reception:
         in_thread: InThread,
         *,
         stored: Callable[[], None] = lambda: None,
+        precedence: Precedence | None = None,
     ) -> None:
         self._settings = config.hl7
         #: Who may send.
@@ -104,6 +108,7 @@ class Reception:
         self._clock = clock
         self._in_thread = in_thread
         self._stored = stored
+        self._precedence = precedence
 
     async def receive(self, raw: bytes, peer: str) -> bytes:
         """Take a message and return its acknowledgement (DB.SO.03, DB.SO.11, DB.SO.141).
@@ -112,6 +117,10 @@ class Reception:
         interfaces.md 1.5 refuses and for an unknown sender; `AR` when it cannot be stored now. Never
         raises.
         """
+        with self._precedence.message() if self._precedence else nullcontext():
+            return await self._receive(raw, peer)
+
+    async def _receive(self, raw: bytes, peer: str) -> bytes:
         name = UNKNOWN_RIS
         try:
             sender: list[str] = []

@@ -134,12 +134,17 @@ class DmpClient:
         either.
         """
         sender = self._sender(structure)
-        signature = self._signature(sender, submission)
-        metadata = submission_metadata(sender, submission, signature, replaces)
-        header = self._header(
-            sender, submission.report, "repository", soap.PUBLISH, submission.secret_connection
-        )
-        message = soap.publish_request(header, metadata, submission.kos, signature)
+
+        def make() -> tuple[soap.Header, soap.HttpMessage]:
+            signature = self._signature(sender, submission)
+            metadata = submission_metadata(sender, submission, signature, replaces)
+            header = self._header(
+                sender, submission.report, "repository", soap.PUBLISH, submission.secret_connection
+            )
+            return header, soap.publish_request(header, metadata, submission.kos, signature)
+
+        # Two signatures, and a digest of every byte: not on the reactor thread.
+        header, message = await self._run(make)
         reply = await self._exchange(sender, header, message, submission.report)
         if isinstance(reply, Refused):
             return reply

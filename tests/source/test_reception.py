@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from drimbox.config import (
@@ -27,6 +28,7 @@ from drimbox.hl7.server import MllpFactory
 from drimbox.metrics import HL7_MESSAGES
 from drimbox.model import MessageAction
 from drimbox.sim.ris import SimAck, SimMessage, SimReport, build_message, parse_ack, send, send_all
+from drimbox.source.precedence import QUIET, Precedence
 from drimbox.source.reception import Reception, RisRegister
 from tests.cda.samples import published
 
@@ -298,6 +300,27 @@ def test_a_bug_of_ours_leaves_the_message_with_the_sender() -> None:
     answers: list[bytes] = []
     ensureDeferred(reception.receive(build_message(), "127.0.0.1")).addCallback(answers.append)
     assert (parse_ack(answers[0]).code, parse_ack(answers[0]).control_id) == ("AR", "015")
+
+
+def test_the_feed_is_held_until_the_message_is_answered() -> None:
+    clock = Clock()
+    precedence = Precedence(clock)
+    waits: list[float] = []
+
+    class Watching(MemoryInbox):
+        async def add(self, **row: Any) -> int:
+            waits.append(precedence.wait())
+            return await super().add(**row)
+
+    reception = Reception(
+        config(), Watching(), MemoryNotices(), FixedClock(), at_once, precedence=precedence
+    )
+    answers: list[bytes] = []
+    ensureDeferred(reception.receive(build_message(), "127.0.0.1")).addCallback(answers.append)
+    assert parse_ack(answers[0]).code == "AA"
+    assert waits == [QUIET]
+    clock.advance(QUIET)
+    assert precedence.wait() == 0.0
 
 
 def test_answers_are_counted() -> None:
