@@ -209,6 +209,7 @@ async def test_already_replaced_by_nothing_of_ours_is_e007(world: World, code: s
     with stand.dmp_misbehaves(after(PUBLISH, Kind.ERROR, code=code)):
         await stand.report(study)
         assert code in await stand.notice_about(study.study_uid, "E007")
+        await stand.idle()
     assert [entry.unique_id for entry in stand.kos(study, None)] == [first.unique_id]
     assert world.archive(study) == ["published", "refused"]
 
