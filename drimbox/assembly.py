@@ -5,10 +5,11 @@ Nothing is opened, listened to or started here; `service` does that, in its orde
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import select
@@ -85,7 +86,7 @@ from drimbox.store.reports import Reports
 from drimbox.store.speedtests import SpeedTestStore
 from drimbox.store.spool import Spool
 from drimbox.store.walks import Walks
-from drimbox.trust.contexts import client_policy
+from drimbox.trust.outgoing import client_policy
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.gate import WadoGate
 from drimbox.worker import Worker
@@ -170,7 +171,10 @@ class Stores:
 
 
 class Assembly:
-    """The use-cases, joined to their adapters. `defer` runs work off the reactor thread."""
+    """The use-cases, joined to their adapters.
+
+    `defer` runs work off the reactor thread; `watch` has a function called when one of some files changes.
+    """
 
     def __init__(
         self,
@@ -180,10 +184,12 @@ class Assembly:
         stores: Stores,
         whitelist: WhitelistHolder,
         defer: Defer,
+        watch: Callable[[Iterable[Path], Callable[[], None]], None],
         turned_away: Callable[[str, str, Why], None] = lambda door, address, why: None,
     ) -> None:
         """`turned_away` is told of connections refused at once: at which door, from which address, why."""
         self._config = config
+        self._watch = watch
         self._reactor = reactor
         self._clock = clock
         self._stores = stores
@@ -322,7 +328,10 @@ class Assembly:
 
     def _make_introspector(self) -> Introspector:
         psc, reactor, now = self._config.psc, self._reactor, self._clock.now
-        agent = Agent(reactor, client_policy(psc.roots, None), connectTimeout=psc.timeout)
+        policy = client_policy(psc.roots, psc.certificate)
+        if psc.certificate is not None:
+            self._watch(psc.certificate.files, policy.reload)
+        agent = Agent(reactor, policy, connectTimeout=psc.timeout)
         asking = TokenIntrospector(psc, agent, reactor, now)
         if not psc.cache_time:
             return asking

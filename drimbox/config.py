@@ -199,10 +199,19 @@ class SiteResyncSettings:
 
 @attrs.frozen
 class Certificate:
-    """A PEM certificate (with its chain) and its private key."""
+    """A certificate with its chain and its private key: two PEM files, or one PKCS#12 file."""
 
-    certificate: Path
-    key: Path
+    certificate: Path | None = None
+    key: Path | None = None
+    pkcs12: Path | None = None
+    #: File that holds the password of the PKCS#12 file, or of the PEM key, one line; None when it has none.
+    password_file: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the pair is made of."""
+        named = (self.certificate, self.key, self.pkcs12, self.password_file)
+        return tuple(path for path in named if path is not None)
 
 
 @attrs.frozen
@@ -474,6 +483,8 @@ class PscSettings:
     client_secret_file: Path
     #: PEM file of the roots of the proxy's server certificate; None uses the system's.
     roots: Path | None = None
+    #: Client certificate for a proxy that asks for one; None presents none.
+    certificate: Certificate | None = None
     #: Seconds one question may take in all, its repetitions with it.
     timeout: float = 5.0
     #: Times a question is asked again when the proxy cannot be reached, breaks off or answers 5xx.

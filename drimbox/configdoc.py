@@ -44,6 +44,11 @@ Toute la configuration tient dans un fichier TOML, `/etc/drimbox/drimbox.toml` p
 est rappelé dans le journal à chaque démarrage. Le code de sortie est 0 sans erreur, 1 avec.
 """
 
+_PAIR = (
+    '`{ certificate = "…", key = "…" }` (PEM) ou `{ pkcs12 = "…", password_file = "…" }` '
+    "(voir docs/exploitation-confiance.md)"
+)
+
 
 @attrs.define
 class _Section:
@@ -106,7 +111,7 @@ def document(example: str) -> str:
                 nested.append((table, f"{name}.{key}", field.default, repeated))
                 continue
             default = getattr(defaults, field.name) if attrs.has(type(defaults)) else field.default
-            kind = RULES[cls][key].kind if table is None else '`{ certificate = "…", key = "…" }` (PEM)'
+            kind = RULES[cls][key].kind if table is None else _PAIR
             shown = values.get((name, key)) or _toml(default)
             cells = (f"`{key}`", _default(default, shown), _cell(kind), _cell(section.roles[key]))
             lines.append("| " + " | ".join(cells) + " |")

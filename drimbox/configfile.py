@@ -26,7 +26,7 @@ from typing import Any
 
 import attrs
 
-from drimbox import configcheck, confighealth, confignative, confignotify, configpaths
+from drimbox import configcheck, confighealth, confignative, confignotify, configpairs, configpaths
 from drimbox.config import Certificate, Config, Listener
 from drimbox.configcheck import ConfigMistake, Report, Tree
 from drimbox.configkeys import RULES
@@ -94,6 +94,7 @@ def _examine(path: Path, *, files: bool, now: datetime | None) -> tuple[Config |
     confignative.check(tree, report)
     confignotify.check(tree, report)
     confighealth.check(tree, report)
+    configpairs.check(tree, report)
     if files:
         configpaths.check(tree, report, now or datetime.now(UTC))
     if report.errors:
@@ -266,7 +267,10 @@ class _Shape:
             return
         required = [name for name, field, *_ in keys_of(table) if field.default is attrs.NOTHING]
         if table is Certificate:
-            mend = f'écrire {key} = {{ certificate = "….pem", key = "….key" }}'
+            mend = (
+                f'écrire {key} = {{ certificate = "….pem", key = "….key" }} '
+                'ou { pkcs12 = "….p12", password_file = "…" }'
+            )
         else:
             section = re.sub(r"\[\d+\]", "", here)
             mend = f"ajouter [{section}] avec au moins : {', '.join(required)}"

@@ -133,7 +133,12 @@ RULES: dict[type, dict[str, Rule]] = {
     },
     config.SpeedTestSettings: {"study": uid(), "enabled": boolean(), "period": duration(MINUTE, 7 * DAY)},
     config.SiteResyncSettings: {"control_study": uid()},
-    config.Certificate: {"certificate": path(), "key": path()},
+    config.Certificate: {
+        "certificate": path(),
+        "key": path(),
+        "pkcs12": path(),
+        "password_file": path(),
+    },
     config.Structure: {
         "id": pattern(r"[0-9A-Za-z]{9,15}", "un identifiant national de structure", "1470003641"),
         "name": text(256),

@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from drimbox.configcheck import Report, Tree, sites
+from drimbox.configpairs import pairs
+from drimbox.keypairs import CertificateUnusable, open_pkcs12
+from drimbox.secretfile import SecretUnusable, read_secret
 
 MAX_PEM_BYTES = 1024 * 1024
 MAX_SECRET_BYTES = 4096
@@ -45,12 +48,9 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
     """Report every path of `tree` that does not lead to what it should; `now` has a time zone."""
     files = _Files(report, now)
     _folders(tree, report)
-    for position, structure in enumerate(tree.get("structures", [])):
-        for key in ("authentication", "signature"):
-            files.pair(structure.get(key), f"structure[{position}].{key}", None)
+    for where, pair, name in pairs(tree):
+        files.pair(pair, where, name)
     for path, site in sites(tree):
-        files.pair(site.get("wado_certificate"), f"{path}.wado_certificate", site.get("wado_fqdn"))
-        files.pair(site.get("viewer_certificate"), f"{path}.viewer_certificate", site.get("viewer_fqdn"))
         native = site.get("native") or {}
         files.roots(native.get("roots"), f"{path}.native.roots")
         files.secret(native.get("password_file"), f"{path}.native.password_file")
@@ -131,26 +131,28 @@ class _Files:
         self._report = report
         self._now = now
 
-    def pair(self, pair: dict[str, Path] | None, where: str, name: str | None) -> None:
+    def pair(self, pair: Tree, where: str, name: str | None) -> None:
         """Check a certificate (with its chain) and its key; `name` is the DNS name it must be for."""
-        if pair is None:
-            return
-        certificates = self._certificates(pair.get("certificate"), f"{where}.certificate")
-        key = self._key(pair.get("key"), f"{where}.key")
+        password_file = pair.get("password_file")
+        self.secret(password_file, f"{where}.password_file")
+        if pair.get("pkcs12") is not None:
+            place = f"{where}.pkcs12"
+            certificates = self._pkcs12(pair["pkcs12"], place, password_file)
+        else:
+            place = f"{where}.certificate"
+            certificates = self._certificates(pair.get("certificate"), place)
+            key = self._key(pair.get("key"), f"{where}.key", password_file)
+            if certificates and key is not None and key != _public(certificates[0]):
+                self._report.error(
+                    f"{where}.key",
+                    f"{pair['key']} n'est pas la clé du premier certificat de {pair['certificate']}",
+                    "donner la clé de ce certificat ; dans le fichier, il vient avant sa chaîne",
+                )
         if not certificates:
             return
-        leaf = certificates[0]
-        self._dates(certificates, f"{where}.certificate")
-        if key is not None and key != _public(leaf):
-            self._report.error(
-                f"{where}.key",
-                f"{pair['key']} n'est pas la clé du premier certificat de {pair['certificate']}",
-                "donner la clé de ce certificat ; dans le fichier, il vient avant sa chaîne",
-            )
-        if name is not None and not _is_for(leaf, name):
-            self._report.warn(
-                f"{where}.certificate", f"n'est pas émis pour « {name} »", "donner le certificat de ce nom"
-            )
+        self._dates(certificates, place)
+        if name is not None and not _is_for(certificates[0], name):
+            self._report.warn(place, f"n'est pas émis pour « {name} »", "donner le certificat de ce nom")
 
     def roots(self, path: Path | None, where: str) -> None:
         """Check a file of trusted authorities."""
@@ -203,7 +205,22 @@ class _Files:
             self._report.error(where, problem, mend)
         return []
 
-    def _key(self, path: Path | None, where: str) -> bytes | None:
+    def _pkcs12(self, path: Path, where: str, password_file: Path | None) -> list[x509.Certificate]:
+        """Return the certificates of a PKCS#12 file, that of its key first."""
+        mend = "donner le fichier .p12 ou .pfx, et celui de son mot de passe dans password_file"
+        data = self._data(path, where, MAX_PEM_BYTES, mend)
+        if data is None:
+            return []
+        self._private(path, where)
+        try:
+            pair = open_pkcs12(data, _password(password_file), path)
+        except CertificateUnusable as error:
+            self._report.error(where, str(error), mend)
+            return []
+        self._strength(pair.key, where)
+        return list(pair.chain)
+
+    def _key(self, path: Path | None, where: str, password_file: Path | None) -> bytes | None:
         """Return the public half of a private key."""
         if path is None:
             return None
@@ -212,23 +229,31 @@ class _Files:
         if data is None:
             return None
         self._private(path, where)
+        password = _password(password_file)
         try:
-            key = load_pem_private_key(data, password=None)
+            key = load_pem_private_key(data, password.encode("utf-8") if password is not None else None)
         except TypeError:
-            self._report.error(
-                where,
-                f"{path} est protégée par un mot de passe",
-                f"la déchiffrer : openssl pkey -in {path.name} -out {path.stem}-claire.key",
+            problem = "est protégée par un mot de passe"
+            mend = (
+                "donner le fichier de ce mot de passe dans password_file, ou la déchiffrer : "
+                f"openssl pkey -in {path.name} -out {path.stem}-claire.key"
             )
+            if password is not None:
+                problem, mend = "n'est pas protégée par un mot de passe", "retirer password_file"
+            self._report.error(where, f"{path} {problem}", mend)
             return None
         except (ValueError, UnsupportedAlgorithm):
-            self._report.error(where, f"{path} ne contient pas de clé privée PEM lisible", mend)
+            wrong = ", ou le mot de passe n'est pas le sien" if password is not None else ""
+            self._report.error(where, f"{path} ne contient pas de clé privée PEM lisible{wrong}", mend)
             return None
+        self._strength(key, where)
+        return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def _strength(self, key: object, where: str) -> None:
         if isinstance(key, rsa.RSAPrivateKey) and key.key_size < SMALLEST_RSA_BITS:
             self._report.error(
                 where, f"clé RSA de {key.key_size} bits", "demander une clé de 2048 bits ou plus"
             )
-        return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def _private(self, path: Path, where: str) -> None:
         try:
@@ -255,6 +280,14 @@ class _Files:
                 self._report.warn(
                     where, f"{which} : expire le {end:%d/%m/%Y}", "demander son renouvellement"
                 )
+
+
+def _password(path: Path | None) -> str | None:
+    """Return a password; what is wrong with its file has been reported."""
+    try:
+        return read_secret(path, blanks=True) if path is not None else None
+    except SecretUnusable:
+        return None
 
 
 def _public(certificate: x509.Certificate) -> bytes | None:

@@ -12,6 +12,12 @@ from typing import Any
 
 import attrs
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    load_pem_private_key,
+    pkcs12,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,7 +118,15 @@ def example_files(folder: Path, text: str) -> Path:
         "liste-blanche.xml",
     ):
         write_private(folder / "trust" / name, pair("racine")[0])
-    for name in ("psc-client", "orthanc", "smtp", "supervision"):
+    p12 = pkcs12.serialize_key_and_certificates(
+        b"psc",
+        load_pem_private_key(key, None),
+        x509.load_pem_x509_certificate(certificate),
+        None,
+        BestAvailableEncryption(b"secret"),
+    )
+    write_private(folder / "certs" / "psc.p12", p12)
+    for name in ("psc-client", "psc-p12", "orthanc", "smtp", "supervision"):
         write_private(folder / "secrets" / name, b"secret\n")
     path = folder / "drimbox.toml"
     path.write_text(text, encoding="utf-8")
@@ -171,12 +185,17 @@ def test_every_key_of_the_classes_is_in_the_example() -> None:
         for key, _, inner, repeated in keys_of(cls):
             if key not in table:
                 absent.append(f"{path}{key}")
+            elif inner is classes.Certificate:
+                # PEM here, PKCS#12 there: never both.
+                forms.update(table[key])
             elif inner is not None:
                 value = together(table[key]) if repeated else table[key]
                 absent += missing(inner, value, f"{path}{key}.")
         return absent
 
+    forms: set[str] = set()
     assert missing(Config, raw, "") == []
+    assert forms == {"certificate", "key", "pkcs12", "password_file"}
 
 
 def test_defaults_named_in_the_example_are_those_of_the_code() -> None:

@@ -205,7 +205,7 @@ async def _exchange(
     reactor: Any, query: Query, manifest: Any, folder: Path | None, options: dict[str, Any]
 ) -> Got:
     from drimbox.trust.certificates import CertificateUnusable
-    from drimbox.trust.contexts import client_policy
+    from drimbox.trust.outgoing import client_policy
     from drimbox.wado.client import Limits, fetch
 
     try:

@@ -33,6 +33,7 @@ from drimbox.native.store import (
     StoredInstance,
     StoreUnavailable,
 )
+from drimbox.secretfile import SecretUnusable, read_secret
 
 #: Bytes of a JSON answer: the list of 200,000 instance identifiers takes 11 MB.
 MAX_JSON = 64 * 1024 * 1024
@@ -44,7 +45,6 @@ _FIRST_CHUNK, _CHUNK = 16, 250
 _PAGE, _PAGES = 1000, 100
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
 _CURSOR = re.compile(r"([0-9]{1,18}):([0-9]{1,18})")
-_MAX_SECRET = 4096
 
 
 class OrthancStore(ImageStore):
@@ -254,13 +254,9 @@ def read_password(user: str | None, path: Path | None) -> str | None:
     if user is None or path is None:
         return None
     try:
-        with path.open(encoding="utf-8") as file:
-            password = file.read(_MAX_SECRET + 1).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError):
-        raise StoreUnavailable(f"{path} : lecture impossible") from None
-    if not password or len(password) > _MAX_SECRET or "\n" in password:
-        raise StoreUnavailable(f"{path} : une seule ligne attendue, avec le mot de passe")
-    return basic(user, password)
+        return basic(user, read_secret(path, blanks=True))
+    except SecretUnusable as error:
+        raise StoreUnavailable(str(error)) from None
 
 
 # --- what Orthanc says ------------------------------------------------------------------------------

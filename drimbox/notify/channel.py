@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_MAX_SECRET = 4096
+from drimbox import secretfile
 
 
 class NotDelivered(Exception):
@@ -17,10 +17,6 @@ def read_secret(path: Path) -> str:
     Raises `NotDelivered`. Blocks: call it off the reactor thread.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            secret = file.read(_MAX_SECRET + 1).strip()
-    except (OSError, UnicodeDecodeError):
-        raise NotDelivered(f"{path} : lecture impossible") from None
-    if not secret or len(secret) > _MAX_SECRET or any(character < " " for character in secret):
-        raise NotDelivered(f"{path} : une seule ligne attendue, avec le secret")
-    return secret
+        return secretfile.read_secret(path)
+    except secretfile.SecretUnusable as error:
+        raise NotDelivered(str(error)) from None

@@ -24,7 +24,7 @@ from drimbox.notify.digest import subject, text
 from drimbox.notify.timed import TimedChannel
 from drimbox.ports import Digest, InThread
 from drimbox.redaction import escape_control
-from drimbox.trust.contexts import client_policy
+from drimbox.trust.outgoing import client_policy
 
 #: Bytes a relay may answer to one mail.
 MAX_ANSWERS = 256 * 1024

@@ -20,7 +20,7 @@ from drimbox.notify.channel import NotDelivered, read_secret
 from drimbox.notify.digest import data
 from drimbox.notify.timed import TimedChannel
 from drimbox.ports import Digest, InThread
-from drimbox.trust.contexts import client_policy
+from drimbox.trust.outgoing import client_policy
 
 
 class WebhookChannel(TimedChannel):

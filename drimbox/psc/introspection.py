@@ -34,22 +34,18 @@ from drimbox.errors import ImageError, IntrospectionTimeout, IntrospectionUnavai
 from drimbox.httpbody import BodyTooLong, read_body
 from drimbox.ports import Introspection
 from drimbox.psc.tokens import TokenRules, check_token, read_introspection
+from drimbox.secretfile import read_secret
 
 log = Logger()
 
-_MAX_SECRET = 4096
 #: Seconds before a question is asked again; twice as long each time.
 _PAUSE = 0.1
-
-
-class SecretUnusable(Exception):
-    """The file of the client secret cannot be used; the text (French) never holds the secret."""
 
 
 class TokenIntrospector:
     """Implements `ports.Introspector` over an HTTP agent.
 
-    `agent` must verify TLS (`trust.contexts.client_policy`), follow no redirection and keep no
+    `agent` must verify TLS (`trust.outgoing.client_policy`), follow no redirection and keep no
     connection: a POST on a kept one that the proxy has just closed would fail without a second try.
     `twisted.web.client.Agent(reactor, policy)` is one. `clock` times the whole exchange.
     """
@@ -63,7 +59,7 @@ class TokenIntrospector:
         self._clock = clock
         self._now = now
         self._rules = TokenRules(settings.audience, settings.clock_skew, settings.require_professional)
-        credentials = f"{settings.client_id}:{_secret(settings)}".encode()
+        credentials = f"{settings.client_id}:{read_secret(settings.client_secret_file)}".encode()
         self._headers = {
             b"Authorization": [b"Basic " + base64.b64encode(credentials)],
             b"Content-Type": [b"application/x-www-form-urlencoded"],
@@ -156,18 +152,6 @@ _OUTCOMES: dict[type[ImageError], str] = {
     IntrospectionUnavailable: "unavailable",
     IntrospectionTimeout: "timeout",
 }
-
-
-def _secret(settings: PscSettings) -> str:
-    path = settings.client_secret_file
-    try:
-        with path.open(encoding="utf-8") as file:
-            secret = file.read(_MAX_SECRET + 1).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SecretUnusable(f"{path} : lecture impossible") from error
-    if not secret or len(secret) > _MAX_SECRET or "\n" in secret:
-        raise SecretUnusable(f"{path} : une seule ligne attendue, avec le secret du client")
-    return secret
 
 
 def _too_slow(_value: Any, _timeout: float) -> Any:

@@ -73,11 +73,15 @@ class PscServer:
         host: str = "127.0.0.1",
         port: int = 0,
         clock: Callable[[], datetime] = utc_now,
+        client_roots: Path | None = None,
     ) -> None:
+        """With `client_roots` a client certificate is demanded, and verified against them."""
         self.service = service or PscService()
         self.script = Script()
         self._reactor, self._clock, self._host = reactor, clock, host
-        self._listener = TlsListener(reactor, _PscResource(self), ServerContext(pair), host, port)
+        self._listener = TlsListener(
+            reactor, _PscResource(self), ServerContext(pair, client_roots), host, port
+        )
 
     @property
     def port(self) -> int:

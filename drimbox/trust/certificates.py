@@ -12,31 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from OpenSSL import SSL, crypto
 
 from drimbox.config import Certificate
+from drimbox.keypairs import CertificateUnusable, read_bytes, read_leaf, read_pair, read_pem_certificates
 
-#: Largest PEM file we read; the bundle of a system holds about 250 KB.
-MAX_PEM = 4 * 1024 * 1024
-
-
-class CertificateUnusable(Exception):
-    """A configured certificate or key cannot be used; the text (French) says which file and why."""
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a configured PEM file. Raises `CertificateUnusable`."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PEM + 1)
-    except OSError as error:
-        raise CertificateUnusable(f"{path} : lecture impossible ({error.strerror})") from error
-    if len(data) > MAX_PEM:
-        raise CertificateUnusable(f"{path} : plus de {MAX_PEM} octets")
-    return data
+__all__ = [
+    "CertificateUnusable",
+    "fill_store",
+    "parse_crl",
+    "read_authorities",
+    "read_certificates",
+    "read_crl",
+    "read_leaf",
+    "use_pair",
+    "verify_chain",
+]
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
@@ -44,14 +35,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
 
     Raises `CertificateUnusable`.
     """
-    data = read_file(path)
-    try:
-        certificates = x509.load_pem_x509_certificates(data)
-    except ValueError as error:
-        raise CertificateUnusable(f"{path} : aucun certificat PEM lisible") from error
-    if not certificates:
-        raise CertificateUnusable(f"{path} : aucun certificat PEM lisible")
-    return certificates
+    return read_pem_certificates(path)
 
 
 def read_authorities(path: Path) -> list[x509.Certificate]:
@@ -74,7 +58,7 @@ def read_authorities(path: Path) -> list[x509.Certificate]:
 
 def _certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return [x509.load_der_x509_certificate(read_file(path))]
+        return [x509.load_der_x509_certificate(read_bytes(path))]
     except ValueError:
         return read_certificates(path)
 
@@ -82,7 +66,7 @@ def _certificates(path: Path) -> list[x509.Certificate]:
 def read_crl(path: Path) -> x509.CertificateRevocationList:
     """Return a revocation list, PEM or DER. Raises `CertificateUnusable`."""
     try:
-        return parse_crl(read_file(path))
+        return parse_crl(read_bytes(path))
     except ValueError as error:
         raise CertificateUnusable(f"{path} : liste de révocation illisible") from error
 
@@ -94,32 +78,23 @@ def parse_crl(data: bytes) -> x509.CertificateRevocationList:
     return x509.load_der_x509_crl(data)
 
 
-def read_leaf(pair: Certificate) -> x509.Certificate:
-    """Return the first certificate of a pair: its own. Raises `CertificateUnusable`."""
-    return read_certificates(pair.certificate)[0]
-
-
-def use_pair(context: SSL.Context, pair: Certificate) -> x509.Certificate:
+def use_pair(context: SSL.Context, files: Certificate) -> x509.Certificate:
     """Make `context` present this certificate with its chain, and prove it with its key; return the first.
 
     Raises `CertificateUnusable` when a file is missing, unreadable, or the key is not the certificate's.
     """
-    chain = read_certificates(pair.certificate)
+    pair = read_pair(files)
+    if not pair.fits:
+        raise CertificateUnusable(f"{files.certificate} : ne va pas avec la clé {files.key}")
     try:
-        key = serialization.load_pem_private_key(read_file(pair.key), None)
-        if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-            raise ValueError("neither RSA nor EC")
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CertificateUnusable(f"{pair.key} : clé privée PEM illisible ou chiffrée") from error
-    try:
-        context.use_certificate(chain[0])
-        for certificate in chain[1:]:
+        context.use_certificate(pair.chain[0])
+        for certificate in pair.chain[1:]:
             context.add_extra_chain_cert(certificate)
-        context.use_privatekey(key)
+        context.use_privatekey(pair.key)
         context.check_privatekey()
     except (SSL.Error, crypto.Error) as error:
-        raise CertificateUnusable(f"{pair.certificate} : ne va pas avec la clé {pair.key}") from error
-    return chain[0]
+        raise CertificateUnusable(f"{files.files[0]} : certificat ou clé refusés par OpenSSL") from error
+    return pair.chain[0]
 
 
 def fill_store(

@@ -1,6 +1,6 @@
-"""Every TLS context of the gateway (architecture.md rule 7): nobody else touches OpenSSL.
+"""The TLS contexts of our listeners (architecture.md rule 7); those of outgoing calls are `outgoing.py`.
 
-**Server.** One port, many names: the SNI name of the ClientHello decides the site and the role. `db...`
+One port, many names: the SNI name of the ClientHello decides the site and the role. `db...`
 names are WADO-RS, mutual TLS with IGC-Santé certificates; `vi...` names are the viewer, with a market
 certificate and no client certificate (DB.SO.90). Three traps were measured (threats.md, "client
 certificate bypassed by SNI") and shape the code:
@@ -16,44 +16,33 @@ certificate bypassed by SNI") and shape the code:
 What the handshake decided stays on the connection. `peer_of` reads it back from a transport; the `Host`
 header never decides anything. OpenSSL verifies chain, dates, the `clientAuth` purpose and, when lists
 are given, revocation; the whitelist comes after, per request (`whitelist.py`).
-
-**Client.** `client_policy` verifies the server's chain and its name with service-identity, and fails
-closed: an exception while checking a name refuses the connection. (Twisted's own `optionsForClientTLS`
-logs an unexpected one and goes on: a certificate without any subjectAltName passes for every host.)
 """
 
 from __future__ import annotations
 
 import enum
 import hashlib
-import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import attrs
 from cryptography import x509
-from OpenSSL import SSL, crypto
-from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+from OpenSSL import SSL
 from twisted.internet.interfaces import (
-    IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from drimbox import metrics
-from drimbox.config import Certificate, Config, Site, TrustSettings
+from drimbox.config import Config, Site, TrustSettings
 from drimbox.errors import PeerNotTrusted
 from drimbox.trust.certificates import fill_store, read_certificates, use_pair
 
 log = Logger()
 
-#: TLS 1.2 suites of outgoing connections; the TLS 1.3 ones are OpenSSL's own, all AEAD.
-CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 #: RSA and DH of 2048 bits at least, no SHA-1 signatures.
 _SECURITY_LEVEL = ":@SECLEVEL=2"
 _VERIFY_DEPTH = 6
@@ -62,7 +51,8 @@ _PARTIAL_WRITE = 0x1
 _OPTIONS = (
     SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
 )
-_STRICT = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+#: A peer without a certificate that verifies is refused.
+STRICT = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 #: X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED.
 _NO_LIST = frozenset({3, 11, 12})
 #: Level of a fatal alert, in the high byte of what the information callback is told.
@@ -235,7 +225,7 @@ class ServerContexts:
         crls: Sequence[x509.CertificateRevocationList],
     ) -> SSL.Context:
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
-        _harden(context, self._trust.ciphers)
+        harden(context, self._trust.ciphers)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.clear_mode(_PARTIAL_WRITE)
         # A session id context for each name, 32 bytes at most, keeps a session from moving between them.
@@ -243,7 +233,7 @@ class ServerContexts:
         context.set_alpn_select_callback(_only_http11)
         required = bool(roots) and bool(self._trust.crl_urls)
         lenient = required and self._trust.crl_policy == "soft"
-        context.set_verify(_STRICT, _without_list if lenient else _as_openssl_says)
+        context.set_verify(STRICT, _without_list if lenient else _as_openssl_says)
         store = context.get_cert_store()
         assert store is not None
         fill_store(store, roots, crls, required=required)
@@ -292,7 +282,8 @@ def _without_list(_connection: SSL.Connection, _cert: Any, error: int, _depth: i
     return bool(ok)
 
 
-def _harden(context: SSL.Context, ciphers: str) -> None:
+def harden(context: SSL.Context, ciphers: str) -> None:
+    """Leave nothing weak in a context: versions, suites, renegotiation, tickets, compression."""
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(_OPTIONS)
     # What an idle connection does not need goes back at once: many are kept open.
@@ -344,80 +335,3 @@ def was_garbage(transport: Any, reason: Failure) -> bool:
     handle = getattr(transport, "getHandle", lambda: None)()
     unknown = isinstance(handle, _ServerConnection) and not (handle.done or handle.refused)
     return unknown and reason.check(SSL.Error) is not None
-
-
-def client_policy(
-    roots: Path | None,
-    pair: Certificate | None,
-    *,
-    crls: Sequence[x509.CertificateRevocationList] = (),
-    ciphers: str = CLIENT_CIPHERS,
-) -> ClientPolicy:
-    """Return the TLS policy of outgoing HTTPS, for `twisted.web.client.Agent`.
-
-    `roots` is the PEM file of what to trust, None for the system's; `pair` our client certificate, None
-    for none. TLS 1.2 at least; chain, dates and host name are always verified. Raises
-    `CertificateUnusable`.
-    """
-    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    _harden(context, ciphers)
-    if roots is None:
-        context.set_default_verify_paths()
-    store = context.get_cert_store()
-    assert store is not None
-    fill_store(store, read_certificates(roots) if roots is not None else (), crls)
-    if pair is not None:
-        use_pair(context, pair)
-    # Refuses everything until a connection brings the callback that knows its host.
-    context.set_verify(_STRICT, lambda *_: False)
-    return ClientPolicy(context)
-
-
-@implementer(IPolicyForHTTPS)
-class ClientPolicy:
-    """An HTTPS policy over one context, made once: files are not read again at every request."""
-
-    def __init__(self, context: SSL.Context) -> None:
-        self._context = context
-
-    def creatorForNetloc(self, hostname: bytes, port: int) -> _ClientConnections:
-        """Return the creator of connections to `hostname`."""
-        return _ClientConnections(self._context, hostname.decode("ascii"))
-
-
-@implementer(IOpenSSLClientConnectionCreator)
-class _ClientConnections:
-    def __init__(self, context: SSL.Context, host: str) -> None:
-        self._context = context
-        self._host = host.strip("[]")
-        try:
-            ipaddress.ip_address(self._host)
-        except ValueError:
-            self._is_address = False
-        else:
-            self._is_address = True
-
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
-        """Return a new connection that will only complete with the host it was made for."""
-        connection = SSL.Connection(self._context, None)
-        if not self._is_address:
-            connection.set_tlsext_host_name(self._host.encode("ascii"))
-        connection.set_verify(_STRICT, self._verify)
-        return connection
-
-    def _verify(
-        self, _connection: SSL.Connection, cert: crypto.X509, _error: int, depth: int, ok: int
-    ) -> bool:
-        if not ok or depth > 0:
-            return bool(ok)
-        try:
-            verify = verify_certificate_ip_address if self._is_address else verify_certificate_hostname
-            verify(cert.to_cryptography(), self._host)
-        except Exception as error:
-            # Whatever it is, the name has not been verified. An exception that left this callback would
-            # be printed by cffi and could be taken for success.
-            log.warn(
-                "certificate of {host} refused: {reason}", host=self._host, reason=type(error).__name__
-            )
-            return False
-        return True

@@ -12,7 +12,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from drimbox.httpbody import BodyRefused, read_body
-from drimbox.trust.contexts import client_policy
+from drimbox.trust.outgoing import client_policy
 
 
 class FetchFailed(Exception):

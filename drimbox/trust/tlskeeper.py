@@ -9,7 +9,7 @@ others: the administrator is told 60, 30 and 7 days before, and when it has happ
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from cryptography import x509
 from twisted.logger import Logger
 
 from drimbox import metrics
-from drimbox.config import Config
+from drimbox.config import Certificate, Config
 from drimbox.ports import OutageNotices
-from drimbox.trust.certificates import CertificateUnusable, read_certificates
+from drimbox.trust.certificates import CertificateUnusable, read_leaf
 from drimbox.trust.contexts import ServerContexts
 from drimbox.trust.listkeeper import write_whole
 from drimbox.trust.whitelist import WhitelistHolder
@@ -72,23 +72,37 @@ class TlsKeeper:
         self._now = now
         self._in_thread = in_thread
         self._noted = noted
+        self._others: list[tuple[tuple[Path, ...], Callable[[], None]]] = []
         self._stamps = self._look()
         self._memory = config.drimbox.state_dir / MEMORY
 
+    def watch(self, files: Iterable[Path], reload: Callable[[], None]) -> None:
+        """Have `reload` called, off the reactor thread, whenever one of `files` changes, and on demand.
+
+        It raises `CertificateUnusable`, and then leaves everything as it was.
+        """
+        self._others.append((tuple(files), reload))
+        self._stamps = self._look()
+
     async def reload(self) -> str:
-        """Read every file of the doors again; return why nothing has changed, empty when it has."""
+        """Read every file again; return why something has not changed, empty when everything has."""
         crls = tuple(self._crls())
-        try:
-            await self._in_thread(lambda: self._contexts.reload(crls))
-        except CertificateUnusable as error:
-            text = f"Certificats TLS non rechargés, les précédents restent : {error}"
+        problems = []
+        for work in (lambda: self._contexts.reload(crls), *(reload for _, reload in self._others)):
+            try:
+                await self._in_thread(work)
+            except CertificateUnusable as error:
+                problems.append(str(error))
+        problem = " ; ".join(problems)
+        if problem:
+            text = f"Certificats TLS non rechargés, les précédents restent : {problem}"
             await self._notices.post(key="certificates", code=_CODE, text=text)
-            return str(error)
-        await self._notices.resolve("certificates")
+        else:
+            await self._notices.resolve("certificates")
         if self._holder.current is not None:
             # Another certificate may have another CN or OU (DB.CS.164).
             self._holder.install(self._holder.current)
-        return ""
+        return problem
 
     async def look(self) -> None:
         """Reload when a file of the doors has changed on disk."""
@@ -106,23 +120,27 @@ class TlsKeeper:
         for site in self._config.sites:
             for pair in (site.wado_certificate, site.viewer_certificate):
                 if pair is not None:
-                    paths |= {pair.certificate, pair.key}
+                    paths.update(pair.files)
+        for files, _ in self._others:
+            paths.update(files)
         return tuple(_stamp(path) for path in sorted(paths))
 
     # -- expiry ------------------------------------------------------------------------------------
 
     def expiries(self) -> list[Expiry]:
         """Return every certificate of ours with its end."""
-        return [_expiry(label, path) for label, path in self._ours()]
+        return [_expiry(label, pair) for label, pair in self._ours()]
 
-    def _ours(self) -> Iterator[tuple[str, Path]]:
+    def _ours(self) -> Iterator[tuple[str, Certificate]]:
         for site in self._config.sites:
-            yield f"{site.name} WADO", site.wado_certificate.certificate
+            yield f"{site.name} WADO", site.wado_certificate
             if site.viewer_certificate is not None:
-                yield f"{site.name} visionneuse", site.viewer_certificate.certificate
+                yield f"{site.name} visionneuse", site.viewer_certificate
         for structure in self._config.structures:
-            yield f"{structure.id} authentification", structure.authentication.certificate
-            yield f"{structure.id} signature", structure.signature.certificate
+            yield f"{structure.id} authentification", structure.authentication
+            yield f"{structure.id} signature", structure.signature
+        if self._config.psc.certificate is not None:
+            yield "proxy e-Santé", self._config.psc.certificate
 
     async def check_expiries(self) -> None:
         """Tell of each certificate once at each step before its end, and of its end."""
@@ -163,9 +181,10 @@ def _stamp(path: Path) -> tuple[str, int, int]:
     return (str(path), stat.st_mtime_ns, stat.st_size)
 
 
-def _expiry(label: str, path: Path) -> Expiry:
+def _expiry(label: str, pair: Certificate) -> Expiry:
+    path = next(iter(pair.files), Path())
     try:
-        leaf = read_certificates(path)[0]
+        leaf = read_leaf(pair)
         return Expiry(label, path, leaf.not_valid_after_utc, leaf.subject.rfc4514_string())
     except (CertificateUnusable, ValueError):
         return Expiry(label, path, None)

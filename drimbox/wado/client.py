@@ -152,7 +152,7 @@ async def fetch(
 ) -> Outcome:
     """Carry out one request.
 
-    `policy` is that of `trust.contexts.client_policy`; `connect_to` replaces the address, not the name
+    `policy` is that of `trust.outgoing.client_policy`; `connect_to` replaces the address, not the name
     to be proved; `tap` sees every byte of the answer as it came. Raises `QueryRefused` before anything is
     sent, what `sink` or `tap` raise, and `CancelledError` when cancelled, the connection then being cut.
     """

@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from drimbox.config import Certificate, Config, Structure
+from drimbox.keypairs import stamp_of
 from drimbox.model import Report
 from drimbox.ports import (
     Accepted,
@@ -48,7 +49,7 @@ from drimbox.xds.outcomes import (
     registry_outcome,
     reply_or_refusal,
 )
-from drimbox.xds.sender import Sender, SigningPairs, stamp_of
+from drimbox.xds.sender import Sender, SigningPairs
 from drimbox.xds.signature import signature_document
 from drimbox.xds.transport import Connections, Exchange, HttpAnswer, TlsPolicy
 from drimbox.xds.vihf import vihf
@@ -170,8 +171,8 @@ class DmpClient:
         Raises `DmpUnavailable`, and the `FeedError`s of a request that cannot be made. A partial success
         counts as no answer: what the registry holds now has to be asked.
         """
-        body = removal_metadata(self._sender(structure), removal, entry_uuid)
-        sender = self._sender(structure)
+        sender = await self._signing(structure)
+        body = removal_metadata(sender, removal, entry_uuid)
         header = self._header(sender, removal.report, "registry", soap.UPDATE)
         reply = await self._exchange(sender, header, soap.plain_request(header, body), removal.report)
         known = _known(removal.report)
@@ -217,6 +218,12 @@ class DmpClient:
     def _sender(self, structure: Structure) -> Sender:
         return Sender(self._appliance, self._settings, structure)
 
+    async def _signing(self, structure: Structure) -> Sender:
+        """Return the sender, its signature pair at hand: a PKCS#12 file takes long to open."""
+        if not self._pairs.fresh(structure.signature):
+            await self._run(lambda: self._pairs.get(structure.signature))
+        return self._sender(structure)
+
     def _signature(self, sender: Sender, submission: Submission) -> bytes:
         return signature_document(
             signature_uid=submission.signature_uid,
@@ -245,7 +252,7 @@ class DmpClient:
     async def _ask(
         self, structure: Structure, report: Report, service: str, action: str, body: bytes
     ) -> Reply | Refused:
-        sender = self._sender(structure)
+        sender = await self._signing(structure)
         header = self._header(sender, report, service, action)
         message = soap.plain_request(header, body)
         return await self._exchange(sender, header, message, report, question=True)
@@ -289,7 +296,7 @@ class DmpClient:
         """
         settings = self._settings
         try:
-            stamp = stamp_of(settings.roots, pair.certificate, pair.key)
+            stamp = stamp_of(settings.roots, *pair.files)
             held = self._connections.get(pair)
             if held is None or held[0] != stamp:
                 policy = await self._run(lambda: self._tls_policy(settings.roots, pair))

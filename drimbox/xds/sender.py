@@ -8,17 +8,16 @@ all that matters here, that key and certificate belong together and work, withou
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import attrs
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from drimbox.config import Appliance, Certificate, DmpSettings, Structure
 from drimbox.errors import PublicationError
+from drimbox.keypairs import CertificateUnusable, read_pair, stamp_of
 from drimbox.model import Organization
 
 _PROOF = b"drimbox"
@@ -63,25 +62,25 @@ def distinguished_name(name: x509.Name) -> str:
 
 
 def load_pair(files: Certificate) -> SigningPair:
-    """Read a PEM pair. The certificate is the one of the file that matches the key, whatever the order.
+    """Read a pair. The certificate is the one of the file that matches the key, whatever the order.
 
     Raises `PublicationError` (E007) when a file cannot be read, the key is not RSA (XAdES and VIHF of
     the DMP are RSA, and PKCS#1 v1.5 alone gives the same signature twice) or matches no certificate.
     """
     try:
-        key_pem = Path(files.key).read_bytes()
-        chain = x509.load_pem_x509_certificates(Path(files.certificate).read_bytes())
-        key = load_pem_private_key(key_pem, password=None, unsafe_skip_rsa_key_validation=True)
-    except (OSError, ValueError, TypeError) as error:
+        pair = read_pair(files, check_key=False)
+    except CertificateUnusable as error:
         raise PublicationError("certificat ou clé de signature illisible") from error
+    key = pair.key
     if not isinstance(key, rsa.RSAPrivateKey):
         raise PublicationError("clé de signature : RSA attendu")
     try:
         proof = key.sign(_PROOF, padding.PKCS1v15(), hashes.SHA256())
     except ValueError as error:
         raise PublicationError("clé de signature inutilisable") from error
-    for certificate in chain:
+    for certificate in pair.chain:
         if _verifies(certificate, proof):
+            key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             return SigningPair(certificate, key, key_pem)
     raise PublicationError("la clé de signature ne correspond à aucun certificat du fichier")
 
@@ -103,19 +102,22 @@ class SigningPairs:
     def __init__(self) -> None:
         self._held: dict[Certificate, tuple[tuple[int, ...], SigningPair]] = {}
 
+    def fresh(self, files: Certificate) -> bool:
+        """Say whether `get` has nothing to read. Raises `PublicationError`."""
+        held = self._held.get(files)
+        return held is not None and held[0] == _stamp(files)
+
     def get(self, files: Certificate) -> SigningPair:
         """Return the pair, read again when a file changed. Errors as `load_pair`."""
-        try:
-            stamp = stamp_of(files.certificate, files.key)
-        except OSError as error:
-            raise PublicationError("certificat ou clé de signature illisible") from error
+        stamp = _stamp(files)
         held = self._held.get(files)
         if held is None or held[0] != stamp:
             held = self._held[files] = (stamp, load_pair(files))
         return held[1]
 
 
-def stamp_of(*paths: Path) -> tuple[int, ...]:
-    """Return what changes when one of these files is written or replaced; raises `OSError`."""
-    found = [path.stat() for path in paths]
-    return tuple(n for status in found for n in (status.st_mtime_ns, status.st_size, status.st_ino))
+def _stamp(files: Certificate) -> tuple[int, ...]:
+    try:
+        return stamp_of(*files.files)
+    except OSError as error:
+        raise PublicationError("certificat ou clé de signature illisible") from error

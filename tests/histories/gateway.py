@@ -207,7 +207,9 @@ class Gateway:
             stores = self._stores = assembly.Stores(self._config, reactor, wall)
             whitelist: Any = None
             self.finish(stores.open())
-            self.assembly = Assembly(self._config, reactor, wall, stores, whitelist, self._defer)
+            self.assembly = Assembly(
+                self._config, reactor, wall, stores, whitelist, self._defer, lambda *_: None
+            )
         for worker in self.assembly.workers:
             worker.startService()
 

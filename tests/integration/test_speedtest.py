@@ -230,6 +230,6 @@ def test_the_period_is_only_served_where_it_is_enabled(tmp_path: Path, enabled: 
     clock = SystemClock()
     whitelist = WhitelistHolder(config.trust, config.sites, clock.now)
     stores = Stores(config, reactor, clock)
-    assembly = Assembly(config, reactor, clock, stores, whitelist, deferToThread)
+    assembly = Assembly(config, reactor, clock, stores, whitelist, deferToThread, lambda *_: None)
     periods = {each.name: each._period for each in assembly.periodics if each.name.startswith("speedtest-")}
     assert periods == {"speedtest-purge": 86400.0} | ({"speedtest-radio": 7200.0} if enabled else {})

@@ -27,8 +27,9 @@ from drimbox.errors import (
     TokenInvalid,
 )
 from drimbox.ports import Introspection
-from drimbox.psc.introspection import SecretUnusable, TokenIntrospector
+from drimbox.psc.introspection import TokenIntrospector
 from drimbox.psc.tokens import TokenRules, check_token, read_introspection
+from drimbox.secretfile import SecretUnusable
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl-_~+/=="
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)

@@ -31,12 +31,12 @@ from drimbox.trust.certificates import CertificateUnusable
 from drimbox.trust.contexts import (
     Role,
     ServerContexts,
-    client_policy,
     peer_of,
     server_context_factory,
     site_of,
     verified_peer,
 )
+from drimbox.trust.outgoing import client_policy
 from tests.trust.conftest import BOTH, NOW, crl, ec_key, issue, name
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from drimbox.config import Appliance, Certificate, Config, DmpSettings, PscSettings, Structure
+from drimbox.trust.certificates import CertificateUnusable
 from drimbox.trust.contexts import ServerContexts
 from drimbox.trust.tlskeeper import MEMORY, TlsKeeper
 from drimbox.trust.whitelist import WhitelistHolder
@@ -139,6 +143,72 @@ async def test_a_pair_that_does_not_fit_changes_nothing_and_is_told(scene: Scene
         await scene.keeper.look()
         assert not scene.notices.open
         assert (await ask(port, "db1.349.example", scene.world.client("good"))).server != before.server
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_others_hold_is_read_again_when_their_files_change(scene: Scene) -> None:
+    path, read = scene.folder / "psc.p12", []
+    path.write_bytes(b"one")
+
+    def reload() -> None:
+        read.append(path.read_bytes())
+        if read[-1] == b"bad":
+            raise CertificateUnusable("psc.p12 : PKCS#12 illisible")
+
+    scene.keeper.watch([path], reload)
+    await scene.keeper.look()
+    assert read == []
+    path.write_bytes(b"other")
+    await scene.keeper.look()
+    assert read == [b"other"]
+    # What cannot be used costs the others nothing, whatever their order.
+    path.write_bytes(b"bad")
+    renewed = scene.renew()
+    with serving(scene.contexts) as port:
+        await scene.keeper.look()
+        after = await ask(port, "db1.349.example", scene.world.client("good"))
+    assert after.server == x509.load_pem_x509_certificate(renewed).public_bytes(Encoding.DER)
+    assert "psc.p12" in scene.notices.open["certificates"]
+    path.write_bytes(b"good again")
+    await scene.keeper.look()
+    assert not scene.notices.open
+
+
+def pkcs12_of(scene: Scene, *, end: datetime | None = None) -> None:
+    """Write our WADO pair as openssl does."""
+    scene.renew(end=end)
+    command = ["openssl", "pkcs12", "-export", "-in", scene.own.certificate, "-inkey", scene.own.key]
+    command += ["-passout", "pass:x", "-out", scene.folder / "own.p12"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    (scene.folder / "own.password").write_text("x\n")
+
+
+@pytest.mark.peer("openssl")
+@pytest_twisted.ensureDeferred
+async def test_a_pkcs12_pair_counts_like_pem_and_its_end_is_told(scene: Scene) -> None:
+    pkcs12_of(scene, end=NOW + timedelta(days=5))
+    pair = Certificate(pkcs12=scene.folder / "own.p12", password_file=scene.folder / "own.password")
+    site = attrs.evolve(scene.config.sites[0], wado_certificate=pair)
+    scene.config = attrs.evolve(scene.config, sites=(site,))
+    scene.holder = WhitelistHolder(scene.config.trust, scene.config.sites, lambda: NOW)
+    scene.holder.start()
+    scene.contexts = ServerContexts(scene.config.sites, scene.config.trust, on_refused=lambda: None)
+    scene.restart()
+    assert scene.holder.serves(site)
+    with serving(scene.contexts) as port:
+        before = await ask(port, "db1.349.example", scene.world.client("good"))
+        await scene.keeper.check_expiries()
+        assert "expire le" in scene.notices.open["expiry-site1 WADO"]
+        (scene.folder / "own.password").write_text("another\n")
+        await scene.keeper.look()
+        assert "mot de passe erroné" in scene.notices.open["certificates"]
+        pkcs12_of(scene, end=NOW + timedelta(days=400))
+        await scene.keeper.look()
+        await scene.keeper.check_expiries()
+        after = await ask(port, "db1.349.example", scene.world.client("good"))
+    assert before.data == after.data
+    assert before.server != after.server
+    assert not {"certificates", "expiry-site1 WADO"} & set(scene.notices.open)
 
 
 @pytest.mark.requirement("DB.CS.164")

@@ -19,7 +19,7 @@ from drimbox.errors import PeerNotListed
 from drimbox.sim.listening import ServerContext
 from drimbox.sim.peers import free_port
 from drimbox.sim.pki import Pair, Pki, make_pki
-from drimbox.trust.contexts import client_policy
+from drimbox.trust.outgoing import client_policy
 from drimbox.wado.answer import AnswerReader, AnswerRefused, Body, End, Head
 from drimbox.wado.client import Flow, Limits, Outcome, Trouble, fetch
 from drimbox.wado.multipart import PartBegin

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 
 from drimbox.config import Structure
 from drimbox.ports import Accepted, DmpUnavailable
-from drimbox.trust.contexts import client_policy
+from drimbox.trust.outgoing import client_policy
 from drimbox.xds.client import DmpClient
 from tests.xds.builders import KOS_UID, REPORT, SUBMISSION, make_config
 from tests.xds.conftest import Pki

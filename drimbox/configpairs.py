@@ -1,0 +1,49 @@
+"""What the configuration says of certificates and keys: two PEM files or one PKCS#12 file, never both.
+
+Works, like `configcheck`, on the tree that `configfile` read, in which a value that was wrong is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drimbox.config import Certificate
+from drimbox.configcheck import Report, Tree, sites
+from drimbox.configkeys import RULES
+
+
+def pairs(tree: Tree) -> Iterator[tuple[str, Tree, str | None]]:
+    """Yield each pair of the file: its path, its tree, and the DNS name it must be for if there is one."""
+    found: list[tuple[str, Tree | None, str | None]] = []
+    for position, structure in enumerate(tree.get("structures", [])):
+        for key in ("authentication", "signature"):
+            found.append((f"structure[{position}].{key}", structure.get(key), None))
+    for path, site in sites(tree):
+        for role in ("wado", "viewer"):
+            key = f"{role}_certificate"
+            found.append((f"{path}.{key}", site.get(key), site.get(f"{role}_fqdn")))
+    found.append(("psc.certificate", tree.get("psc", {}).get("certificate"), None))
+    yield from ((path, pair, name) for path, pair, name in found if pair is not None)
+
+
+def check(tree: Tree, report: Report) -> None:
+    """Report every pair that is no pair."""
+    for path, pair, _ in pairs(tree):
+        # What is there, be it wrong; None is a key that is not written.
+        written = {key for key in ("certificate", "key", "pkcs12") if pair.get(key, "wrong") is not None}
+        if "pkcs12" in written and len(written) > 1:
+            report.error(
+                f"{path}.pkcs12",
+                "les deux formes à la fois",
+                "garder certificate et key (PEM), ou pkcs12 seul",
+            )
+        elif not written:
+            report.error(
+                path,
+                "ni certificat ni clé",
+                'écrire certificate = "….pem" et key = "….key", ou pkcs12 = "….p12"',
+            )
+        elif len(written) == 1 and "pkcs12" not in written:
+            missing = "key" if "certificate" in written else "certificate"
+            kind = RULES[Certificate][missing].kind
+            report.error(f"{path}.{missing}", "clé obligatoire absente", f"l'écrire ici ; {kind}")

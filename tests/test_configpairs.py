@@ -1,0 +1,97 @@
+"""Pairs of the configuration: PEM or PKCS#12, what is said of half of one, and who may read the secrets."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from drimbox.config import Certificate
+from drimbox.configfile import check, load
+from tests.operator_files import good_config, write_private
+
+pytestmark = pytest.mark.requirement("DB.SO.90")
+DB1 = "site[0].wado_certificate"
+
+
+def said(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    errors, warnings = check(path)
+    return {each.path: each.problem for each in errors}, {each.path: each.problem for each in warnings}
+
+
+def pkcs12(folder: Path, stem: str, password: str = "secret") -> None:
+    command = ["openssl", "pkcs12", "-export", "-in", f"{stem}.pem", "-inkey", f"{stem}.key"]
+    command += ["-passout", f"pass:{password}", "-out", f"{stem}.p12"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
+    (folder / f"{stem}.p12").chmod(0o600)
+    write_private(folder / f"{stem}.password", b"secret\n")
+
+
+def configured(folder: Path, pair: str) -> Path:
+    return good_config(folder, wado_certificate=pair)
+
+
+@pytest.mark.peer("openssl")
+def test_a_pkcs12_pair_is_checked_like_pem(tmp_path: Path) -> None:
+    path = configured(tmp_path, '{ pkcs12 = "db1.p12", password_file = "db1.password" }')
+    pkcs12(tmp_path, "db1")
+    assert said(path) == ({}, {})
+    expected = Certificate(pkcs12=tmp_path / "db1.p12", password_file=tmp_path / "db1.password")
+    assert load(path).sites[0].wado_certificate == expected
+    # A certificate for another name, and files that everybody may read.
+    pkcs12(tmp_path, "auth")
+    (tmp_path / "auth.p12").replace(tmp_path / "db1.p12")
+    (tmp_path / "db1.p12").chmod(0o644)
+    (tmp_path / "db1.password").chmod(0o644)
+    errors, warnings = said(path)
+    assert not errors
+    assert set(warnings) == {f"{DB1}.pkcs12", f"{DB1}.password_file"}
+    assert len([each for each in check(path)[1] if each.path == f"{DB1}.pkcs12"]) == 2
+
+
+@pytest.mark.peer("openssl")
+def test_a_pkcs12_that_does_not_open_is_an_error_without_its_password(tmp_path: Path) -> None:
+    path = configured(tmp_path, '{ pkcs12 = "db1.p12", password_file = "db1.password" }')
+    pkcs12(tmp_path, "db1", password="another")
+    errors, _ = said(path)
+    assert "mot de passe erroné" in errors[f"{DB1}.pkcs12"]
+    assert "secret" not in str(errors)
+    (tmp_path / "db1.password").unlink()
+    assert "introuvable" in said(path)[0][f"{DB1}.password_file"]
+    (tmp_path / "db1.p12").unlink()
+    assert "introuvable" in said(path)[0][f"{DB1}.pkcs12"]
+
+
+@pytest.mark.parametrize(
+    ("pair", "where", "words"),
+    [
+        ("{ }", DB1, "ni certificat ni clé"),
+        ('{ password_file = "secret" }', DB1, "ni certificat ni clé"),
+        ('{ certificate = "db1.pem" }', f"{DB1}.key", "absente"),
+        ('{ key = "db1.key" }', f"{DB1}.certificate", "absente"),
+        ('{ pkcs12 = "db1.p12", key = "db1.key" }', f"{DB1}.pkcs12", "deux formes"),
+        ('{ pkcs12 = "db1.p12", password = "x" }', f"{DB1}.password", "inconnue"),
+        ('{ pkcs12 = 3 }', f"{DB1}.pkcs12", "n'est pas un texte"),
+    ],
+)  # fmt: skip
+def test_half_a_pair_or_two_at_once_is_said(tmp_path: Path, pair: str, where: str, words: str) -> None:
+    path = configured(tmp_path, pair)
+    assert words in {each.path: each.problem for each in check(path, files=False)[0]}[where]
+
+
+@pytest.mark.peer("openssl")
+def test_a_pem_key_with_a_password(tmp_path: Path) -> None:
+    pair = '{ certificate = "db1.pem", key = "locked.key", password_file = "db1.password" }'
+    path = configured(tmp_path, pair)
+    write_private(tmp_path / "db1.password", b"secret\n")
+    command = ["openssl", "pkey", "-in", "db1.key", "-aes256", "-passout", "pass:secret"]
+    subprocess.run([*command, "-out", "locked.key"], cwd=tmp_path, check=True, timeout=60)
+    (tmp_path / "locked.key").chmod(0o600)
+    assert said(path) == ({}, {})
+    write_private(tmp_path / "db1.password", b"wrong\n")
+    assert "mot de passe" in said(path)[0][f"{DB1}.key"]
+    path.write_text(path.read_text().replace(', password_file = "db1.password"', ""))
+    assert "protégée" in said(path)[0][f"{DB1}.key"]
+    path.write_text(path.read_text().replace("locked.key", 'db1.key", password_file = "db1.password'))
+    assert "n'est pas protégée" in said(path)[0][f"{DB1}.key"]
