@@ -72,6 +72,10 @@ class Hl7Settings:
     max_message_bytes: int = 64 * 1024 * 1024
     max_connections: int = 64
     max_connections_per_address: int = 16
+    #: Addresses or networks of the front ends that pass connections on; each begins with a PROXY header.
+    front_ends: tuple[str, ...] = ()
+    #: Seconds such a header may take.
+    front_end_timeout: float = 5.0
     #: Seconds between two messages before we hang up.
     idle_timeout: float = 3600.0
     #: Seconds in which less than 1 KB/s of a message comes, or the peer does not read its answers.
@@ -313,6 +317,10 @@ class WadoSettings:
     #: Connections a second that one address may open in the long run, and at once.
     connection_rate: float = 20.0
     connection_burst: int = 100
+    #: Addresses or networks of the front ends that pass connections on; each begins with a PROXY header.
+    front_ends: tuple[str, ...] = ()
+    #: Seconds such a header may take.
+    front_end_timeout: float = 5.0
     #: Seconds between two requests on one connection.
     idle_timeout: float = 60.0
     #: StudyInstanceUID served without KOS check (DB.SO.38 note); None for none.

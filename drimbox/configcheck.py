@@ -68,6 +68,7 @@ def check(tree: Tree, report: Report) -> None:
     _structures(tree, report)
     _limits(tree, report)
     _listeners(tree, report)
+    _front_ends(tree, report)
     _speed_tests(tree, report)
     _identity(tree, report)
     _feed_checks(tree, report)
@@ -342,6 +343,18 @@ def _listeners(tree: Tree, report: Report) -> None:
             f"« {admin} » n'est pas une adresse de bouclage : cette écoute ne demande aucun mot de passe",
             'écrire "127.0.0.1", ou fermer ce port aux autres machines par un pare-feu',
         )
+
+
+def _front_ends(tree: Tree, report: Report) -> None:
+    """Whoever is a front end may say that a connection comes from anywhere."""
+    for section in ("hl7", "wado"):
+        for position, entry in enumerate(tree.get(section, {}).get("front_ends", ())):
+            if ipaddress.ip_network(entry).prefixlen == 0:
+                report.error(
+                    f"{section}.front_ends",
+                    f"élément {position + 1} : « {entry} » désigne tout le monde",
+                    "n'écrire que les adresses des frontaux",
+                )
 
 
 def _everywhere(host: str) -> bool:

@@ -24,7 +24,8 @@ from twisted.python.threadpool import ThreadPool
 from drimbox import __version__
 from drimbox.assembly import Assembly, Stores, SystemClock
 from drimbox.audit import messages
-from drimbox.config import Config
+from drimbox.config import Config, Hl7Settings, WadoSettings
+from drimbox.frontend import FrontEnds
 from drimbox.guard import WADO, Guard
 from drimbox.status import Status
 from drimbox.trust.transport import BulkTLSFactory
@@ -205,11 +206,24 @@ class Gateway(Service):
         for settings, factory in (
             (config.admin, admin_factory(api, config.admin, reactor)),
             (config.dicom, self._assembly.acceptor),
-            (config.wado, tls),
-            (config.hl7, self._assembly.mllp),
+            (config.wado, self._behind(config.wado, WADO, tls)),
+            (config.hl7, self._behind(config.hl7, "hl7", self._assembly.mllp)),
         ):
             self._ports.append(reactor.listenTCP(settings.port, factory, interface=settings.host))
         self._undo += [self._close_doors, self._stop_periodics]
+
+    def _behind(self, settings: WadoSettings | Hl7Settings, door: str, factory: Any) -> Any:
+        """Put what reads the PROXY headers of the front ends before a door, when there are any."""
+        if not settings.front_ends:
+            return factory
+        return FrontEnds(
+            factory,
+            settings.front_ends,
+            timeout=settings.front_end_timeout,
+            most=settings.max_connections,
+            clock=self._reactor,
+            refused=partial(self._guard.turned_away, door),
+        )
 
     async def _close_doors(self) -> None:
         """Refuse, drain, close."""
