@@ -414,6 +414,12 @@ class TrustSettings:
     whitelist: Path
     #: PEM file of the roots (and intermediates) of the whitelist signer.
     whitelist_roots: Path
+    #: Of these authorities, those that may sign for Consumers: by name (RFC 4514), and by a PEM file of
+    #: their certificates; without either, all of them.
+    consumer_issuers: tuple[str, ...] = ()
+    consumer_issuer_certificates: Path | None = None
+    #: Refuse a client certificate whose extended key usage does not say clientAuth, or says nothing.
+    require_client_usage: bool = True
     whitelist_cn: str = "Liste Blanche DRIM-M PROD"
     whitelist_ou: str = "318751275100020"
     #: Where the list is published (DB.CS.147); None reads only the file above.

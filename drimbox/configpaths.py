@@ -21,6 +21,7 @@ from drimbox.configcheck import Report, Tree, sites
 from drimbox.configpairs import pairs
 from drimbox.keypairs import CertificateUnusable, open_pkcs12
 from drimbox.secretfile import SecretUnusable, read_secret
+from drimbox.trust.names import key_of, key_of_text
 
 MAX_PEM_BYTES = 1024 * 1024
 MAX_SECRET_BYTES = 4096
@@ -55,13 +56,14 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
         files.roots(native.get("roots"), f"{path}.native.roots")
         files.secret(native.get("password_file"), f"{path}.native.password_file")
     for section, key in (
-        ("trust", "consumer_roots"),
+        ("trust", "consumer_issuer_certificates"),
         ("trust", "whitelist_roots"),
         ("dmp", "roots"),
         ("psc", "roots"),
     ):
         files.roots(tree.get(section, {}).get(key), f"{section}.{key}")
     files.roots(tree.get("health", {}).get("addresses_url_roots"), "health.addresses_url_roots")
+    _consumers(tree, report, files)
     _whitelist(tree, report)
     files.secret(tree.get("psc", {}).get("client_secret_file"), "psc.client_secret_file")
     notifications = tree.get("notifications", {})
@@ -92,6 +94,20 @@ def _folders(tree: Tree, report: Report) -> None:
         report.error("log.file", f"{log} est un dossier et non un fichier", "ajouter le nom du fichier")
     elif log is not None and not os.path.isdir(log.parent):
         report.error("log.file", f"le dossier {log.parent} n'existe pas", "créer ce dossier")
+
+
+def _consumers(tree: Tree, report: Report, files: _Files) -> None:
+    """Check the authorities of Consumers; a name that none of them has is probably misspelt."""
+    trust = tree.get("trust", {})
+    roots = files.roots(trust.get("consumer_roots"), "trust.consumer_roots")
+    known = {key_of(each.subject): each.subject.rfc4514_string() for each in roots}
+    for name in trust.get("consumer_issuers", ()):
+        if roots and key_of_text(name) not in known:
+            report.warn(
+                "trust.consumer_issuers",
+                f"« {name} » n'est le nom d'aucune autorité de consumer_roots",
+                "vérifier ce nom ; noms présents : " + " ; ".join(known.values()),
+            )
 
 
 def _whitelist(tree: Tree, report: Report) -> None:
@@ -154,11 +170,12 @@ class _Files:
         if name is not None and not _is_for(certificates[0], name):
             self._report.warn(place, f"n'est pas émis pour « {name} »", "donner le certificat de ce nom")
 
-    def roots(self, path: Path | None, where: str) -> None:
-        """Check a file of trusted authorities."""
+    def roots(self, path: Path | None, where: str) -> list[x509.Certificate]:
+        """Check a file of trusted authorities; return them."""
         certificates = self._certificates(path, where)
         if certificates:
             self._dates(certificates, where)
+        return certificates
 
     def secret(self, path: Path | None, where: str) -> None:
         """Check a file that holds one line of secret."""

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from drimbox.model import is_ae_title, is_uid
+from drimbox.trust.names import NameUnreadable, parse_name
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -300,6 +301,21 @@ def fqdn() -> Rule:
         return words.lower()
 
     return Rule("nom de domaine complet", read)
+
+
+def distinguished_name() -> Rule:
+    """A distinguished name as RFC 4514 writes it; types by short name (CN, OU, O, ST, L, C) or number."""
+    mend = "écrire un nom de la forme « CN=AC EXEMPLE,O=EXEMPLE,C=FR »"
+
+    def read(value: object) -> str:
+        words = _string(value, mend)
+        try:
+            parse_name(words)
+        except NameUnreadable:
+            raise Rejected(f"{show(value)} n'est pas un nom X.500", mend) from None
+        return words
+
+    return Rule("nom X.500 (RFC 4514)", read)
 
 
 def listen_address() -> Rule:

@@ -97,7 +97,7 @@ class Guard:
         self.contexts = server_context_factory(
             self._config,
             crls=self.revocation.crls,
-            told=lambda address, name: self.turned_away(WADO, address, Why.HANDSHAKE, name),
+            told=lambda address, name, why: self.turned_away(WADO, address, why, name),
         )
         self.tls = TlsKeeper(
             self._config,
@@ -168,7 +168,7 @@ class Guard:
 
     async def _refused(self, address: str, name: str, why: Why, count: int) -> None:
         times = f" ({count} fois)" if count > 1 else ""
-        failed = why in (Why.HANDSHAKE, Why.GARBAGE, Why.UNFINISHED)
+        failed = why in (Why.HANDSHAKE, Why.ISSUER, Why.USAGE, Why.GARBAGE, Why.UNFINISHED)
         error = (PeerNotTrusted if failed else TooManyRequests)(f"{why.value}{times}")
         await self._audit.record(
             messages.images_served(

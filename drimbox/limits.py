@@ -21,6 +21,8 @@ class Why(enum.Enum):
     """Why a connection was refused at a door; the value is told to operators."""
 
     HANDSHAKE = "négociation TLS refusée"
+    ISSUER = "certificat client d'une autorité non admise"
+    USAGE = "certificat client sans usage clientAuth"
     GARBAGE = "ce qui a été reçu n'est pas une négociation TLS"
     UNFINISHED = "négociation TLS inachevée dans le temps imparti"
     CROWDED = "place cédée, faute de certificat, à une nouvelle connexion"

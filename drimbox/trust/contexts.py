@@ -15,7 +15,8 @@ certificate bypassed by SNI") and shape the code:
 
 What the handshake decided stays on the connection. `peer_of` reads it back from a transport; the `Host`
 header never decides anything. OpenSSL verifies chain, dates, the `clientAuth` purpose and, when lists
-are given, revocation; the whitelist comes after, per request (`whitelist.py`).
+are given, revocation; `peers.py` the issuer, and that the purpose is there; the whitelist comes after, per
+request (`whitelist.py`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from zope.interface import implementer
 from drimbox import metrics
 from drimbox.config import Config, Site, TrustSettings
 from drimbox.errors import PeerNotTrusted
+from drimbox.limits import Why
 from drimbox.trust.certificates import fill_store, read_certificates, use_pair
+from drimbox.trust.peers import PeerRules, rules_of, verifier
 
 log = Logger()
 
@@ -53,8 +56,6 @@ _OPTIONS = (
 )
 #: A peer without a certificate that verifies is refused.
 STRICT = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
-#: X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED.
-_NO_LIST = frozenset({3, 11, 12})
 #: Level of a fatal alert, in the high byte of what the information callback is told.
 _FATAL = 2
 
@@ -117,6 +118,9 @@ class _ServerConnection(SSL.Connection):
         self.carrier: Any = None
         self.done = False
         self.refused = False
+        #: Of `peers.Judged`.
+        self.issuer_taken = False
+        self.why = Why.HANDSHAKE
         self.door_set = chosen
         super().__init__(chosen.base, None)
 
@@ -143,7 +147,7 @@ class ServerContexts:
         default_site: str | None = None,
         crls: Sequence[x509.CertificateRevocationList] = (),
         on_refused: Callable[[], None] = metrics.TLS_REFUSED.inc,
-        told: Callable[[str, str], None] = lambda address, name: None,
+        told: Callable[[str, str, Why], None] = lambda address, name, why: None,
     ) -> None:
         """Read every certificate.
 
@@ -152,8 +156,8 @@ class ServerContexts:
 
         `default_site` names the site whose WADO door opens when a peer gives no name or an unknown one;
         without it such a handshake is refused (decisions.md). `on_refused` is called once for every
-        handshake that an alert of either side ends, and so is `told`, with the peer's address and the name
-        of ours it called (empty when unknown). Raises `CertificateUnusable`.
+        handshake that an alert of either side ends, and so is `told`, with the peer's address, the name of
+        ours it called (empty when unknown) and why. Raises `CertificateUnusable`.
         """
         self._sites = tuple(sites)
         self._trust = trust
@@ -168,16 +172,17 @@ class ServerContexts:
         Raises `CertificateUnusable`; then nothing has changed.
         """
         roots = read_certificates(self._trust.consumer_roots)
+        rules = rules_of(self._trust)
         doors: dict[str, _Door] = {}
         for site in self._sites:
-            context = self._context(site.wado_fqdn, roots, crls)
+            context = self._context(site.wado_fqdn, roots, crls, rules)
             end = use_pair(context, site.wado_certificate).not_valid_after_utc
             self._open(doors, site.wado_fqdn, _Door(site, Role.WADO, context, end))
             if site.viewer_certificate is not None:
-                context = self._context(site.viewer_fqdn, (), ())
+                context = self._context(site.viewer_fqdn, (), (), rules)
                 end = use_pair(context, site.viewer_certificate).not_valid_after_utc
                 self._open(doors, site.viewer_fqdn, _Door(site, Role.VIEWER, context, end))
-        base = self._context("", roots, crls)
+        base = self._context("", roots, crls, rules)
         base.set_tlsext_servername_callback(_choose_door)
         fallback = next(
             (d for d in doors.values() if d.role is Role.WADO and d.site.name == self._default_site), None
@@ -209,7 +214,7 @@ class ServerContexts:
             self._on_refused()
             # The name is what the peer says: only one of ours is repeated.
             called = connection.door.fqdn if connection.door is not None else ""
-            self._told(connection.address, called)
+            self._told(connection.address, called, connection.why)
 
     @staticmethod
     def _open(doors: dict[str, _Door], fqdn: str, door: _Door) -> None:
@@ -223,6 +228,7 @@ class ServerContexts:
         fqdn: str,
         roots: Sequence[x509.Certificate],
         crls: Sequence[x509.CertificateRevocationList],
+        rules: PeerRules,
     ) -> SSL.Context:
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
         harden(context, self._trust.ciphers)
@@ -233,7 +239,7 @@ class ServerContexts:
         context.set_alpn_select_callback(_only_http11)
         required = bool(roots) and bool(self._trust.crl_urls)
         lenient = required and self._trust.crl_policy == "soft"
-        context.set_verify(STRICT, _without_list if lenient else _as_openssl_says)
+        context.set_verify(STRICT, verifier(rules, lenient=lenient))
         store = context.get_cert_store()
         assert store is not None
         fill_store(store, roots, crls, required=required)
@@ -268,18 +274,6 @@ def _choose_door(connection: SSL.Connection) -> None:
 
 def _only_http11(connection: SSL.Connection, offered: list[bytes]) -> Any:
     return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def _as_openssl_says(_connection: SSL.Connection, _cert: Any, _error: int, _depth: int, ok: int) -> bool:
-    return bool(ok)
-
-
-def _without_list(_connection: SSL.Connection, _cert: Any, error: int, _depth: int, ok: int) -> bool:
-    """Let a peer in about whose revocation nothing current is known."""
-    if not ok and error in _NO_LIST:
-        metrics.TLS_UNCHECKED.inc()
-        return True
-    return bool(ok)
 
 
 def harden(context: SSL.Context, ciphers: str) -> None:

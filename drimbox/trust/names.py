@@ -45,6 +45,10 @@ class NameUnreadable(ValueError):
     """The text is not a distinguished name."""
 
 
+#: A whole name, for comparison: equal means the same name, whatever order and case it is written in.
+NameKey = tuple[tuple[str, str], ...]
+
+
 @attrs.frozen
 class Identity:
     """The CN and OU of one name, folded for comparison: equal means the same party."""
@@ -101,6 +105,25 @@ def identity_of(certificate: x509.Certificate) -> Identity | None:
         for attribute in subject
         if attribute.oid in wanted and isinstance(attribute.value, str)
     )
+
+
+def key_of_text(text: str) -> NameKey:
+    """Return a written name for comparison. Raises `NameUnreadable`."""
+    return _key(parse_name(text))
+
+
+def key_of(name: x509.Name) -> NameKey:
+    """Return a name of a certificate for comparison."""
+    pairs = []
+    for attribute in name:
+        dotted = attribute.oid.dotted_string
+        value = attribute.value
+        pairs.append((_OIDS.get(dotted, dotted), value if isinstance(value, str) else value.hex()))
+    return _key(pairs)
+
+
+def _key(pairs: Iterable[tuple[str, str]]) -> NameKey:
+    return tuple(sorted((kind, _fold(value)) for kind, value in pairs))
 
 
 def _identity(pairs: Iterable[tuple[str, str]]) -> Identity | None:

@@ -116,7 +116,10 @@ class TlsKeeper:
 
     def _look(self) -> tuple[tuple[str, int, int], ...]:
         """Return what tells one state of the files from another."""
-        paths = {self._config.trust.consumer_roots}
+        trust = self._config.trust
+        paths = {trust.consumer_roots}
+        if trust.consumer_issuer_certificates is not None:
+            paths.add(trust.consumer_issuer_certificates)
         for site in self._config.sites:
             for pair in (site.wado_certificate, site.viewer_certificate):
                 if pair is not None:
