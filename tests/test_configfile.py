@@ -112,6 +112,7 @@ def example_files(folder: Path, text: str) -> Path:
         (folder / "certs" / f"{name}.pem").write_bytes(certificate)
     for name in (
         "igc-sante-ssl.pem",
+        "igc-sante-ssl-serv.pem",
         "igc-sante-org.pem",
         "messagerie.pem",
         "supervision.pem",
@@ -387,6 +388,23 @@ def test_der_certificate_is_recognised(tmp_path: Path) -> None:
     path = good_config(tmp_path)
     (tmp_path / "roots.pem").write_bytes(b"\x30\x82\x01\x0a")
     assert "DER" in errors_of(path)["dmp.roots"]
+
+
+@pytest.mark.requirement("DB.SO.111")
+def test_an_authority_that_nobody_has_is_a_warning_and_no_name_an_error(tmp_path: Path) -> None:
+    path = good_config(tmp_path)
+    good = path.read_text(encoding="utf-8")
+    for issuers, where, words in (
+        ('["CN=racine"]', None, ""),
+        ('["cn= RACINE "]', None, ""),
+        ('["CN=autre"]', warnings_of, "aucune autorité"),
+        ('["racine"]', errors_of, "n'est pas un nom X.500"),
+        ('["CN=racine", "CN=racine"]', errors_of, "deux fois"),
+    ):
+        path.write_text(good.replace("[trust]\n", f"[trust]\nconsumer_issuers = {issuers}\n"), "utf-8")
+        for said in (errors_of, warnings_of):
+            found = said(path).get("trust.consumer_issuers", "")
+            assert (words in found) if said is where else found == "", (issuers, found)
 
 
 def test_private_files_open_to_all_are_warnings(tmp_path: Path) -> None:
