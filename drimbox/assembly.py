@@ -149,10 +149,14 @@ class Stores:
         self.walks = Walks(self.database, clock=clock)
         self.key_titles = KeyTitles(self.database, clock=clock)
 
+    @property
+    def queues(self) -> dict[str, Queue]:
+        """The queues by name, in the order of the way through them."""
+        return {"inbox": self.inbox, "feed": self.jobs, "outbox": self.outbox}
+
     async def waiting(self) -> int:
         """Count what is on its way through the queues."""
-        counts = [await queue.counts() for queue in (self.inbox, self.jobs, self.outbox)]
-        return sum(count.waiting + count.in_hand for count in counts)
+        return sum([(await queue.backlog()).waiting for queue in self.queues.values()])
 
     async def answers(self) -> bool:
         """Say whether the database answers and takes work."""
@@ -166,7 +170,7 @@ class Stores:
     async def open(self) -> None:
         """Open the database; take back what a killed process held."""
         await self.database.open()
-        for queue in (self.inbox, self.jobs, self.outbox):
+        for queue in self.queues.values():
             await queue.release_all()
 
 
@@ -203,7 +207,7 @@ class Assembly:
         self.codecs = CodecPool(reactor, config.transcoding)
         self.cache = Cache(config.cache, config.drimbox.state_dir / "cache", clock=clock, in_thread=defer)
         self.parking = Parking(config, stores.parked, stores.audit, stores.notices)
-        for queue in (stores.inbox, stores.jobs, stores.outbox):
+        for queue in stores.queues.values():
             queue.parked = self.parking.wake
         self.record = DmpClient(config, reactor, clock=clock, tls_policy=client_policy, run=defer)
         self._link = Link(self._archives, stores.walks.controls)

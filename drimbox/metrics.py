@@ -5,9 +5,18 @@ No label ever carries a patient, a study, a professional or a peer's free text (
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 REGISTRY = CollectorRegistry(auto_describe=True)
+#: Memory, processor time, open files and start of this process (`process_...`).
+ProcessCollector(registry=REGISTRY)
 #: Seconds in a queue: most wait for nothing.
 _WAITS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 60)
 
@@ -20,6 +29,14 @@ def _gauge(name: str, text: str, *labels: str) -> Gauge:
     return Gauge(name, text, labels, registry=REGISTRY)
 
 
+REACTOR_LAG_SECONDS = Histogram(
+    "drimbox_reactor_lag_seconds",
+    "How late the reactor runs what was due",
+    registry=REGISTRY,
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+LOOKS_FAILED = _counter("drimbox_metrics_looks_failed", "Scrapes that could not look at store or disk")
+STATE_FREE_BYTES = _gauge("drimbox_state_free_bytes", "Bytes free on the disk of the state folder")
 HL7_MESSAGES = _counter("drimbox_hl7_messages", "HL7 messages answered", "ris", "ack")
 HL7_CONNECTIONS = _gauge("drimbox_hl7_connections", "MLLP connections open")
 HL7_TIMEOUTS = _counter("drimbox_hl7_timeouts", "MLLP connections cut: silent, dripping or not reading")
@@ -29,7 +46,18 @@ CONNECTIONS_REFUSED = _counter(
 WADO_CONNECTIONS = _gauge("drimbox_wado_connections", "Connections open at the WADO-RS door")
 FEED_JOBS = _counter("drimbox_feed_jobs", "Studies brought in line with the PACS", "result")
 PUBLICATIONS = _counter("drimbox_publications", "Submissions answered by the DMP", "result")
-QUEUE_DEPTH = _gauge("drimbox_queue_depth", "Rows waiting in a queue", "queue")
+DMP_EXCHANGES = _counter("drimbox_dmp_exchanges", "Requests to the DMP", "transaction", "result")
+DMP_SECONDS = Histogram(
+    "drimbox_dmp_exchange_seconds",
+    "Request to the DMP to its answer, or to giving up",
+    ("transaction",),
+    registry=REGISTRY,
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+QUEUE_DEPTH = _gauge("drimbox_queue_depth", "Rows of a queue waiting or in hand", "queue")
+QUEUE_OLDEST_SECONDS = _gauge(
+    "drimbox_queue_oldest_seconds", "Age of the oldest row waiting in a queue, 0 without any", "queue"
+)
 PARKED = _counter("drimbox_parked", "Rows of a queue set aside after repeated failures", "queue")
 QUEUE_PARKED = _gauge("drimbox_queue_parked", "Rows of a queue set aside now", "queue")
 TLS_UNCHECKED = _counter("drimbox_tls_unchecked", "Peers let in without a current revocation list")
@@ -40,6 +68,11 @@ CERTIFICATE_EXPIRES = _gauge(
 WHITELIST_REFRESHES = _counter("drimbox_whitelist_refreshes", "Refreshes of the whitelist", "outcome")
 WHITELIST_FETCHED = _gauge(
     "drimbox_whitelist_fetched_seconds", "Unix time of the last good whitelist fetched"
+)
+WHITELIST_HAS_SITE = _gauge(
+    "drimbox_whitelist_has_site",
+    "1 while the whitelist in force has the site, whose images are else off",
+    "site",
 )
 WHITELIST_DOMAINS = _gauge("drimbox_whitelist_domains", "Entries of the whitelist in force")
 NOTIFICATIONS = _counter("drimbox_notifications", "Digests of notices sent", "channel", "result")
@@ -56,7 +89,23 @@ DELIVERY_WAIT_SECONDS = Histogram(
     buckets=_WAITS,
 )
 DELIVERED_BYTES = _counter("drimbox_delivered_bytes", "Bytes of instances sent", "site")
-DELIVERED_INSTANCES = _counter("drimbox_delivered_instances", "Instances sent", "site")
+DELIVERED_INSTANCES = _counter(
+    "drimbox_delivered_instances", "Instances sent, by the transfer syntax they left in", "site", "syntax"
+)
+DELIVERY_SECONDS = Histogram(
+    "drimbox_delivery_seconds",
+    "Request received to the end of its answer, whatever it was",
+    ("site",),
+    registry=REGISTRY,
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 17, 30, 60, 120, 300),
+)
+DELIVERY_RATE = Histogram(
+    "drimbox_delivery_images_per_second",
+    "Images a second of complete answers of ten at least, first image to last",
+    ("site", "syntax"),
+    registry=REGISTRY,
+    buckets=(1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000),
+)
 FIRST_IMAGE_SECONDS = Histogram(
     "drimbox_first_image_seconds",
     "Request received to first instance written",

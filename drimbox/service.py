@@ -26,6 +26,7 @@ from drimbox.assembly import Assembly, Stores, SystemClock
 from drimbox.audit import messages
 from drimbox.config import Config, Hl7Settings, WadoSettings
 from drimbox.frontend import FrontEnds
+from drimbox.gauges import Gauges
 from drimbox.guard import WADO, Guard
 from drimbox.status import Status
 from drimbox.trust.transport import BulkTLSFactory
@@ -116,6 +117,9 @@ class Gateway(Service):
             self._guard.turned_away,
         )
         self._status = Status(config, self._stores, self._assembly, self._guard.whitelist)
+        self._gauges = Gauges(
+            config, self._reactor, self._clock, self._stores, self._guard.whitelist, self._defer
+        )
         self._undo += [
             self._assembly.close_natives,
             self._assembly.cache.close,
@@ -131,6 +135,8 @@ class Gateway(Service):
         await self._open_weather()
         for worker in [*self._assembly.workers, *self._assembly.periodics]:
             worker.startService()
+        self._gauges.start()
+        self._undo.append(self._gauges.stop)
         await self._assembly.resync.resume()
         self._status.ready = True
         self.log.info("gateway {version} started", version=__version__)
@@ -177,6 +183,7 @@ class Gateway(Service):
         api = core_api(
             status=self._status.status,
             ready=self._status.readiness,
+            exposition=self._gauges.exposition,
         )
         trust.register(api, self._guard, self._note)
         speedtest.register(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from drimbox import __version__, metrics
+from drimbox import __version__
 from drimbox.assembly import Assembly, Stores
 from drimbox.config import Config, Site
 from drimbox.trust.whitelist import WhitelistHolder
@@ -28,14 +28,8 @@ class Status:
     async def status(self) -> Mapping[str, Any]:
         """Return what `drimbox status` shows."""
         queues = {}
-        for name, queue in (
-            ("inbox", self._stores.inbox),
-            ("feed", self._stores.jobs),
-            ("outbox", self._stores.outbox),
-        ):
+        for name, queue in self._stores.queues.items():
             count = await queue.counts()
-            metrics.QUEUE_DEPTH.labels(name).set(count.waiting + count.in_hand)
-            metrics.QUEUE_PARKED.labels(name).set(count.parked)
             queues[name] = {
                 "waiting": count.waiting,
                 "in_hand": count.in_hand,
@@ -46,7 +40,6 @@ class Status:
                 "oldest": count.oldest.isoformat() if count.oldest is not None else None,
             }
         open_notices = await self._stores.notices.count_open()
-        metrics.NOTICES_OPEN.set(open_notices)
         kos = await self._stores.archive.counts()
         loaded = await self._stores.loaded.count()
         return {

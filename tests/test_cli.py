@@ -153,7 +153,10 @@ class Gateway:
         async def ready() -> dict[str, bool]:
             return {}
 
-        api = self.desk.register(core_api(status=status, ready=ready))
+        async def exposition() -> bytes:
+            return b""
+
+        api = self.desk.register(core_api(status=status, ready=ready, exposition=exposition))
         factory = admin_factory(api, Listener("127.0.0.1", 0), reactor)
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
         try:

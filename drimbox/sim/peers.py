@@ -43,6 +43,7 @@ PACKAGES = {
     "echoscu": "dcmtk",
     "storescu": "dcmtk",
     "Orthanc": "orthanc",
+    "promtool": "prometheus",
 }
 LOOPBACK = "127.0.0.1"
 _ATTEMPTS = 3

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from drimbox import metrics
 from drimbox.audit import messages
 from drimbox.config import Config, Site
+from drimbox.dicom.syntaxes import TABLE
 from drimbox.errors import DrimboxError, PeerNotTrusted
 from drimbox.ports import AuditTrail, Notices
 from drimbox.source.attempt import Delivered
@@ -25,6 +26,8 @@ from drimbox.trust.contexts import verified_peer
 from drimbox.wado.request import ImagesRequest
 from drimbox.wado.server import Peer, RequestAnswer
 
+#: Images of an answer whose speed says something.
+_RATED = 10
 #: Refusals that an operator of ours can do something about.
 _NOTICED = frozenset({"E1004", "E1005", "E1006"})
 
@@ -142,9 +145,15 @@ class WadoGate:
         metrics.DELIVERIES.labels(site.name, code).inc()
         metrics.DELIVERY_WAIT_SECONDS.labels(site.name).observe(result.waited)
         metrics.DELIVERED_BYTES.labels(site.name).inc(result.bytes)
-        metrics.DELIVERED_INSTANCES.labels(site.name).inc(result.instances)
+        metrics.DELIVERY_SECONDS.labels(site.name).observe(result.seconds)
+        for uid, count in result.syntaxes.items():
+            metrics.DELIVERED_INSTANCES.labels(site.name, _syntax(uid)).inc(count)
         if result.first_image is not None:
             metrics.FIRST_IMAGE_SECONDS.labels(site.name).observe(result.first_image)
+            took = result.seconds - result.first_image
+            if code == "ok" and result.instances >= _RATED and took > 0:
+                most = max(result.syntaxes, key=lambda uid: result.syntaxes[uid])
+                metrics.DELIVERY_RATE.labels(site.name, _syntax(most)).observe(result.instances / took)
         self.log.info(
             "{what} of {study} for {site} from {origin}: {code}, {instances} instances, "
             "{bytes} bytes in {seconds:.3f} s, {waited:.3f} s of it in line",
@@ -173,3 +182,8 @@ class WadoGate:
                 code=result.error.code,
                 text=f"Site {site.name} : {result.error}",
             )
+
+
+def _syntax(uid: str) -> str:
+    """Return the name of a transfer syntax as a label: the known ones, and one for all others."""
+    return TABLE[uid].name if uid in TABLE else "other"

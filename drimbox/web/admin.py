@@ -30,7 +30,6 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web import resource, server
 
-from drimbox import metrics
 from drimbox.config import Listener
 from drimbox.errors import DrimboxError
 
@@ -148,16 +147,17 @@ def core_api(
     *,
     status: Callable[[], Awaitable[Mapping[str, Any]]],
     ready: Callable[[], Awaitable[Mapping[str, bool]]],
+    exposition: Callable[[], Awaitable[bytes]],
 ) -> AdminApi:
     """Return the registry that every process has; later commands register on it.
 
     `status` gives what `drimbox status` shows; `ready` the checks that must all hold before work is sent
-    to us.
+    to us; `exposition` the metrics in the Prometheus text format.
     """
     api = AdminApi()
 
     async def get_metrics(_: AdminCall) -> Reply:
-        return Reply(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return Reply(await exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def get_live(_: AdminCall) -> object:
         return {"live": True}

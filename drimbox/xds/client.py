@@ -18,6 +18,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from drimbox import metrics
 from drimbox.config import Certificate, Config, Structure
 from drimbox.keypairs import stamp_of
 from drimbox.model import Report
@@ -56,6 +57,14 @@ from drimbox.xds.vihf import vihf
 
 _log = Logger()
 T = TypeVar("T")
+#: Exchanges, and classes of HTTP status, as labels.
+_TRANSACTIONS = {
+    soap.PATIENT_TEST: "TD0.2",
+    soap.PUBLISH: "TD2.1",
+    soap.QUERY: "TD3.1",
+    soap.UPDATE: "TD3.3c",
+}
+_RESULTS = {2: "answered", 4: "4xx", 5: "5xx"}
 #: Answers larger than this are read off the reactor thread.
 LARGE_ANSWER = 128 * 1024
 
@@ -268,8 +277,11 @@ class DmpClient:
     ) -> Reply | Refused:
         settings = self._settings
         exchange = Exchange(await self._reached(sender.structure.authentication), question=question)
-        http = await exchange.post(
-            header.to, message, timeout=settings.timeout, max_bytes=settings.max_response_bytes
+        http = await self._measured(
+            header.action,
+            exchange.post(
+                header.to, message, timeout=settings.timeout, max_bytes=settings.max_response_bytes
+            ),
         )
         if http.status < 200 or 300 <= http.status < 400:
             return http_outcome(http.status)
@@ -288,6 +300,18 @@ class DmpClient:
         if reply.relates_to not in (None, header.message_id):
             raise DmpUnavailable("réponse à une autre demande", sent=True)
         return reply
+
+    async def _measured(self, action: str, posting: Awaitable[HttpAnswer]) -> HttpAnswer:
+        """Count an exchange and its time, whatever becomes of it."""
+        transaction, result = _TRANSACTIONS[action], "unavailable"
+        started = self._reactor.seconds()
+        try:
+            http = await posting
+            result = _RESULTS.get(http.status // 100, "odd")
+            return http
+        finally:
+            metrics.DMP_EXCHANGES.labels(transaction, result).inc()
+            metrics.DMP_SECONDS.labels(transaction).observe(self._reactor.seconds() - started)
 
     async def _reached(self, pair: Certificate) -> Connections:
         """Return the connections of a structure, made again when one of its files changed.

@@ -52,7 +52,10 @@ class Process:
         async def ready() -> dict[str, bool]:
             return {"store": True, "whitelist": self.ready}
 
-        return self.desk.register(core_api(status=status, ready=ready))
+        async def exposition() -> bytes:
+            return b"drimbox_deliveries_running 0.0\n"
+
+        return self.desk.register(core_api(status=status, ready=ready, exposition=exposition))
 
 
 class Wire:
