@@ -85,7 +85,8 @@ async def test_hostile_peers_make_no_series_and_nobody_is_named(
     await hospital.idle()
     text, after = await scrape(hospital)
     # An outcome may be seen for the first time; four times four values would make more than that.
-    fresh = after.keys() - before.keys()
+    # Certificates of our own are first looked at within half a minute.
+    fresh = {key for key in after.keys() - before.keys() if "certificate" not in key[0]}
     assert len(fresh) < 4, fresh
     name = "drimbox_deliveries_total"
     totals = [sum(count for key, count in each.items() if key[0] == name) for each in (before, after)]
