@@ -5,7 +5,7 @@ Nothing is opened, listened to or started here; `service` does that, in its orde
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -415,6 +415,7 @@ class Assembly:
             take=lambda limit: self._stores.outbox.take(self._clock.now(), limit),
             work=publication.publish,
             broken=partial(_broke, self._stores.outbox),
+            renew=partial(self._renew, self._stores.outbox),
             parallel=self._config.dmp.parallel,
             clock=self._reactor,
             hold=self._precedence.wait,
@@ -429,6 +430,7 @@ class Assembly:
             take=lambda limit: self._stores.jobs.take(self._clock.now(), limit),
             work=match,
             broken=partial(_broke, self._stores.jobs),
+            renew=partial(self._renew, self._stores.jobs),
             parallel=settings.parallel,
             clock=self._reactor,
             hold=self._precedence.wait,
@@ -443,11 +445,16 @@ class Assembly:
             take=lambda limit: self._stores.inbox.take(self._clock.now(), limit),
             work=read,
             broken=partial(_broke, self._stores.inbox),
+            renew=partial(self._renew, self._stores.inbox),
             parallel=settings.parallel,
             clock=self._reactor,
             hold=self._precedence.wait,
         )
         return reading, matching, publish
+
+    async def _renew(self, queue: Queue, rows: Sequence[InboxMessage | FeedJob | OutboxItem]) -> None:
+        """Keep rows of a queue in our hands while they are worked on."""
+        await queue.renew([row.id for row in rows], self._clock.now())
 
     def _make_speed_tests(self) -> SpeedTests:
         return SpeedTests(

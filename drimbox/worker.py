@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -12,9 +13,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from drimbox.store.errors import NotInHand
+from drimbox.store.queue import LEASE
 
 #: Longest wait between two tries to put a row off, seconds.
 LONGEST_WAIT = 60.0
+#: Seconds between two renewals: one that fails leaves time for another.
+RENEW_EVERY = LEASE / 4
 
 Item = TypeVar("Item")
 
@@ -27,6 +31,9 @@ class Worker(Service, Generic[Item]):
     row left in hand would wait for the next start. Meanwhile it keeps its place among the `parallel`, so
     that the others are not taken to the same fate. Without rows, looks again after `interval` seconds, or
     at `wake`. While `hold()` says so, in seconds until the next look, no row is taken.
+
+    While rows are worked on, `renew(rows)` is called every `renew_every` seconds, until it returns: nobody
+    else takes what is not done yet, however long that takes.
     """
 
     log = Logger()
@@ -42,6 +49,8 @@ class Worker(Service, Generic[Item]):
         clock: IReactorTime,
         interval: float = 1.0,
         hold: Callable[[], float] = lambda: 0.0,
+        renew: Callable[[Sequence[Item]], Awaitable[object]] | None = None,
+        renew_every: float = RENEW_EVERY,
     ) -> None:
         self.setName(name)
         self._hold = hold
@@ -53,7 +62,12 @@ class Worker(Service, Generic[Item]):
         self._parallel = parallel
         self._clock = clock
         self._interval = interval
-        self._busy = 0
+        self._renew = renew
+        self._renew_every = renew_every
+        self._renewal: IDelayedCall | None = None
+        #: What is being worked on, by a number of our own.
+        self._rows: dict[int, Item] = {}
+        self._numbers = itertools.count()
         self._looking = False
         self._again = False
         self._timer: IDelayedCall | None = None
@@ -74,7 +88,7 @@ class Worker(Service, Generic[Item]):
         self._cancel()
         for sleeper in list(self._sleepers):
             self._rouse(sleeper)
-        if (self._busy or self._looking) and self._stopping is None:
+        if (self._rows or self._looking) and self._stopping is None:
             self._stopping = Deferred()
         return self._stopping
 
@@ -98,13 +112,15 @@ class Worker(Service, Generic[Item]):
                 return
 
     async def _look(self) -> None:
-        room = self._parallel - self._busy
+        room = self._parallel - len(self._rows)
         self._held = self._hold() if room > 0 else 0.0
         if room <= 0 or self._held:
             return
         for row in await self._take(room):
-            self._busy += 1
-            Deferred.fromCoroutine(self._one(row)).addBoth(self._done)
+            number = next(self._numbers)
+            self._rows[number] = row
+            Deferred.fromCoroutine(self._one(row)).addBoth(self._done, number)
+        self._renew_later()
 
     async def _one(self, row: Item) -> None:
         try:
@@ -141,8 +157,30 @@ class Worker(Service, Generic[Item]):
             timer.cancel()
         sleeper.callback(None)
 
-    def _done(self, result: object) -> None:
-        self._busy -= 1
+    def _renew_later(self) -> None:
+        if self._renew is not None and self._renewal is None and self._rows:
+            self._renewal = self._clock.callLater(self._renew_every, self._renew_now)
+
+    def _renew_now(self) -> None:
+        Deferred.fromCoroutine(self._renewed()).addErrback(self._renew_failed).addBoth(self._renew_again)
+
+    async def _renewed(self) -> None:
+        assert self._renew is not None
+        await self._renew(list(self._rows.values()))
+
+    def _renew_failed(self, failure: Failure) -> None:
+        # What was lost to somebody else meanwhile can end nothing any more: the store sees to that.
+        self.log.failure("{name}: rows in hand not renewed", failure=failure, name=self.name)
+
+    def _renew_again(self, result: object) -> None:
+        self._renewal = None
+        self._renew_later()
+
+    def _done(self, result: object, number: int) -> None:
+        del self._rows[number]
+        if not self._rows and self._renewal is not None and self._renewal.active():
+            self._renewal.cancel()
+            self._renewal = None
         self.wake()
         self._settle()
 
@@ -162,6 +200,6 @@ class Worker(Service, Generic[Item]):
         self._timer = None
 
     def _settle(self) -> None:
-        if self._stopping is not None and not self._busy and not self._looking:
+        if self._stopping is not None and not self._rows and not self._looking:
             stopping, self._stopping = self._stopping, None
             stopping.callback(None)

@@ -24,6 +24,8 @@ class Queue:
         self.gate: Deferred[None] | None = None
         self.broken_error: Exception | None = None
         self.tries = 0
+        self.renewals: list[list[str]] = []
+        self.renewing: Deferred[None] | None = None
         self.clock = Clock()
         self.held = 0.0
         self.worker: Worker[str] = Worker(
@@ -35,6 +37,8 @@ class Queue:
             clock=self.clock,
             interval=1.0,
             hold=lambda: self.held,
+            renew=self.renew,
+            renew_every=75.0,
         )
 
     async def take(self, limit: int) -> list[str]:
@@ -51,6 +55,11 @@ class Queue:
         assert row not in self.working
         self.working[row] = Deferred()
         await self.working[row]
+
+    async def renew(self, rows: Sequence[str]) -> None:
+        self.renewals.append(list(rows))
+        if self.renewing is not None:
+            await self.renewing
 
     async def broken(self, row: str, error: Exception) -> None:
         self.tries += 1
@@ -90,10 +99,10 @@ def test_an_empty_queue_is_looked_at_at_every_interval_and_at_a_wake() -> None:
     queue.rows.append("a")
     queue.worker.wake()
     assert set(queue.working) == {"a"}
-    # One timer at a time, however often it was woken.
+    # One timer at a time, however often it was woken, beside that of the renewal.
     for _ in range(10):
         queue.worker.wake()
-    assert len(queue.clock.getDelayedCalls()) == 1
+    assert len(queue.clock.getDelayedCalls()) == 2
 
 
 def test_wakes_during_a_look_make_one_more_look() -> None:
@@ -240,3 +249,58 @@ def test_no_row_is_taken_while_something_else_goes_first() -> None:
     queue.held = 0.0
     queue.clock.advance(0.01)
     assert list(queue.working) == ["a"]
+
+
+# -- leases ------------------------------------------------------------------------------------------
+
+
+def test_rows_are_renewed_for_as_long_as_they_are_worked_on_and_no_others() -> None:
+    queue = Queue("abc")
+    queue.worker.startService()
+    queue.clock.pump([25] * 3)
+    assert queue.renewals == [["a", "b"]]
+    queue.end("a")
+    queue.clock.pump([25] * 3)
+    assert queue.renewals[1:] == [["b", "c"]]
+    for row in "bc":
+        queue.end(row)
+    queue.clock.pump([25] * 12)
+    assert len(queue.renewals) == 2
+    queue.rows.append("d")
+    queue.worker.wake()
+    queue.clock.pump([25] * 3)
+    assert queue.renewals[2:] == [["d"]]
+
+
+def test_a_row_that_cannot_be_put_off_is_still_renewed() -> None:
+    queue = Queue("a")
+    queue.worker.startService()
+    queue.broken_error = OSError("disk full")
+    queue.end("a", ValueError("broken"))
+    queue.clock.pump([25] * 3)
+    assert queue.renewals == [["a"]]
+
+
+def test_a_renewal_that_fails_or_takes_its_time_is_followed_by_another_and_never_doubled() -> None:
+    queue = Queue("a")
+    queue.worker.startService()
+    queue.renewing = Deferred()
+    queue.clock.pump([25] * 9)
+    assert len(queue.renewals) == 1, "the first is still under way"
+    failing, queue.renewing = queue.renewing, None
+    failing.errback(OSError("database away"))
+    queue.clock.pump([25] * 3)
+    assert len(queue.renewals) == 2
+    assert set(queue.working) == {"a"}
+
+
+def test_a_stop_renews_what_it_waits_for_and_leaves_no_timer() -> None:
+    queue = Queue("a")
+    queue.worker.startService()
+    stopping = queue.worker.stopService()
+    assert stopping is not None
+    queue.clock.pump([25] * 6)
+    assert len(queue.renewals) == 2
+    queue.end("a")
+    assert stopping.called
+    assert queue.clock.getDelayedCalls() == []

@@ -7,8 +7,9 @@ a row still waiting **and** in our hands: work whose lease was lost cannot write
 node's, it gets `NotInHand`. A transition repeated after it was committed does nothing.
 
 A stop, however brutal, leaves rows in hand. At start `release_all` gives back those of this node name;
-with several nodes on PostgreSQL, `renew` moves the lease forward while the process lives, and rows of a
-dead one come back when it ends. On one box the lease plays no part: the holder is always ourselves.
+with several nodes on PostgreSQL, `renew` moves the lease of a row forward as long as it is worked on, and
+rows of a dead node come back when theirs end. On one box the lease plays no part: the holder is always
+ourselves.
 
 A row may be poison: its work breaks (`broke`), or kills the process that has it in hand. Each such
 failure is counted, and makes the row wait longer; any ordinary end of a round, a delay included, sets the
@@ -23,7 +24,7 @@ its study, and none of that study in hand" looks at other rows than the one it l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -160,14 +161,15 @@ class Queue:
         self._tell(orphans.parked)
         return len(orphans.ready) + orphans.later + orphans.parked
 
-    async def renew(self, now: datetime) -> int:
-        """Move the lease of this node's rows to `now` plus the lease; return how many rows."""
-        table = self._table
-        longer = (
-            update(table)
-            .where(table.c.state == WAITING, table.c.holder == self._node)
-            .values(held_until=now + self._lease)
-        )
+    async def renew(self, row_ids: Collection[int], now: datetime) -> int:
+        """Move the lease of rows in our hands to `now` plus the lease; return how many still are.
+
+        Rows that have ended, were put off, or went to another node because we slept past our lease, are
+        left alone.
+        """
+        column = self._table.c
+        mine = and_(column.id.in_(row_ids), column.state == WAITING, column.holder == self._node)
+        longer = update(self._table).where(mine).values(held_until=now + self._lease)
         return await self._database.run(lambda connection: connection.execute(longer).rowcount)
 
     async def backlog(self) -> Backlog:

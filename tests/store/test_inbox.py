@@ -148,10 +148,14 @@ async def test_a_result_is_only_accepted_from_who_holds_the_row(
 @pytest_twisted.ensureDeferred
 async def test_a_lease_renewed_is_not_taken_over(database: Database, clock: TestClock) -> None:
     one, two = stores_of(database, clock, "one"), stores_of(database, clock, "two")
-    await _add(one, 2)
-    await one.inbox.take(clock.now(), 2)
-    assert await one.inbox.renew(clock.advance(200)) == 2
-    assert await two.inbox.take(clock.advance(200), 2) == []
+    numbers = await _add(one, 3)
+    await one.inbox.take(clock.now(), 3)
+    await one.inbox.failed(numbers[2], "E005", "illisible")
+    assert await two.inbox.renew(numbers, clock.advance(200)) == 0, "not in its hands"
+    assert await one.inbox.renew([numbers[0], numbers[2]], clock.now()) == 1, "one has ended"
+    # Only what is named: a row that nobody works on any more comes back to the others.
+    taken = await two.inbox.take(clock.advance(200), 2)
+    assert [message.id for message in taken] == [numbers[1]]
 
 
 @pytest_twisted.ensureDeferred
