@@ -6,7 +6,7 @@ reason, and the run goes on: a figure is measured or absent, never made up. The 
 everything was measured that could be.
 
 The feed (`--only feed`) is measured apart, without any PACS, and has results of its own: it takes longer
-than all the rest.
+than all the rest. So is a whole archive at work (`--only scale`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ from bench.pipeline import measure_pipeline
 from bench.plan import QUICK, Plan
 from bench.results import Results
 from bench.rivals import measure_dicomweb, measure_obvious
+from bench.scale import measure_scale
 from bench.site import PACS_NAMES, Site, open_site
 from bench.study import DATA, Studies, make_studies
 from bench.transcoding import measure_codecs, measure_transcoded
 from drimbox.sim.peers import PeerMissing
 
 FOLDER = Path(__file__).parent / "results"
-LATEST, QUICK_RUN, FEED_RUN = (FOLDER / f"{name}.json" for name in ("latest", "quick", "feed"))
+LATEST, QUICK_RUN, FEED_RUN, SCALE_RUN = (
+    FOLDER / f"{name}.json" for name in ("latest", "quick", "feed", "scale")
+)
 
 #: Measures of one gateway before one PACS, all of the same one.
 MEASURES: dict[str, Callable[[Site, Gateway], None]] = {
@@ -124,7 +127,7 @@ def _folder(name: str) -> Iterator[Path]:
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice((*ALL, "feed", *FEED)),
+    type=click.Choice((*ALL, "feed", *FEED, "scale")),
     help="Mesures voulues ; par défaut toutes celles des livraisons.",
 )
 @click.option("--dcmtk/--no-dcmtk", default=True, help="Mesurer aussi le récepteur de DCMTK (une minute).")
@@ -142,11 +145,14 @@ def main(
     measured = measure_feed(results, plan, wanted)
     if "health" in wanted:
         measured += measure_alone(results, plan, "health", measure_health)
-    if wanted - FEED.keys() - {"health"}:
+    if "scale" in wanted:
+        measured += measure_alone(results, plan, "scale", measure_scale)
+    if wanted - FEED.keys() - {"health", "scale"}:
         measured += measure_deliveries(results, plan, wanted, names or PACS_NAMES)
     _attempt(results, "machine", lambda: measure_again(results))
     # A run that was not whole does not take the place of one that was.
-    whole = FEED_RUN if wanted == FEED.keys() else FOLDER / "partial.json" if names or only else LATEST
+    own = FEED_RUN if wanted == FEED.keys() else SCALE_RUN if wanted == {"scale"} else None
+    whole = own or (FOLDER / "partial.json" if names or only else LATEST)
     path = output or (QUICK_RUN if quick else whole)
     results.write(path, describe())
     print(results.table())

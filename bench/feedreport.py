@@ -1,4 +1,4 @@
-"""The sections of docs/performance.md about the feed, from `bench/results/feed.json`."""
+"""The sections of docs/performance.md about the feed, from `bench/results/feed.json` and `scale.json`."""
 
 from __future__ import annotations
 
@@ -113,6 +113,25 @@ def archive(figures: Figures) -> str:
     return _rows("archive", figures, rows)
 
 
+def scale(figures: Figures) -> str:
+    """A whole archive at work."""
+    works = {
+        "import": "loaded (DB.SO.30)",
+        "resync": "held against the PACS (DB.SO.28)",
+        "export": "exported as one month (DB.SO.29)",
+    }
+    rows = [
+        (
+            text,
+            *(figures.cell(f"scale.{name}.{key}") for key in ("kos", "rate", "cpu", "memory")),
+            figures.target(f"scale.{name}.memory"),
+        )
+        for name, text in works.items()
+    ]
+    head = ("the archive is", "KOS", "a second", "processor, each", "memory above", "target")
+    return f"{feed_machine(figures)}\n{table(head, rows)}"
+
+
 def _rows(title: str, figures: Figures, rows: list[tuple[str, str]]) -> str:
     return table(
         (title, "target", ""),
@@ -127,3 +146,5 @@ FEED_SECTIONS: dict[str, Callable[[Figures], str]] = {
     "drain": drain,
     "archive": archive,
 }
+#: Sections of the run of `bench.scale`.
+SCALE_SECTIONS: dict[str, Callable[[Figures], str]] = {"scale": scale}

@@ -27,7 +27,7 @@ from bench.program import Program, answer_lines, say
 from drimbox.sim.peers import LOOPBACK, free_port
 
 IMPLICIT_LE = b"1.2.840.10008.1.2"
-_CT = "1.2.840.10008.5.1.4.1.1.2"
+CT = "1.2.840.10008.5.1.4.1.1.2"
 _LEVEL, _STUDY, _SERIES = 0x00080052, 0x0020000D, 0x0020000E
 _PENDING, _SUCCESS = b"\x00\xff", b"\x00\x00"
 _NO_DATASET, _DATASET = b"\x01\x01", b"\x01\x00"
@@ -147,7 +147,7 @@ def matches(asked: dict[int, str], series: int, instances: int) -> Iterator[byte
         for number in range(1, instances + 1):
             yield dataset(
                 {
-                    0x00080016: _CT,
+                    0x00080016: CT,
                     0x00080018: f"{above}.{number}",
                     _LEVEL: level,
                     _STUDY: study,

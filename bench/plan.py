@@ -50,6 +50,9 @@ class Plan:
     feed_backlog: int = 10_000
     #: KOS in the archive.
     archived: int = 1_000_000
+    #: KOS of an archive that is loaded and held against the PACS, and of the month that is exported.
+    scale_walk: int = 20_000
+    scale_month: int = 30_000
     #: Seconds of polls by the weather service.
     health_seconds: float = 20.0
 
@@ -76,5 +79,7 @@ QUICK = Plan(
     feed_large_reports=2,
     feed_backlog=100,
     archived=5_000,
+    scale_walk=60,
+    scale_month=100,
     health_seconds=2.0,
 )

@@ -1,10 +1,9 @@
 """`python -m bench.report`: put the figures of the last run into docs/performance.md.
 
 The document is written by hand but for what stands between two comments, `<!-- figures: ... -->` and
-`<!-- end -->`: that is replaced by tables made from `bench/results/latest.json`, `feed.json` and
-`profile.json`. A
-figure that the run does not have is a dash, one that misses its target is marked, and what failed is
-listed: nothing here rounds a miss into a hit.
+`<!-- end -->`: that is replaced by tables made from `bench/results/latest.json`, `feed.json`, `scale.json`
+and `profile.json`. A figure that the run does not have is a dash, one that misses its target is marked, and
+what failed is listed: nothing here rounds a miss into a hit.
 """
 
 from __future__ import annotations
@@ -16,14 +15,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.feedreport import FEED_SECTIONS
+from bench.feedreport import FEED_SECTIONS, SCALE_SECTIONS
 from bench.figures import Figures, table
 from bench.machine import FREE
 from bench.profile import PROFILE
 from bench.program import ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-LATEST, FEED_RUN = (Path(__file__).parent / "results" / f"{name}.json" for name in ("latest", "feed"))
+LATEST, FEED_RUN, SCALE_RUN = (
+    Path(__file__).parent / "results" / f"{name}.json" for name in ("latest", "feed", "scale")
+)
 _SECTION = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PACS = ("dcmqrscp", "orthanc")
 
@@ -240,11 +241,15 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
 
 
 def filled(
-    text: str, results: dict[str, Any], profiled: dict[str, Any] | None, fed: dict[str, Any] | None = None
+    text: str,
+    results: dict[str, Any],
+    profiled: dict[str, Any] | None,
+    fed: dict[str, Any] | None = None,
+    scaled: dict[str, Any] | None = None,
 ) -> str:
     """Return the document with every section made anew. Raises `KeyError` for a section nobody knows.
 
-    `fed` are the results of the feed.
+    `fed` are the results of the feed, `scaled` those of a whole archive at work.
     """
     figures = Figures(results)
 
@@ -254,6 +259,8 @@ def filled(
             body = profile(profiled)
         elif name in FEED_SECTIONS:
             body = FEED_SECTIONS[name](Figures(fed)) if fed is not None else "The feed was not measured.\n"
+        elif name in SCALE_SECTIONS:
+            body = SCALE_SECTIONS[name](Figures(scaled)) if scaled is not None else "Not measured.\n"
         else:
             body = SECTIONS[name](figures)
         return f"{match[1]}\n{body}\n{match[3]}"
@@ -264,10 +271,10 @@ def filled(
 def main() -> None:
     """Fill the document from the results named, `latest.json` by default."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else LATEST
-    profiled, fed = (
-        json.loads(file.read_text()) if file.exists() else None for file in (PROFILE, FEED_RUN)
+    profiled, fed, scaled = (
+        json.loads(file.read_text()) if file.exists() else None for file in (PROFILE, FEED_RUN, SCALE_RUN)
     )
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), json.loads(path.read_text()), profiled, fed))
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), json.loads(path.read_text()), profiled, fed, scaled))
     print(f"{DOCUMENT} : chiffres de {path}")
 
 
