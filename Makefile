@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup system lint test soak bench demo lock clean
+.PHONY: setup system lint test soak bench demo lock dist deb sbom audit clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +42,35 @@ lock:
 	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header -o requirements/runtime.txt pyproject.toml
 	$(BIN)/python -m piptools compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/python -m piptools compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header -o requirements/release.txt requirements/release.in
+
+# What a release needs and nothing else does has an environment of its own.
+RELEASE := .venv-release
+$(RELEASE)/.ready: requirements/release.txt
+	@test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip --disable-pip-version-check -q install --require-hashes -r requirements/release.txt
+	@touch $@
+
+# Wheel and source archive, with what a package index would refuse.
+dist: setup $(RELEASE)/.ready
+	rm -f dist/*.whl dist/*.tar.gz
+	$(BIN)/python -m hatchling build -t sdist -t wheel
+	$(RELEASE)/bin/twine check --strict dist/*.whl dist/*.tar.gz
+
+# The Debian package, for the Python of this Debian.
+deb: setup
+	packaging/deb/build.sh
+
+# The bill of materials (CycloneDX): every library that is deployed, with its version and hashes.
+sbom: setup $(RELEASE)/.ready
+	@mkdir -p dist
+	$(RELEASE)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON \
+	  -o dist/drimbox.cdx.json requirements/runtime.txt
+
+# Known holes in what is deployed. Asks a vulnerability service, and fails when it could ask nothing.
+audit: setup $(RELEASE)/.ready
+	$(RELEASE)/bin/pip-audit --require-hashes --disable-pip --strict -r requirements/runtime.txt
 
 clean:
-	rm -rf $(VENV) reports .demo bench/data
+	rm -rf $(VENV) $(RELEASE) dist reports .demo bench/data

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -48,8 +51,26 @@ def test_the_wheel_carries_the_plugin_the_types_and_the_migrations(tmp_path: Pat
     assert not any(name.startswith(("tests/", "bench/")) for name in names)
 
 
+def test_what_is_released_is_complete_and_listed() -> None:
+    """An index would take wheel and source archive; the bill of materials names all that is deployed."""
+    done = subprocess.run(
+        ["make", "dist", "sbom"], cwd=ROOT, check=False, capture_output=True, text=True, timeout=550
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+    (archive,) = (ROOT / "dist").glob("drimbox-*.tar.gz")
+    with tarfile.open(archive) as source:
+        names = {name.partition("/")[2] for name in source.getnames()}
+    assert {"pyproject.toml", "etc/drimbox.toml", "tests/conftest.py", "docs/configuration.md"} <= names
+    listed = json.loads((ROOT / "dist" / "drimbox.cdx.json").read_text("utf-8"))["components"]
+    locked = (ROOT / "requirements" / "runtime.txt").read_text("utf-8")
+    wanted = set(re.findall(r"^([a-z0-9][a-z0-9-]*)==([^ ;]+)", locked, re.MULTILINE))
+    assert {(each["name"], each["version"]) for each in listed} == wanted
+    assert all(each["externalReferences"] for each in listed)
+
+
 def test_locks_name_no_host_and_no_folder() -> None:
-    for name in ("dev.txt", "runtime.txt"):
+    for name in ("dev.txt", "runtime.txt", "release.txt"):
         text = (ROOT / "requirements" / name).read_text("utf-8")
         assert "://" not in text
         assert "--index-url" not in text

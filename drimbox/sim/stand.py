@@ -165,11 +165,15 @@ class Stand:
     def spawn_gateway(self) -> None:
         """Start `twistd drimbox`, and wait for nothing."""
         self._process = _Process(self.log)
-        arguments = [*self._command(), "-n", "--pidfile=", *self._options]
-        arguments += ["drimbox", "--config", str(self.config)]
+        arguments = self._arguments()
         self._transport = self._reactor.spawnProcess(
             self._process, arguments[0], arguments, env=self._environment(), path=str(self.folder)
         )
+
+    def _arguments(self) -> list[str]:
+        """Return the whole command line."""
+        arguments = [*self._command(), "-n", "--pidfile=", *self._options]
+        return [*arguments, "drimbox", "--config", str(self.config)]
 
     def _command(self) -> list[str]:
         """Return what is `twistd`: the beginning of the command line."""
