@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from drimbox.sim.peers import Dcmqrscp, Orthanc, Peer, free_port
 from drimbox.sim.stand import LOOPBACK, PacsAddress
+from drimbox.sim.study_objects import add_key_objects
 from tests.integration.feed_stand import (
     POOL,
     FeedStand,
@@ -26,25 +27,31 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 QUICK = {"query_timeout": "1"}
 
 
-@pytest.mark.requirement("DB.SO.14", "DB.SO.13", "DB.SO.15", "DB.SO.18")
-@pytest.mark.parametrize(
+EACH_PEER = pytest.mark.parametrize(
     "name",
     [
         pytest.param("dcmqrscp", marks=pytest.mark.peer("dcmqrscp")),
         pytest.param("orthanc", marks=pytest.mark.peer("Orthanc")),
     ],
 )
+
+
+def peer_called(name: str, folder: Path, port: int) -> Peer:
+    """Return a PACS, not started, that sends to a gateway at `port`."""
+    destinations = dict.fromkeys(POOL, (LOOPBACK, port))
+    if name == "dcmqrscp":
+        return Dcmqrscp(folder / "peer", "PACS", move_destinations=destinations)
+    return Orthanc(folder / "peer", "PACS", modalities=destinations, clients=["DRIMBOX"])
+
+
+@pytest.mark.requirement("DB.SO.14", "DB.SO.13", "DB.SO.15", "DB.SO.18")
+@EACH_PEER
 @pytest_twisted.inlineCallbacks
 def test_a_report_is_published_and_follows_a_real_pacs(name: str, tmp_path: Path) -> object:
     port = free_port()
-    destinations = dict.fromkeys(POOL, (LOOPBACK, port))
-    peer: Peer
+    peer = peer_called(name, tmp_path, port)
     # dcmqrscp proposes the syntax it is told to and converts nothing: it must hold what it proposes.
     syntax = JPEGLSLossless if name == "dcmqrscp" else ExplicitVRLittleEndian
-    if name == "dcmqrscp":
-        peer = Dcmqrscp(tmp_path / "peer", "PACS", move_destinations=destinations)
-    else:
-        peer = Orthanc(tmp_path / "peer", "PACS", modalities=destinations, clients=["DRIMBOX"])
     yield deferToThread(peer.start)
     stand = FeedStand(
         tmp_path / "stand", [PacsAddress("PACS", peer.port, POOL, settings=QUICK)], dicom_port=port
@@ -84,6 +91,37 @@ def test_a_report_is_published_and_follows_a_real_pacs(name: str, tmp_path: Path
         await stand.notice_about("PACS1", "E003")
         peer.resume()
         await stand.published_one(late, seconds=60.0)
+
+    try:
+        yield Deferred.fromCoroutine(body())
+    finally:
+        yield Deferred.fromCoroutine(stand.stop())
+        yield deferToThread(peer.stop)
+
+
+@pytest.mark.requirement("DB.SO.25", "DB.SO.18")
+@EACH_PEER
+@pytest_twisted.inlineCallbacks
+def test_a_rejection_note_in_a_real_pacs_is_not_in_the_kos(name: str, tmp_path: Path) -> object:
+    port = free_port()
+    peer = peer_called(name, tmp_path, port)
+    yield deferToThread(peer.start)
+    stand = FeedStand(
+        tmp_path / "stand", [PacsAddress("PACS", peer.port, POOL, settings=QUICK)], dicom_port=port
+    )
+
+    async def body() -> None:
+        study = Studies(tmp_path / "studies").new(instances=2, transfer_syntax=ExplicitVRLittleEndian)
+        images = held_instances(study)
+        for title in ("113001", "113000"):
+            study = add_key_objects(study, title=title, targets=study.instances[:1])
+        await deferToThread(peer.load, study.files)
+        await stand.up()
+        await stand.report(study)
+        entry = await stand.published_one(study)
+        interest = study.series[-1]
+        kept = {interest.series_uid: {one.sop_instance_uid for one in interest.instances}}
+        assert kos_instances(entry) == {**images, **kept}
 
     try:
         yield Deferred.fromCoroutine(body())
