@@ -43,16 +43,21 @@ class KeyTitles:
         return await self._database.read(work)
 
     async def learn(self, titles: Mapping[str, str]) -> None:
-        """Remember titles; what is known already stays as it is."""
+        """Remember titles. What is known stays as it is, unless it could not be read then."""
         now = self._clock.now()
         rows = [
             {"sop_instance_uid": uid, "title": clip(title, _MAX_TITLE), "known_at": now}
             for uid, title in titles.items()
         ]
-        insert = self._dialect.insert(key_object).on_conflict_do_nothing()
+        insert = self._dialect.insert(key_object)
+        better = insert.on_conflict_do_update(
+            index_elements=[key_object.c.sop_instance_uid],
+            set_={"title": insert.excluded.title},
+            where=key_object.c.title == "",
+        )
 
         def work(connection: Connection) -> None:
-            connection.execute(insert, rows)
+            connection.execute(better, rows)
 
         if rows:
             await self._database.run(work)

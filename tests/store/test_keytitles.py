@@ -18,6 +18,9 @@ async def test_titles_are_remembered(stores: Stores) -> None:
     await titles.learn({"2.25.1": "113000", "2.25.3": ""})
     found = await titles.known(["2.25.1", "2.25.2", "2.25.3", "2.25.4"])
     assert found == {"2.25.1": "113001", "2.25.2": "A" * 15 + "…", "2.25.3": ""}
+    # What nobody could read then may be told later, by whoever can.
+    await titles.learn({"2.25.3": "113039"})
+    assert await titles.known(["2.25.3"]) == {"2.25.3": "113039"}
 
 
 @pytest_twisted.ensureDeferred
