@@ -17,7 +17,7 @@ import unicodedata
 from typing import Final
 
 #: Standard number of a single-byte set, to Python's codec and the escape that brings it in G1.
-_SINGLE: Final = {
+SINGLE_BYTE: Final = {
     "100": ("latin-1", b"\x1b-A"),
     "101": ("iso8859-2", b"\x1b-B"),
     "109": ("iso8859-3", b"\x1b-C"),
@@ -31,7 +31,7 @@ _SINGLE: Final = {
     "166": ("tis-620", b"\x1b-T"),
 }
 #: Sets that stand alone.
-_ALONE: Final = {"ISO_IR 192": "utf-8", "GB18030": "gb18030", "GBK": "gbk"}
+STAND_ALONE: Final = {"ISO_IR 192": "utf-8", "GB18030": "gb18030", "GBK": "gbk"}
 _NUMBER: Final = re.compile(r"ISO(?:_| 2022 )IR ([0-9]{1,3})")
 #: Letters that no decomposition turns into ASCII.
 _LIGATURES: Final = str.maketrans(
@@ -59,11 +59,11 @@ class CharacterSet:
         self._codec = _codec(terms[0])
         #: (codec, escape) of each single-byte extension, in the order of the data set.
         self._extensions: list[tuple[str, bytes]] = []
-        if terms[0] not in _ALONE:
+        if terms[0] not in STAND_ALONE:
             matches = (_NUMBER.fullmatch(term) for term in terms[1:] if term.startswith("ISO 2022"))
-            self._extensions = [_SINGLE[m[1]] for m in matches if m is not None and m[1] in _SINGLE]
+            self._extensions = [SINGLE_BYTE[m[1]] for m in matches if m is not None and m[1] in SINGLE_BYTE]
         #: True when a letter may take several bytes.
-        self.multibyte = terms[0] in _ALONE
+        self.multibyte = terms[0] in STAND_ALONE
 
     def encode(self, text: str) -> bytes | None:
         """Write `text`, whose `^`, `=` and backslash are delimiters; None when it cannot be written."""
@@ -85,7 +85,7 @@ class CharacterSet:
 
 def _codec(term: str) -> str:
     """Return the codec of the first term; one we do not know has ASCII in common with all others."""
-    if term in _ALONE:
-        return _ALONE[term]
+    if term in STAND_ALONE:
+        return STAND_ALONE[term]
     match = _NUMBER.fullmatch(term)
-    return _SINGLE[match[1]][0] if match is not None and match[1] in _SINGLE else "ascii"
+    return SINGLE_BYTE[match[1]][0] if match is not None and match[1] in SINGLE_BYTE else "ascii"
