@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.postgres import Absent, Cluster, find_programs
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "reports"
@@ -36,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             unknown = [name for name in marker.args if name not in known]
             if unknown:
                 raise pytest.UsageError(f"{item.nodeid}: unknown requirement {unknown}")
+
+
+def _installed(program: str) -> bool:
+    if program == "postgres":
+        # Debian keeps it off the path.
+        return find_programs() is not None
+    return shutil.which(program) is not None or Path("/usr/sbin", program).exists()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -61,6 +70,20 @@ def pytest_runtest_makereport(
                 known = _results[name].get(item.nodeid, "passed")
                 _results[name][item.nodeid] = max(known, report.outcome, key=_RANK.__getitem__)
     return report
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    """A PostgreSQL server of our own, for the whole run."""
+    try:
+        cluster = Cluster()
+    except Absent as reason:
+        pytest.skip(str(reason))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.remove()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

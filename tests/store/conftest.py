@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 import pytest_twisted
-from sqlalchemy import create_engine, text
+from sqlalchemy import make_url
 
 from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
@@ -23,77 +17,42 @@ from drimbox.store.feed_jobs import FeedJobs
 from drimbox.store.inbox import Inbox
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox
+from drimbox.store.upgrade import upgrade
+from tests.postgres import Cluster
 from tests.store.samples import TestClock
 
-_NAMES = itertools.count(1)
-
-
-def _postgres_programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
-    initdb = shutil.which("initdb")
-    return Path(initdb).parent if initdb else None
+#: The databases of a test: with PostgreSQL as a real peer, which CI must have.
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.peer("postgres"))]
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """URL (with `{name}` for the database) of a private server on a Unix socket; skips without one."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server program")
-    folder = Path(tempfile.mkdtemp(prefix="drimbox-pg-"))
-    data = folder / "data"
-    prefix: list[str] = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        try:
-            owner = pwd.getpwnam("postgres")
-        except KeyError:
-            shutil.rmtree(folder)
-            pytest.skip("root without a postgres account to run the server")
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        prefix = ["runuser", "-u", "postgres", "--"]
-
-    def call(*command: str) -> None:
-        subprocess.run(
-            [*prefix, *command],
-            check=True,
-            timeout=60,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    try:
-        call(str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "drimbox", "-E", "UTF8", "-N")
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-        log = str(folder / "log")
-        control = str(programs / "pg_ctl")
-        call(control, "-D", str(data), "-w", "-l", log, "-o", options, "start")
-    except (subprocess.SubprocessError, OSError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        pytest.skip(f"PostgreSQL does not start: {error}")
-    try:
-        yield f"postgresql+psycopg://drimbox@/{{name}}?host={folder}"
-    finally:
-        call(control, "-D", str(data), "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
+def upgraded(postgresql: Cluster) -> str:
+    """Name of a database with the tables in it, to be copied: an upgrade for each test takes long."""
+    name = postgresql.create()
+    upgrade(make_url(postgresql.url(name)))
+    return name
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of an empty database."""
+def _url(request: pytest.FixtureRequest, folder: Path, template: str) -> Iterator[str]:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'drimbox.db'}"
-    pattern: str = request.getfixturevalue("postgresql")
-    name = f"test{next(_NAMES)}"
-    engine = create_engine(pattern.format(name="postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return pattern.format(name=name)
+        yield f"sqlite:///{folder / 'drimbox.db'}"
+        return
+    cluster: Cluster = request.getfixturevalue("postgresql")
+    name = cluster.create(request.getfixturevalue(template) if template else "template1")
+    yield cluster.url(name)
+    cluster.drop(name)
+
+
+@pytest.fixture(params=DATABASES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database that holds nothing; on PostgreSQL it has its tables already."""
+    yield from _url(request, tmp_path, "upgraded")
+
+
+@pytest.fixture(params=DATABASES)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database without any table."""
+    yield from _url(request, tmp_path, "")
 
 
 @pytest_twisted.async_yield_fixture

@@ -37,6 +37,11 @@ HEAD = str(ScriptDirectory.from_config(configuration()).get_current_head())
 NEXT = f"{int(HEAD) + 1:04}"
 
 
+@pytest.fixture
+def url(empty_url: str) -> str:
+    return empty_url
+
+
 def test_an_empty_store_is_created_and_opening_again_changes_nothing(url: str) -> None:
     target = make_url(url)
     first = upgrade(target)

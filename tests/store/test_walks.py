@@ -114,7 +114,7 @@ async def test_a_site_has_one_open_walk_of_any_kind(walks: Walks) -> None:
     with pytest.raises(WalkOpen) as busy:
         await walks.begin(WalkKind.ADDRESS, "a", dry_run=False, address=BASE)
     assert busy.value.number == first.id
-    await begin(walks, "b")
+    other = await begin(walks, "b")
     for state in (WalkState.STOPPED, WalkState.SUSPENDED):
         await walks.set_state(first.id, state)
         with pytest.raises(WalkOpen):
@@ -124,7 +124,7 @@ async def test_a_site_has_one_open_walk_of_any_kind(walks: Walks) -> None:
     # What has ended does not come back.
     assert (await walks.set_state(first.id, WalkState.RUNNING)).state is WalkState.ABANDONED
     assert [each.id for each in await walks.listed(site="a")] == [second.id, first.id]
-    assert [each.id for each in await walks.listed(before=second.id)] == [first.id + 1, first.id]
+    assert [each.id for each in await walks.listed(before=second.id)] == [other.id, first.id]
 
 
 @pytest.mark.requirement("DB.SO.88")
@@ -247,7 +247,7 @@ async def test_the_details_of_old_walks_are_dropped_piece_by_piece(stores: Store
 @pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_hundred_thousand_kos_are_walked_at_constant_memory(stores: Stores, walks: Walks) -> None:
-    total = 120_000
+    total = 120_000 if stores.database.dialect == "sqlite" else 60_000
     for start in range(0, total, 10_000):
         await fill(stores.database, *(row(number) for number in range(start, start + 10_000)))
         await fill(stores.database, *(row(number, "b") for number in range(start, start + 2_000)))
