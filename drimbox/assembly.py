@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from cryptography.x509 import Certificate
 from sqlalchemy import select
 from twisted.internet.defer import Deferred
 from twisted.web.client import Agent
@@ -177,7 +178,8 @@ class Stores:
 class Assembly:
     """The use-cases, joined to their adapters.
 
-    `defer` runs work off the reactor thread; `watch` has a function called when one of some files changes.
+    `defer` runs work off the reactor thread; `watch` has a function called when one of some files changes;
+    `stands` is that of `WadoGate`.
     """
 
     def __init__(
@@ -189,6 +191,7 @@ class Assembly:
         whitelist: WhitelistHolder,
         defer: Defer,
         watch: Callable[[Iterable[Path], Callable[[], None]], None],
+        stands: Callable[[list[Certificate]], Awaitable[None]] | None = None,
         turned_away: Callable[[str, str, Why], None] = lambda door, address, why: None,
     ) -> None:
         """`turned_away` is told of connections refused at once: at which door, from which address, why."""
@@ -222,7 +225,7 @@ class Assembly:
         self.workers: list[Worker[Any]] = [self._reading, self._matching, self._publishing]
         self._deliveries = self._make_deliveries()
         self.gate = WadoGate(
-            config, self._deliveries, whitelist, stores.audit, stores.notices, self._compare
+            config, self._deliveries, whitelist, stores.audit, stores.notices, self._compare, stands
         )
         reception = Reception(
             config,

@@ -441,6 +441,19 @@ class TrustSettings:
     crl_period: float = 6 * 3600.0
     crl_timeout: float = 60.0
     crl_max_bytes: int = 64 * 1024 * 1024
+    #: Ask OCSP responders about Consumers, after the handshake: "off", "hard" (no answer: refused) or
+    #: "soft" (no answer: let in, counted and audited).
+    ocsp: str = "off"
+    #: The responder; None takes the address that the certificate names, if its host is one of `ocsp_hosts`.
+    ocsp_url: str | None = None
+    #: `host` or `host:port`.
+    ocsp_hosts: tuple[str, ...] = ()
+    #: Seconds one question may take; longest time an answer is kept; bytes of an answer.
+    ocsp_timeout: float = 5.0
+    ocsp_cache_time: float = 3600.0
+    ocsp_max_bytes: int = 65536
+    #: Refuse answers without our nonce, those made in advance.
+    ocsp_require_nonce: bool = False
     #: TLS 1.2 suites; 1.3 ones are OpenSSL's own (all AEAD).
     ciphers: str = (
         "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from drimbox.configcheck import Report, Tree, sites
-from drimbox.configpairs import pairs
+from drimbox.configtrust import pairs
 from drimbox.keypairs import CertificateUnusable, open_pkcs12
 from drimbox.secretfile import SecretUnusable, read_secret
 from drimbox.trust.names import key_of, key_of_text

@@ -11,6 +11,7 @@ from typing import Any
 
 from cryptography import x509
 from twisted.logger import Logger
+from twisted.web.client import Agent
 
 from drimbox import metrics
 from drimbox.audit import messages
@@ -23,7 +24,9 @@ from drimbox.trust.certificates import read_certificates
 from drimbox.trust.contexts import ServerContexts, server_context_factory
 from drimbox.trust.download import over_https
 from drimbox.trust.listkeeper import KEPT, ListKeeper
+from drimbox.trust.outgoing import client_policy
 from drimbox.trust.refusals import Refusals
+from drimbox.trust.responder import Responders
 from drimbox.trust.revocation import FOLDER, RevocationKeeper
 from drimbox.trust.tlskeeper import TlsKeeper
 from drimbox.trust.whitelist import WhitelistHolder
@@ -71,6 +74,8 @@ class Guard:
             crl_of=self.revocation.current,
         )
         self.lists = self._make_lists()
+        #: Asks whether a peer is not revoked, None where nobody is asked (OCSP).
+        self.stands = self._make_responders().check if config.trust.ocsp != "off" else None
         self.contexts: ServerContexts
         self.tls: TlsKeeper
 
@@ -160,6 +165,19 @@ class Guard:
             in_thread=self._defer,
             folder=self._state,
             random=random_fraction,
+        )
+
+    def _make_responders(self) -> Responders:
+        trust = self._config.trust
+        agent = Agent(self._reactor, client_policy(None, None), connectTimeout=trust.ocsp_timeout)
+        return Responders(
+            trust,
+            agent,
+            self._reactor,
+            self._clock.now,
+            self._notices,
+            revoked=self.revocation.revokes,
+            noted=self._note,
         )
 
     def _authorities(self) -> list[x509.Certificate]:

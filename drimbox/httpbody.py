@@ -1,4 +1,4 @@
-"""Reading the body of an HTTP answer to its end, within a limit, or not at all.
+"""Bodies of HTTP exchanges: one read to its end, within a limit, or not at all; one sent that is there.
 
 Twisted's `readBody` has no limit. What is read here is whole: a body cut short is an error, one longer than
 agreed is cut by us.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import IBodyProducer, IResponse
+from zope.interface import implementer
 
 
 class BodyRefused(Exception):
@@ -63,3 +64,26 @@ class _Collector(Protocol):
         transport: Any = self.transport
         if transport is not None:
             transport.stopProducing()
+
+
+@implementer(IBodyProducer)
+class WholeBody:
+    """A request body that is there already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        """Write all of it."""
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Nothing to pause: all of it was written at once."""
+
+    def resumeProducing(self) -> None:
+        """Nothing to resume."""
+
+    def stopProducing(self) -> None:
+        """Nothing to stop."""

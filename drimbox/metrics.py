@@ -61,6 +61,8 @@ QUEUE_OLDEST_SECONDS = _gauge(
 PARKED = _counter("drimbox_parked", "Rows of a queue set aside after repeated failures", "queue")
 QUEUE_PARKED = _gauge("drimbox_queue_parked", "Rows of a queue set aside now", "queue")
 TLS_UNCHECKED = _counter("drimbox_tls_unchecked", "Peers let in without a current revocation list")
+OCSP_UNCHECKED = _counter("drimbox_ocsp_unchecked", "Requests let in without an OCSP answer")
+OCSP_ANSWERS = _counter("drimbox_ocsp_answers", "OCSP responders asked", "standing")
 CRL_CURRENT = _gauge("drimbox_crl_current", "1 while the revocation list of this number is current", "list")
 CERTIFICATE_EXPIRES = _gauge(
     "drimbox_certificate_expires_seconds", "Unix time at which a certificate of ours expires", "certificate"

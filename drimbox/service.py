@@ -114,6 +114,7 @@ class Gateway(Service):
             self._guard.whitelist,
             self._defer,
             self._guard.tls.watch,
+            self._guard.stands,
             self._guard.turned_away,
         )
         self._status = Status(config, self._stores, self._assembly, self._guard.whitelist)

@@ -20,18 +20,17 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IAgent, IResponse
 
 from drimbox import metrics
 from drimbox.config import PscSettings
 from drimbox.errors import ImageError, IntrospectionTimeout, IntrospectionUnavailable, TokenInvalid
-from drimbox.httpbody import BodyTooLong, read_body
+from drimbox.httpbody import BodyTooLong, WholeBody, read_body
 from drimbox.ports import Introspection
 from drimbox.psc.tokens import TokenRules, check_token, read_introspection
 from drimbox.secretfile import read_secret
@@ -115,8 +114,8 @@ class TokenIntrospector:
     async def _exchange(self, token: str) -> tuple[int, str, bytes]:
         """Send the question once; return status, media type and body of the answer."""
         body = urlencode({"token": token}).encode("ascii")
-        url = self._settings.introspection_url.encode("ascii")
-        response: IResponse = await self._agent.request(b"POST", url, Headers(self._headers), _Body(body))
+        url, headers = self._settings.introspection_url.encode("ascii"), Headers(self._headers)
+        response: IResponse = await self._agent.request(b"POST", url, headers, WholeBody(body))
         # Read even what is not wanted: it frees the connection, within the same limits.
         try:
             answer = await read_body(response, self._settings.max_response_bytes)
@@ -156,25 +155,3 @@ _OUTCOMES: dict[type[ImageError], str] = {
 
 def _too_slow(_value: Any, _timeout: float) -> Any:
     raise IntrospectionTimeout("service de vérification trop lent")
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """A request body that is there already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """Nothing to pause: all of it was written at once."""
-
-    def resumeProducing(self) -> None:
-        """Nothing to resume."""
-
-    def stopProducing(self) -> None:
-        """Nothing to stop."""

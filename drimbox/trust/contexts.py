@@ -321,6 +321,18 @@ def verified_peer(transport: Any) -> Peer:
     return peer
 
 
+def verified_chain(transport: Any) -> list[x509.Certificate]:
+    """Return the chain that was verified of the peer of a WADO connection, leaf first.
+
+    Raises `PeerNotTrusted` as `verified_peer`.
+    """
+    verified_peer(transport)
+    chain = transport.getHandle().get_verified_chain(as_cryptography=True)
+    if not chain:
+        raise PeerNotTrusted("certificat client absent")
+    return list(chain)
+
+
 def was_garbage(transport: Any, reason: Failure) -> bool:
     """Say whether a connection ended for `reason` because what came was no TLS.
 

@@ -1,4 +1,4 @@
-"""One GET of a configured address: bounded in time and size, no redirection followed, no cookie kept."""
+"""One question to an HTTP server: bounded in time and size, no redirection followed, no cookie kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
-from drimbox.httpbody import BodyRefused, read_body
+from drimbox.httpbody import BodyRefused, WholeBody, read_body
 from drimbox.trust.outgoing import client_policy
 
 
@@ -27,14 +27,28 @@ class Fetch(Protocol):
 
 
 class Download:
-    """A `Fetch`. `agent` must verify TLS; `timeout` is in seconds for all of it, `limit` in bytes."""
+    """A `Fetch`: a GET, or a POST of a body.
 
-    def __init__(self, url: str, agent: IAgent, clock: IReactorTime, *, timeout: float, limit: int) -> None:
+    `agent` must verify TLS and follow nothing; `timeout` is in seconds for all of it, `limit` in bytes;
+    `post` is media type and bytes of the body.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        agent: IAgent,
+        clock: IReactorTime,
+        *,
+        timeout: float,
+        limit: int,
+        post: tuple[str, bytes] | None = None,
+    ) -> None:
         self._url = url.encode("ascii")
         self._agent = agent
         self._clock = clock
         self._timeout = timeout
         self._limit = limit
+        self._post = post
 
     async def __call__(self) -> bytes:
         """Return the bytes as published. Raises `FetchFailed`."""
@@ -50,7 +64,11 @@ class Download:
             raise FetchFailed(f"serveur injoignable ({type(error).__name__})") from error
 
     async def _get(self) -> bytes:
-        response: IResponse = await self._agent.request(b"GET", self._url, Headers({b"Accept": [b"*/*"]}))
+        method, headers, sent = b"GET", Headers({b"Accept": [b"*/*"]}), None
+        if self._post is not None:
+            method, sent = b"POST", WholeBody(self._post[1])
+            headers.addRawHeader(b"Content-Type", self._post[0].encode("ascii"))
+        response: IResponse = await self._agent.request(method, self._url, headers, sent)
         body = await read_body(response, self._limit)
         if response.code != 200:
             raise FetchFailed(f"le serveur a répondu {response.code}")

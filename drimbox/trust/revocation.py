@@ -120,6 +120,13 @@ class RevocationKeeper:
         """Return the current list of an authority, None when we hold none."""
         return next((crl for crl in self.crls if crl.issuer == issuer and self._is_current(crl)), None)
 
+    def revokes(self, certificate: x509.Certificate) -> bool:
+        """Say whether the current list of its authority, if we hold one, has a certificate."""
+        crl = self.current(certificate.issuer)
+        return crl is not None and (
+            crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+        )
+
     def facts(self) -> list[dict[str, str | bool | int | None]]:
         """Return what is shown of each address."""
         return [

@@ -22,7 +22,7 @@ from drimbox.ports import AuditTrail, Notices
 from drimbox.source.attempt import Delivered
 from drimbox.source.delivery import Deliveries
 from drimbox.source.structures import Structures
-from drimbox.trust.contexts import verified_peer
+from drimbox.trust.contexts import verified_chain, verified_peer
 from drimbox.wado.request import ImagesRequest
 from drimbox.wado.server import Peer, RequestAnswer
 
@@ -65,8 +65,14 @@ class WadoGate:
         audit: AuditTrail,
         notices: Notices,
         compare: Callable[[str], Awaitable[object]],
+        stands: Callable[[list[x509.Certificate]], Awaitable[None]] | None = None,
     ) -> None:
-        """`compare` queues a comparison of KOS and PACS for a study (DB.SO.190)."""
+        """`compare` queues a comparison of KOS and PACS for a study (DB.SO.190).
+
+        `stands` asks of whom it is about whether a peer, by its verified chain, is not revoked, and raises
+        `PeerNotTrusted`; None asks nobody.
+        """
+        self._stands = stands
         self._config = config
         self._deliveries = deliveries
         self._whitelist = whitelist
@@ -96,6 +102,11 @@ class WadoGate:
         return ConsumerPeer(
             address, self._whitelist.lists(certificate), certificate.subject.rfc4514_string()
         )
+
+    async def verify(self, transport: Any) -> None:
+        """Raise `PeerNotTrusted` when the authority of the peer no longer stands by its certificate."""
+        if self._stands is not None:
+            await self._stands(verified_chain(transport))
 
     def enabled(self, site: Site) -> bool:
         """Say whether image access is switched on."""

@@ -65,6 +65,9 @@ class Gate(Protocol):
     def enabled(self, site: Site) -> bool:
         """Say whether image access is switched on (DB.CS.164, shutdown)."""
 
+    async def verify(self, transport: Any) -> None:
+        """Ask what a handshake could not wait for. Raises `PeerNotTrusted` for a revoked peer."""
+
     async def serve(
         self, site: Site, peer: Peer, request: ImagesRequest, answer: RequestAnswer
     ) -> DrimboxError | None:
@@ -209,6 +212,7 @@ class WadoResource(resource.Resource):
             if site is None or peer is None:
                 raise PeerNotTrusted("certificat client vérifié exigé")
             headers = self._admit(request, site, peer)
+            await self._gate.verify(transport)
             if request.method in _PING:
                 self._capabilities(request, answer)
                 return

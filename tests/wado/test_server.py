@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from drimbox.config import Certificate, Pacs, Site, WadoSettings
-from drimbox.errors import DrimboxError, PacsUnavailable, TooManyRequests
+from drimbox.errors import DrimboxError, PacsUnavailable, PeerNotTrusted, TooManyRequests
 from drimbox.limits import Why
 from drimbox.wado.channel import GRACE, WadoFactory
 from drimbox.wado.request import ImagesRequest
@@ -52,6 +52,9 @@ class FakeGate:
         self.site: Site | None = SITE
         self.peer: Peer | None = Peer()
         self.open = True
+        #: How often somebody was asked about a peer, and when the answer comes, None at once.
+        self.verified = 0
+        self.answer: Deferred[None] | None = None
         self.served: list[tuple[ImagesRequest, RequestAnswer, Deferred[DrimboxError | None]]] = []
         self.noted: list[DrimboxError] = []
 
@@ -60,6 +63,11 @@ class FakeGate:
 
     def peer_of(self, transport: Any) -> Any:
         return self.peer
+
+    async def verify(self, transport: Any) -> None:
+        self.verified += 1
+        if self.answer is not None:
+            await self.answer
 
     def enabled(self, site: Site) -> bool:
         return self.open
@@ -182,6 +190,22 @@ def test_trust_comes_before_everything(face: Face, spoil: Any, expected: int, co
     assert status(wire) == expected
     assert not face.gate.served
     assert [error.code for error in face.gate.noted] == [code]
+    # Nobody else is troubled with whom we do not know.
+    assert face.gate.verified == 0
+
+
+@pytest.mark.requirement("DB.SO.111")
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+def test_no_request_is_served_before_its_peer_is_known_not_to_be_revoked(face: Face, method: str) -> None:
+    face.gate.answer = Deferred()
+    _, wire = face.ask(method=method)
+    assert face.gate.verified == 1
+    assert wire.value() == b""
+    assert not face.gate.served
+    face.gate.answer.errback(PeerNotTrusted("certificat client révoqué (OCSP)"))
+    assert status(wire) == 403
+    assert not face.gate.served
+    assert [error.code for error in face.gate.noted] == ["E1101"]
 
 
 def test_another_method_is_405(face: Face) -> None:

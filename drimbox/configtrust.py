@@ -1,4 +1,4 @@
-"""What the configuration says of certificates and keys: two PEM files or one PKCS#12 file, never both.
+"""What the configuration says of trust: pairs are two PEM files or one PKCS#12 file, OCSP has a responder.
 
 Works, like `configcheck`, on the tree that `configfile` read, in which a value that was wrong is absent.
 """
@@ -27,7 +27,8 @@ def pairs(tree: Tree) -> Iterator[tuple[str, Tree, str | None]]:
 
 
 def check(tree: Tree, report: Report) -> None:
-    """Report every pair that is no pair."""
+    """Report every pair that is no pair, and a question that nobody could answer."""
+    _ocsp(tree, report)
     for path, pair, _ in pairs(tree):
         # What is there, be it wrong; None is a key that is not written.
         written = {key for key in ("certificate", "key", "pkcs12") if pair.get(key, "wrong") is not None}
@@ -47,3 +48,15 @@ def check(tree: Tree, report: Report) -> None:
             missing = "key" if "certificate" in written else "certificate"
             kind = RULES[Certificate][missing].kind
             report.error(f"{path}.{missing}", "clé obligatoire absente", f"l'écrire ici ; {kind}")
+
+
+def _ocsp(tree: Tree, report: Report) -> None:
+    """A question needs somebody to put it to."""
+    trust = tree.get("trust", {})
+    asked = trust.get("ocsp", "off") != "off"
+    if asked and trust.get("ocsp_url", "") is None and trust.get("ocsp_hosts", "?") == ():
+        report.error(
+            "trust.ocsp",
+            "OCSP est activé sans répondeur",
+            "écrire ocsp_url, ou dans ocsp_hosts les machines que les certificats peuvent nommer",
+        )

@@ -1,0 +1,196 @@
+"""Asks OCSP responders about the certificates of peers, after the handshake, before a request is served.
+
+    certificate --> answer kept? --> address: configured, or of the certificate and allowed --> POST -->
+    verified
+
+A handshake cannot wait for the network, a request can (DB.SO.111). Whom the authority says to be revoked,
+or does not know, is refused. Where no answer of worth comes, `hard` refuses and `soft` lets in; soft is
+written into the audit trail, once for each certificate and silence; the administrator is told of both.
+
+Answers are kept until they end, and no longer than configured; that no answer came is kept for a moment, so
+that a responder that is down does not cost every request its time-out. Many requests of one peer ask once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.iweb import IAgent
+
+from drimbox import metrics
+from drimbox.config import TrustSettings
+from drimbox.errors import PeerNotTrusted
+from drimbox.ports import OutageNotices
+from drimbox.trust.download import Download, FetchFailed
+from drimbox.trust.ocsp import Answer, OcspRefused, Question, Standing, read_answer, responder_urls
+
+#: Seconds for which it is kept that no answer came.
+SILENCE = 30.0
+#: Certificates remembered.
+MAX_KEPT = 2048
+_NONCE = 16
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_KEY = "ocsp"
+
+Revoked = Callable[[x509.Certificate], bool]
+
+
+@attrs.frozen
+class _Kept:
+    """An answer, or why there is none; until when, by the clock that never jumps and by the calendar."""
+
+    standing: Standing | None
+    reason: str
+    deadline: float
+    until: datetime
+
+
+class Responders:
+    """Says of each peer whether its authority still stands by its certificate.
+
+    `revoked` tells of a certificate whether a current revocation list has it; `noted` writes into the audit
+    trail. `agent` follows no redirection.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        settings: TrustSettings,
+        agent: IAgent,
+        clock: IReactorTime,
+        now: Callable[[], datetime],
+        notices: OutageNotices,
+        *,
+        revoked: Revoked,
+        noted: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._agent = agent
+        self._clock = clock
+        self._now = now
+        self._notices = notices
+        self._revoked = revoked
+        self._noted = noted
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._waiting: dict[bytes, list[Deferred[_Kept]]] = {}
+
+    async def check(self, chain: list[x509.Certificate]) -> None:
+        """Refuse the peer of a verified chain, leaf first, by raising `PeerNotTrusted` (E1101)."""
+        found = await self._found(chain)
+        if found.standing is Standing.GOOD:
+            return
+        if found.standing is not None:
+            raise PeerNotTrusted(f"certificat client {found.standing.value} (OCSP)")
+        if self._settings.ocsp == "hard":
+            raise PeerNotTrusted(f"révocation du certificat client non vérifiable (OCSP) : {found.reason}")
+        metrics.OCSP_UNCHECKED.inc()
+
+    async def _found(self, chain: list[x509.Certificate]) -> _Kept:
+        key = chain[0].fingerprint(hashes.SHA256())
+        kept = self._kept.get(key)
+        if kept is not None and self._clock.seconds() < kept.deadline and self._now() < kept.until:
+            return kept
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            mine: Deferred[_Kept] = Deferred()
+            waiting.append(mine)
+            return await mine
+        self._waiting[key] = []
+        found = self._silence("question interrompue")
+        try:
+            found = await self._ask(chain)
+        finally:
+            self._keep(key, found)
+            for each in self._waiting.pop(key):
+                each.callback(found)
+        await self._tell(chain[0], found)
+        return found
+
+    async def _ask(self, chain: list[x509.Certificate]) -> _Kept:
+        settings = self._settings
+        if len(chain) < 2:
+            return self._silence("certificat sans autorité au-dessus")
+        url = self._url(chain[0])
+        if url is None:
+            return self._silence("aucune adresse de répondeur admise pour ce certificat")
+        question = Question(chain[0], chain[1], secrets.token_bytes(_NONCE))
+        ask = Download(
+            url,
+            self._agent,
+            self._clock,
+            timeout=settings.ocsp_timeout,
+            limit=settings.ocsp_max_bytes,
+            post=("application/ocsp-request", question.encode()),
+        )
+        try:
+            answer = read_answer(
+                await ask(),
+                question,
+                self._now(),
+                nonce_required=settings.ocsp_require_nonce,
+                revoked=self._revoked,
+            )
+        except (FetchFailed, OcspRefused) as error:
+            return self._silence(f"{url} : {error}")
+        metrics.OCSP_ANSWERS.labels(answer.standing.name.lower()).inc()
+        return self._lasting(answer)
+
+    def _url(self, leaf: x509.Certificate) -> str | None:
+        if self._settings.ocsp_url is not None:
+            return self._settings.ocsp_url
+        return next((url for url in responder_urls(leaf) if allowed(url, self._settings.ocsp_hosts)), None)
+
+    def _lasting(self, answer: Answer) -> _Kept:
+        life = min(self._settings.ocsp_cache_time, (answer.until - self._now()).total_seconds())
+        return _Kept(answer.standing, "", self._clock.seconds() + life, answer.until)
+
+    def _silence(self, reason: str) -> _Kept:
+        metrics.OCSP_ANSWERS.labels("none").inc()
+        end = self._now() + timedelta(seconds=SILENCE)
+        return _Kept(None, reason, self._clock.seconds() + SILENCE, end)
+
+    def _keep(self, key: bytes, found: _Kept) -> None:
+        self._kept[key] = found
+        self._kept.move_to_end(key)
+        while len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+
+    async def _tell(self, leaf: x509.Certificate, found: _Kept) -> None:
+        if found.standing is not None:
+            await self._notices.resolve(_KEY)
+            return
+        subject = leaf.subject.rfc4514_string()
+        self.log.warn("no OCSP answer about {subject}: {reason}", subject=subject, reason=found.reason)
+        soft = self._settings.ocsp == "soft"
+        outcome = "les certificats sont admis sans vérification" if soft else "les certificats sont refusés"
+        text = f"OCSP : pas de réponse valable ({found.reason}) ; {outcome}"
+        await self._notices.post(key=_KEY, code="REVOCATION", text=text)
+        if soft:
+            await self._noted("Certificat admis sans vérification OCSP", f"{subject} : {found.reason}")
+
+
+def allowed(url: str, hosts: tuple[str, ...]) -> bool:
+    """Say whether an address that a certificate names may be asked: `hosts` are `host` or `host:port`."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    odd = "@" in parts.netloc or not url.isascii() or not url.isprintable() or " " in url
+    if odd or parts.scheme not in _DEFAULT_PORTS:
+        return False
+    host = (parts.hostname or "").lower()
+    if port is None or port == _DEFAULT_PORTS[parts.scheme]:
+        return bool(host) and host in hosts
+    return f"{host}:{port}" in hosts
