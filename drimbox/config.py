@@ -64,6 +64,36 @@ class StoreSettings:
 
 
 @attrs.frozen
+class Certificate:
+    """A certificate with its chain and its private key: two PEM files, or one PKCS#12 file."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    pkcs12: Path | None = None
+    #: File that holds the password of the PKCS#12 file, or of the PEM key, one line; None when it has none.
+    password_file: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the pair is made of."""
+        named = (self.certificate, self.key, self.pkcs12, self.password_file)
+        return tuple(path for path in named if path is not None)
+
+
+@attrs.frozen
+class Hl7TlsSettings:
+    """`[hl7.tls]`: MLLP over TLS, in place of MLLP in clear."""
+
+    certificate: Certificate
+    #: "none" asks for no client certificate, "optional" verifies one that is shown, "required" demands one.
+    client_certificates: str = "none"
+    #: PEM file of the authorities of these; None while none is asked for.
+    client_roots: Path | None = None
+    #: Seconds a handshake may take.
+    handshake_timeout: float = 10.0
+
+
+@attrs.frozen
 class Hl7Settings:
     """`[hl7]`: the MLLP listener (DB.SO.03)."""
 
@@ -87,6 +117,8 @@ class Hl7Settings:
     missing_destdmp: str = "error"
     #: Make no KOS when PRT-8 names another structure than the report's signatory: E005.
     check_prt_structure: bool = False
+    #: None speaks MLLP in clear.
+    tls: Hl7TlsSettings | None = None
 
 
 @attrs.frozen
@@ -199,23 +231,6 @@ class SiteResyncSettings:
 
     #: StudyInstanceUID that it always holds; None: some study that the walk has just found.
     control_study: str | None = None
-
-
-@attrs.frozen
-class Certificate:
-    """A certificate with its chain and its private key: two PEM files, or one PKCS#12 file."""
-
-    certificate: Path | None = None
-    key: Path | None = None
-    pkcs12: Path | None = None
-    #: File that holds the password of the PKCS#12 file, or of the PEM key, one line; None when it has none.
-    password_file: Path | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Every file that the pair is made of."""
-        named = (self.certificate, self.key, self.pkcs12, self.password_file)
-        return tuple(path for path in named if path is not None)
 
 
 @attrs.frozen

@@ -81,6 +81,11 @@ RULES: dict[type, dict[str, Rule]] = {
         "missing_destdmp": choice("error", "yes"),
         "check_prt_structure": boolean(),
     },
+    config.Hl7TlsSettings: {
+        "client_certificates": choice("none", "optional", "required"),
+        "client_roots": path(),
+        "handshake_timeout": duration(1, 5 * MINUTE),
+    },
     config.Ris: {
         "name": _NAME,
         "sending_application": text(180),

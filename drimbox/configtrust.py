@@ -22,6 +22,8 @@ def pairs(tree: Tree) -> Iterator[tuple[str, Tree, str | None]]:
         for role in ("wado", "viewer"):
             key = f"{role}_certificate"
             found.append((f"{path}.{key}", site.get(key), site.get(f"{role}_fqdn")))
+    tls = tree.get("hl7", {}).get("tls") or {}
+    found.append(("hl7.tls.certificate", tls.get("certificate"), None))
     found.append(("psc.certificate", tree.get("psc", {}).get("certificate"), None))
     yield from ((path, pair, name) for path, pair, name in found if pair is not None)
 
@@ -29,6 +31,7 @@ def pairs(tree: Tree) -> Iterator[tuple[str, Tree, str | None]]:
 def check(tree: Tree, report: Report) -> None:
     """Report every pair that is no pair, and a question that nobody could answer."""
     _ocsp(tree, report)
+    _hl7(tree, report)
     for path, pair, _ in pairs(tree):
         # What is there, be it wrong; None is a key that is not written.
         written = {key for key in ("certificate", "key", "pkcs12") if pair.get(key, "wrong") is not None}
@@ -59,4 +62,24 @@ def _ocsp(tree: Tree, report: Report) -> None:
             "trust.ocsp",
             "OCSP est activé sans répondeur",
             "écrire ocsp_url, ou dans ocsp_hosts les machines que les certificats peuvent nommer",
+        )
+
+
+def _hl7(tree: Tree, report: Report) -> None:
+    """Client certificates are verified against somebody."""
+    tls = tree.get("hl7", {}).get("tls") or {}
+    if "client_certificates" not in tls or "client_roots" not in tls:
+        return
+    asked, roots = tls["client_certificates"] != "none", tls["client_roots"] is not None
+    if asked and not roots:
+        report.error(
+            "hl7.tls.client_roots",
+            "des certificats clients sont demandés, sans autorité pour les vérifier",
+            "donner le fichier PEM des autorités qui les émettent",
+        )
+    if roots and not asked:
+        report.warn(
+            "hl7.tls.client_certificates",
+            "« none » : aucun certificat client n'est demandé, client_roots ne sert pas",
+            'écrire "optional" ou "required", ou retirer client_roots',
         )

@@ -23,6 +23,7 @@ from drimbox.ports import AuditTrail, Clock, InThread, OutageNotices
 from drimbox.trust.certificates import read_certificates
 from drimbox.trust.contexts import ServerContexts, server_context_factory
 from drimbox.trust.download import over_https
+from drimbox.trust.listener import ListenerContext
 from drimbox.trust.listkeeper import KEPT, ListKeeper
 from drimbox.trust.outgoing import client_policy
 from drimbox.trust.refusals import Refusals
@@ -77,6 +78,8 @@ class Guard:
         #: Asks whether a peer is not revoked, None where nobody is asked (OCSP).
         self.stands = self._make_responders().check if config.trust.ocsp != "off" else None
         self.contexts: ServerContexts
+        #: TLS of the HL7 door, None where it speaks in clear.
+        self.hl7: ListenerContext | None = None
         self.tls: TlsKeeper
 
     def turned_away(self, door: str, address: str, why: Why, name: str = "") -> None:
@@ -114,6 +117,9 @@ class Guard:
             in_thread=self._defer,
             noted=self._note,
         )
+        if self._config.hl7.tls is not None:
+            self.hl7 = ListenerContext(self._config.hl7.tls, self._config.trust.ciphers)
+            self.tls.watch(self.hl7.files, self.hl7.reload)
 
     def periodics(self) -> list[Periodic]:
         """Return the work done again and again, once started."""

@@ -215,10 +215,15 @@ class Gateway(Service):
             (config.admin, admin_factory(api, config.admin, reactor)),
             (config.dicom, self._assembly.acceptor),
             (config.wado, self._behind(config.wado, WADO, tls)),
-            (config.hl7, self._behind(config.hl7, "hl7", self._assembly.mllp)),
+            (config.hl7, self._behind(config.hl7, "hl7", self._mllp())),
         ):
             self._ports.append(reactor.listenTCP(settings.port, factory, interface=settings.host))
         self._undo += [self._close_doors, self._stop_periodics]
+
+    def _mllp(self) -> Any:
+        """Return the factory of the HL7 door, behind TLS where that is configured."""
+        door = self._assembly.mllp
+        return door if self._guard.hl7 is None else BulkTLSFactory(self._guard.hl7, False, door)
 
     def _behind(self, settings: WadoSettings | Hl7Settings, door: str, factory: Any) -> Any:
         """Put what reads the PROXY headers of the front ends before a door, when there are any."""

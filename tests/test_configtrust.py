@@ -95,3 +95,27 @@ def test_a_pem_key_with_a_password(tmp_path: Path) -> None:
     assert "protégée" in said(path)[0][f"{DB1}.key"]
     path.write_text(path.read_text().replace("locked.key", 'db1.key", password_file = "db1.password'))
     assert "n'est pas protégée" in said(path)[0][f"{DB1}.key"]
+
+
+@pytest.mark.requirement("DB.SO.03")
+@pytest.mark.parametrize(
+    ("keys", "error", "warning"),
+    [
+        ("", "", ""),
+        ('client_certificates = "required"', "sans autorité", ""),
+        ('client_certificates = "optional"\nclient_roots = "roots.pem"', "", ""),
+        ('client_roots = "roots.pem"', "", "aucun certificat client"),
+    ],
+)
+def test_certificates_of_ris_are_verified_against_somebody(
+    tmp_path: Path, keys: str, error: str, warning: str
+) -> None:
+    path = good_config(tmp_path)
+    pair = 'certificate = { certificate = "db1.pem", key = "db1.key" }'
+    section = f"\n[hl7.tls]\n{pair}\n{keys}\n"
+    path.write_text(path.read_text("utf-8") + section, "utf-8")
+    errors, warnings = said(path)
+    assert error in errors.pop("hl7.tls.client_roots", "") if error else not errors
+    assert warning in warnings.get("hl7.tls.client_certificates", "") if warning else not warnings
+    if not error:
+        assert load(path).hl7.tls is not None

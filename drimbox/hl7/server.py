@@ -5,6 +5,9 @@ Theory of operation. Each connection handles one message at a time and answers s
 TCP, and what is in memory for it is one message, plus what one read brought after it. Answers are written
 only while the peer reads them: when the transport's buffer is full no further message is handled.
 
+Over TLS (`[hl7.tls]`) the handshake comes first, with a time of its own, and closing is TLS's: there is no
+half-closed connection, so a peer that ends its side is gone, its message stored all the same.
+
 Timers: `idle_timeout` between two messages; `message_timeout` with an answer the peer does not read, or
 inside a message of which too little comes; none while the receiver works, which is our own doing. No drip
 of bytes winds a clock back.
@@ -28,6 +31,7 @@ from typing import Any, Protocol
 
 from twisted.internet import interfaces
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
@@ -38,7 +42,7 @@ from drimbox.config import Hl7Settings
 from drimbox.hl7.ack import acknowledge
 from drimbox.hl7.mllp import FrameFault, FrameRefused, MessageReceived, MllpReader, frame
 from drimbox.hl7.refusal import INTERNAL_ERROR, UNKNOWN_RIS, Hl7Refused
-from drimbox.limits import Doorkeeper, Refused
+from drimbox.limits import Doorkeeper, Refused, Why
 from drimbox.metrics import HL7_CONNECTIONS, HL7_MESSAGES, HL7_TIMEOUTS
 
 log = Logger()
@@ -55,6 +59,7 @@ _STRANGERS_PART = 4
 class _Phase(enum.Enum):
     """What a connection waits for, each with one time in all."""
 
+    HANDSHAKE = "the end of the TLS handshake"
     IDLE = "the next message"
     MESSAGE = "the rest of a message"
 
@@ -66,7 +71,7 @@ class Receiver(Protocol):
         """Take the message `raw` that came from address `peer` and return its ACK, both unframed."""
 
 
-@implementer(interfaces.IPushProducer, interfaces.IHalfCloseableProtocol)
+@implementer(interfaces.IPushProducer, interfaces.IHalfCloseableProtocol, interfaces.IHandshakeListener)
 class MllpConnection(TwistedProtocol):
     """One connection of a RIS."""
 
@@ -89,6 +94,12 @@ class MllpConnection(TwistedProtocol):
         self._choked = False
         self._peer_done = False
         self._closing = False
+        #: Nothing to negotiate, or done.
+        self._shaken = True
+
+    @property
+    def _tls(self) -> bool:
+        return bool(interfaces.ISSLTransport.providedBy(self.transport))
 
     @property
     def _socket(self) -> Any:
@@ -100,11 +111,21 @@ class MllpConnection(TwistedProtocol):
         HL7_CONNECTIONS.inc()
         self._socket.setTcpNoDelay(True)
         self._socket.setTcpKeepAlive(True)
+        self._shaken = not self._tls
         self._socket.registerProducer(self, True)
+        self._settle()
+
+    def handshakeCompleted(self) -> None:
+        """Expect a message: the peer is who it has to be."""
+        self._shaken = True
         self._settle()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Forget the connection; a message being handled is finished all the same."""
+        # One that only looked whether somebody is there ends in order, and is nothing to be told of.
+        failed = reason is not None and reason.check(ConnectionDone, ConnectionLost) is None
+        if failed and not (self._shaken or self._closing):
+            self.owner.refused(self.peer, Why.HANDSHAKE)
         if self._reader.in_message:
             log.warn("MLLP connection from {peer} lost inside a message", peer=self.peer)
         self._stop_timer()
@@ -185,7 +206,10 @@ class MllpConnection(TwistedProtocol):
         else:
             self._socket.resumeProducing()
         settings = self.owner.settings
-        if self._choked:
+        if not self._shaken:
+            seconds = settings.tls.handshake_timeout if settings.tls is not None else LINGER
+            self._enter(_Phase.HANDSHAKE, seconds, self._unfinished)
+        elif self._choked:
             self._start_timer(settings.message_timeout, self._timed_out)
         elif self._reader.in_message:
             self._enter(_Phase.MESSAGE, settings.message_timeout, self._look)
@@ -218,6 +242,11 @@ class MllpConnection(TwistedProtocol):
         refusal = Hl7Refused("AR", "207", "arrêt en cours, renvoyer le message plus tard", "", "906")
         self._socket.write(frame(self.owner.answer(raw, refusal)))
 
+    def _unfinished(self) -> None:
+        self.owner.refused(self.peer, Why.UNFINISHED)
+        self._closing = True
+        self._socket.abortConnection()
+
     def _timed_out(self) -> None:
         log.warn(
             "MLLP connection from {peer} timed out ({where})",
@@ -241,7 +270,8 @@ class MllpConnection(TwistedProtocol):
             self._socket.loseConnection()
         else:
             self._socket.resumeProducing()
-            self._socket.loseWriteConnection()
+            # TLS says so first, and then waits by itself for the peer's end.
+            (self._socket.loseConnection if self._tls else self._socket.loseWriteConnection)()
         self._start_timer(LINGER, self._socket.abortConnection)
 
     def _start_timer(self, seconds: float, action: Callable[[], None]) -> None:
@@ -281,7 +311,7 @@ class MllpFactory(Factory):
         self.draining = False
         self.connections: set[MllpConnection] = set()
         self._known = known
-        self._refused = refused
+        self.refused = refused
         self._doorkeeper = Doorkeeper(
             settings.max_connections,
             settings.max_connections_per_address,
@@ -297,7 +327,7 @@ class MllpFactory(Factory):
         stranger = not self._known(peer)
         why = self._doorkeeper.admit(peer, stranger=stranger)
         if why is not None:
-            self._refused(peer, why)
+            self.refused(peer, why)
             return None
         return MllpConnection(self, peer, stranger=stranger)
 

@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import base64
 import enum
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
 from twisted.internet import reactor as default_reactor
+from twisted.internet import ssl
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import SSL4ClientEndpoint, TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from drimbox.model import MessageAction
+from drimbox.sim.authority import Pair
 from drimbox.sim.ris_report import SimAct, SimOrder, SimReport, build_cda, build_pdf
 
 __all__ = [
     "Misbehaviour",
     "NoAck",
+    "RisTls",
     "SimAck",
     "SimAct",
     "SimError",
@@ -222,6 +227,31 @@ class Misbehaviour(enum.Enum):
     HALF_CLOSE = "half close"
 
 
+@attrs.frozen
+class RisTls:
+    """How the RIS speaks TLS: whom it trusts, under which name, and what it shows itself."""
+
+    roots: Path
+    name: str = "localhost"
+    pair: Pair | None = None
+
+    def options(self) -> Any:
+        """Return what an endpoint makes its connections with."""
+        trusted = [ssl.Certificate.loadPEM(each) for each in _certificates(self.roots)]
+        own = None
+        if self.pair is not None:
+            own = ssl.PrivateCertificate.loadPEM(
+                self.pair.certificate.read_bytes() + self.pair.key.read_bytes()
+            )
+        return ssl.optionsForClientTLS(self.name, ssl.trustRootFromCertificates(trusted), own)
+
+
+def _certificates(path: Path) -> list[bytes]:
+    return re.findall(
+        rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", path.read_bytes(), re.S
+    )
+
+
 class NoAck(Exception):
     """The peer closed, or kept silent, before it had answered every message."""
 
@@ -272,6 +302,7 @@ async def send(
     *,
     misbehaviour: Misbehaviour | None = None,
     reactor: Any = None,
+    tls: RisTls | None = None,
 ) -> SimAck:
     """Send one message over a connection of its own and return its acknowledgement.
 
@@ -279,17 +310,23 @@ async def send(
     there is nobody.
     """
     acks = await _exchange(
-        host, port, list(_pieces(message, misbehaviour)), 1, timeout, misbehaviour, reactor
+        host, port, list(_pieces(message, misbehaviour)), 1, timeout, misbehaviour, reactor, tls
     )
     return acks[0]
 
 
 async def send_all(
-    host: str, port: int, messages: Sequence[bytes], timeout: float, *, reactor: Any = None
+    host: str,
+    port: int,
+    messages: Sequence[bytes],
+    timeout: float,
+    *,
+    reactor: Any = None,
+    tls: RisTls | None = None,
 ) -> list[SimAck]:
     """Send all messages at once, in one write, and return their acknowledgements in the order received."""
     data = b"".join(_frame(message) for message in messages)
-    return await _exchange(host, port, [data], len(messages), timeout, None, reactor)
+    return await _exchange(host, port, [data], len(messages), timeout, None, reactor, tls)
 
 
 def _frame(message: bytes) -> bytes:
@@ -326,10 +363,14 @@ async def _exchange(
     timeout: float,
     misbehaviour: Misbehaviour | None,
     reactor: Any,
+    tls: RisTls | None,
 ) -> list[SimAck]:
     reactor = reactor or default_reactor
     client = _Client(count)
-    endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=cast(int, timeout))
+    seconds = cast(int, timeout)
+    endpoint: Any = TCP4ClientEndpoint(reactor, host, port, timeout=seconds)
+    if tls is not None:
+        endpoint = SSL4ClientEndpoint(reactor, host, port, tls.options(), timeout=seconds)
     await connectProtocol(endpoint, client)
     transport: Any = client.transport
     transport.setTcpNoDelay(True)

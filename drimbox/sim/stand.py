@@ -106,6 +106,8 @@ class Stand:
         numbers = range(1, len(self._pacses) + 1)
         self.sites = [f"db{number}.349.mesimagesmedicales.fr" for number in numbers]
         self._viewers = [f"vi{number}.349.mesimagesmedicales.fr" for number in numbers]
+        #: How the RIS speaks to an HL7 door behind TLS, None in clear.
+        self.ris_tls: ris.RisTls | None = None
         self._process: _Process | None = None
         self._transport: Any = None
 
@@ -230,7 +232,9 @@ class Stand:
 
     async def send(self, message: bytes, *, seconds: float = 30.0) -> ris.SimAck:
         """Send an HL7 message as the RIS."""
-        return await ris.send(LOOPBACK, self.hl7_port, message, seconds, reactor=self._reactor)
+        return await ris.send(
+            LOOPBACK, self.hl7_port, message, seconds, reactor=self._reactor, tls=self.ris_tls
+        )
 
     def published(self) -> list[str]:
         """UniqueIds of the KOS that the DMP holds as current."""

@@ -142,6 +142,8 @@ class TlsKeeper:
         for structure in self._config.structures:
             yield f"{structure.id} authentification", structure.authentication
             yield f"{structure.id} signature", structure.signature
+        if self._config.hl7.tls is not None:
+            yield "HL7 (MLLP)", self._config.hl7.tls.certificate
         if self._config.psc.certificate is not None:
             yield "proxy e-Santé", self._config.psc.certificate
 
