@@ -114,7 +114,7 @@ class _Archive:
             _NUMBERS.broken(out)
         listed = self._listed()
         for _ in self._page(names.README):
-            """Read whole: it may be damaged."""
+            continue  # to its end: it may be damaged
         for count, name in enumerate(sets, 1):
             self._set(name, listed)
             if progress is not None:

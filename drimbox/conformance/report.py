@@ -171,11 +171,15 @@ class Report:
 
     def include(self, other: Report, name: str, **place: int) -> None:
         """Add what another report found, each text headed by `name`; `place` is where, here."""
+        kept = dict.fromkeys(Severity, 0)
         for finding in other.findings:
+            kept[finding.severity] += finding.count
             for _ in range(finding.count):
                 text = f"{name} : {finding.text}"
                 self.add(finding.severity, text, finding.clause, rule=finding.rule, **place)
         self.omitted += other.omitted
+        for severity, count in other.counts.items():
+            self.counts[severity] += count - kept[severity]
 
     @property
     def ok(self) -> bool:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from drimbox.cli import cli
 from drimbox.conformance import archive
 from drimbox.conformance.archive import Known, validate_archive
-from drimbox.conformance.report import Report, Severity
+from drimbox.conformance.report import MAX_FINDINGS, Report, Severity
 from drimbox.conformance.rules import Rule
 from tests.xdm.builders import published, write, zipped
 
@@ -231,3 +231,17 @@ def test_findings_hold_no_patient(good: Path, tmp_path: Path) -> None:
     _, told, _ = run(tmp_path, "--json")
     for secret in ("284070100499094", "191017589012345", "PATIENT"):
         assert secret not in told
+
+
+def test_an_error_beyond_what_a_report_keeps_still_counts() -> None:
+    inner, outer = Report("jeu"), Report("archive")
+    for number in range(MAX_FINDINGS):
+        inner.warning(f"constat {number}", "X")
+    inner.error("le dernier", "X")
+    outer.include(inner, "KOS", set=3)
+    assert (outer.ok, outer.counts[Severity.ERROR], outer.counts[Severity.WARNING]) == (
+        False,
+        1,
+        MAX_FINDINGS,
+    )
+    assert outer.omitted == 1
