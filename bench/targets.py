@@ -57,7 +57,7 @@ TARGETS: Final = (
     # Issue 6: 100 polls a second.
     Target(r"health\.kept\.cpu", at_most=3.0),
     # Constant memory: a few batches and the numbers of a month, whatever the archive.
-    Target(r"(export\.memory|archive\.walk_memory|scale\.\w+\.memory)", at_most=32.0),
+    Target(r"(export\.memory|archive\.walk_memory|scale\.(resync|export)\.memory)", at_most=32.0),
 )
 
 

@@ -2,9 +2,9 @@
 
 The zip is written under a temporary name, synced, read back whole, then renamed: what bears the final name
 is complete, whatever happens to the medium or the process meanwhile. Entries come in a fixed order with a
-fixed instant, so that the same manifests are always the same bytes. Memory holds one manifest, and what the
-zip's directory will say of each: some 2 KB. FAT32 holds no file of 4 GiB: a month that would not fit is
-refused before the medium does, and none is split, because the format knows no parts.
+fixed instant, so that the same manifests are always the same bytes. Memory holds one manifest, whatever the
+month has. FAT32 holds no file of 4 GiB: a month that would not fit is refused before the medium does, and
+none is split, because the format knows no parts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import contextlib
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -21,6 +20,7 @@ from typing import IO, Final
 import attrs
 
 from drimbox.xdm import entries, metadata, names, pages
+from drimbox.xdm.directory import Directory
 from drimbox.xdm.reports import ReportLine, write_reports
 
 #: Largest file of FAT32, bytes.
@@ -68,6 +68,8 @@ class MonthWriter:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file: IO[bytes] = os.fdopen(os.open(self._temporary, flags, 0o640), "w+b")
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED, allowZip64=True, compresslevel=6)
+        self._directory = Directory(self._entry)
+        self._directory.of(self._zip)
         # The index is written last, and not kept in memory meanwhile.
         self._listed: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n")  # noqa: SIM115
 
@@ -95,7 +97,7 @@ class MonthWriter:
             (names.kos_name(number), kos.kos),
             (names.REPORTS, write_reports(kos.reports)),
         ):
-            self._zip.writestr(self._entry(f"{folder}/{file}"), data)
+            self._zip.writestr(self._named(f"{folder}/{file}"), data)
         self._listed.write(f"{names.HOLDER}/{place}\t{kos.study_uid}\t{date}\n")
         self.sets = number
 
@@ -121,6 +123,7 @@ class MonthWriter:
         with contextlib.suppress(OSError, ValueError):
             self._listed.close()
             self._zip.close()  # else it writes to a closed file when it is collected
+        self._directory.close()
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
@@ -134,8 +137,12 @@ class MonthWriter:
         found = next(entry for entry in submitted.entries if entry.unique_id == unique_id)
         return found.submission_time or found.creation_time
 
-    def _entry(self, path: str) -> zipfile.ZipInfo:
-        info = zipfile.ZipInfo(f"{self.name}/{path}", _EPOCH)
+    def _named(self, path: str) -> zipfile.ZipInfo:
+        return self._entry(f"{self.name}/{path}")
+
+    @staticmethod
+    def _entry(name: str) -> zipfile.ZipInfo:
+        info = zipfile.ZipInfo(name, _EPOCH)
         info.compress_type = zipfile.ZIP_DEFLATED
         info.create_system = 0
         info.external_attr = _ATTRIBUTES
@@ -147,7 +154,7 @@ class MonthWriter:
             yield pages.Listed(*line.rstrip("\n").split("\t"))
 
     def _pages(self, name: str, pieces: Iterable[bytes]) -> None:
-        with self._zip.open(self._entry(name), "w", force_zip64=False) as entry:
+        with self._zip.open(self._named(name), "w", force_zip64=False) as entry:
             for piece in pieces:
                 entry.write(piece)
 
@@ -155,12 +162,8 @@ class MonthWriter:
         """Read the file back from the medium, not from memory as far as the system lets us."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        try:
-            with zipfile.ZipFile(self._file) as written:
-                count, bad = len(written.infolist()), written.testzip()
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError):
-            count, bad = 0, self.path.name
-        if bad is not None or count != 3 * self.sets + 2:
+        whole = len(self._directory) == 3 * self.sets + 2
+        if not whole or not self._directory.agrees(self._file, self._zip.start_dir):
             raise ExportRefused(
                 f"relecture de {self.path.name} : le support n'a pas gardé ce qui fut écrit"
             )
