@@ -6,7 +6,7 @@ reason, and the run goes on: a figure is measured or absent, never made up. The 
 everything was measured that could be.
 
 The feed (`--only feed`) is measured apart, without any PACS, and has results of its own: it takes longer
-than all the rest. So is a whole archive at work (`--only scale`).
+than all the rest. So are a whole archive at work (`--only scale`) and the audit trail (`--only audit`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import click
 
+from bench.auditing import measure_audit
 from bench.baseline import measure_receivers
 from bench.drain import measure_drain
 from bench.feed import measure_bursts, measure_large_reports, measure_latency
@@ -44,9 +45,7 @@ from bench.transcoding import measure_codecs, measure_transcoded
 from drimbox.sim.peers import PeerMissing
 
 FOLDER = Path(__file__).parent / "results"
-LATEST, QUICK_RUN, FEED_RUN, SCALE_RUN = (
-    FOLDER / f"{name}.json" for name in ("latest", "quick", "feed", "scale")
-)
+LATEST, QUICK_RUN, FEED_RUN = (FOLDER / f"{name}.json" for name in ("latest", "quick", "feed"))
 
 #: Measures of one gateway before one PACS, all of the same one.
 MEASURES: dict[str, Callable[[Site, Gateway], None]] = {
@@ -77,6 +76,11 @@ FEED: dict[str, Callable[[Results, Plan, Path], None]] = {
     "large-reports": measure_large_reports,
     "archive": measure_archive,
     "drain": measure_drain,
+}
+#: Measured when asked for alone, each with results of its own, called by its name.
+BY_THEMSELVES: dict[str, Callable[[Results, Plan, Path], None]] = {
+    "scale": measure_scale,
+    "audit": measure_audit,
 }
 
 
@@ -127,7 +131,7 @@ def _folder(name: str) -> Iterator[Path]:
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice((*ALL, "feed", *FEED, "scale")),
+    type=click.Choice((*ALL, "feed", *FEED, *BY_THEMSELVES)),
     help="Mesures voulues ; par défaut toutes celles des livraisons.",
 )
 @click.option("--dcmtk/--no-dcmtk", default=True, help="Mesurer aussi le récepteur de DCMTK (une minute).")
@@ -145,13 +149,16 @@ def main(
     measured = measure_feed(results, plan, wanted)
     if "health" in wanted:
         measured += measure_alone(results, plan, "health", measure_health)
-    if "scale" in wanted:
-        measured += measure_alone(results, plan, "scale", measure_scale)
-    if wanted - FEED.keys() - {"health", "scale"}:
+    for name in BY_THEMSELVES:
+        if name in wanted:
+            measured += measure_alone(results, plan, name, BY_THEMSELVES[name])
+    if wanted - FEED.keys() - BY_THEMSELVES.keys() - {"health"}:
         measured += measure_deliveries(results, plan, wanted, names or PACS_NAMES)
     _attempt(results, "machine", lambda: measure_again(results))
     # A run that was not whole does not take the place of one that was.
-    own = FEED_RUN if wanted == FEED.keys() else SCALE_RUN if wanted == {"scale"} else None
+    own = FEED_RUN if wanted == FEED.keys() else None
+    if len(wanted) == 1 and wanted <= BY_THEMSELVES.keys():
+        own = FOLDER / f"{next(iter(wanted))}.json"
     whole = own or (FOLDER / "partial.json" if names or only else LATEST)
     path = output or (QUICK_RUN if quick else whole)
     results.write(path, describe())

@@ -53,6 +53,8 @@ class Plan:
     #: KOS of an archive that is loaded and held against the PACS, and of the month that is exported.
     scale_walk: int = 20_000
     scale_month: int = 30_000
+    #: Events in the audit trail.
+    audited: int = 10_000_000
     #: Seconds of polls by the weather service.
     health_seconds: float = 20.0
 
@@ -81,5 +83,6 @@ QUICK = Plan(
     archived=5_000,
     scale_walk=60,
     scale_month=100,
+    audited=20_000,
     health_seconds=2.0,
 )

@@ -56,6 +56,9 @@ TARGETS: Final = (
     Target(r"archive\.lookup(_p99)?", at_most=0.005),
     # Issue 6: 100 polls a second.
     Target(r"health\.kept\.cpu", at_most=3.0),
+    # Issue 6: among ten million events, however cold.
+    Target(r"audit\.(search(_cold)?(_p99)?|command)", at_most=1.0),
+    Target(r"audit\.verify_memory", at_most=32.0),
     # Constant memory: a few batches and the numbers of a month, whatever the archive.
     Target(r"(export\.memory|archive\.walk_memory|scale\.(resync|export)\.memory)", at_most=32.0),
 )

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from twisted.internet.defer import Deferred
 from twisted.web.client import Agent
 
+from drimbox.audit.link import AtnaLink
 from drimbox.config import Config, Site
 from drimbox.dicom.acceptor import AcceptorFactory
 from drimbox.dicom.aetitles import Pool, Pools
@@ -41,6 +42,7 @@ from drimbox.psc.remembered import RememberingIntrospector
 from drimbox.source.archiveexport import ArchiveExport
 from drimbox.source.archiveimport import ArchiveImport
 from drimbox.source.archivejobs import ArchiveJobs
+from drimbox.source.atnaexport import AtnaExport
 from drimbox.source.backoff import backoff
 from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.delivery import Deliveries
@@ -66,6 +68,7 @@ from drimbox.source.walking import Doors as WalkDoors
 from drimbox.source.watch import Watch
 from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
+from drimbox.store.auditexport import AuditExport
 from drimbox.store.cache import Cache
 from drimbox.store.database import Database
 from drimbox.store.deliveries import NoticeDeliveries
@@ -128,6 +131,9 @@ class Stores:
         self.archive = Archive(self.database, clock=clock)
         self.reports = Reports(self.database)
         self.audit = AuditStore(self.database, clock=clock)
+        atna = config.audit.atna
+        lease = 2 * atna.timeout + _MINUTE if atna is not None else _MINUTE
+        self.audit_export = AuditExport(self.database, clock=clock, lease=lease)
         self.notices = NoticeStore(self.database, clock=clock)
         self.notice_deliveries = NoticeDeliveries(self.database, clock=clock)
         self.parked = ParkedRows(self.database, clock=clock)
@@ -248,6 +254,7 @@ class Assembly:
         self.resync = self._make_resync()
         self.watches = {name: self._make_watch(name) for name in self.natives}
         self.notifier = self._make_notifier()
+        self.atna = self._make_atna()
         self.periodics = self._make_periodics()
         self.archive_jobs = ArchiveJobs(clock)
         self.export = ArchiveExport(config, stores.listing, defer, stores.waiting)
@@ -484,8 +491,12 @@ class Assembly:
         for channel in self.notifier.channels:
             look = partial(self.notifier.look, channel)
             periodics.append(Periodic(f"notices-{channel.name}", look, period, self._reactor, first=period))
+        if self.atna is not None and self._config.audit.atna is not None:
+            period = self._config.audit.atna.period
+            periodics.append(Periodic("audit-export", self.atna.look, period, self._reactor, first=period))
         if self._config.audit.keep is not None:
-            retention = Retention(self._config, self._stores.audit, self._clock)
+            exported = self._stores.audit_export.position if self.atna is not None else None
+            retention = Retention(self._config, self._stores.audit, self._clock, exported)
             periodics.append(Periodic("audit-purge", retention.apply, _DAY, self._reactor, first=_SOON))
         if self._config.cache.enabled:
             sweep = self.cache.sweep
@@ -517,6 +528,15 @@ class Assembly:
             channels.append(WebhookChannel(settings.webhook, self._reactor, self._defer))
         return Notifier(
             self._config.drimbox, settings, channels, stores.notice_deliveries, stores.notices, self._clock
+        )
+
+    def _make_atna(self) -> AtnaExport | None:
+        settings, stores = self._config.audit.atna, self._stores
+        if settings is None:
+            return None
+        link = AtnaLink(settings, self._reactor, self._defer)
+        return AtnaExport(
+            self._config, settings, stores.audit_export, link, stores.notices, self._clock, self._defer
         )
 
     def _make_watch(self, site: str) -> Watch:

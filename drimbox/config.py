@@ -624,11 +624,38 @@ class ResyncSettings:
 
 
 @attrs.frozen
+class AtnaSettings:
+    """`[audit.atna]`: every event sent on to an audit repository, syslog over TLS (DB.CS.96)."""
+
+    host: str
+    #: PEM file of the roots of its certificate.
+    roots: Path
+    #: What we show it: both sides prove who they are (IHE ITI-19).
+    client: Certificate
+    port: int = 6514
+    #: Events of one session at most: so many may come twice when its end is not known.
+    batch: int = 100
+    #: Seconds between two looks for events to send.
+    period: float = 5.0
+    #: Seconds one session may take in all.
+    timeout: float = 30.0
+    #: First and longest wait after a session that was not confirmed, seconds.
+    retry_first: float = 5.0
+    retry_max: float = 300.0
+    #: Seconds the oldest event may wait before the administrator is told.
+    late: float = 3600.0
+    #: Private enterprise number (IANA) under which each message names its event; None leaves that out.
+    enterprise_number: int | None = None
+
+
+@attrs.frozen
 class AuditSettings:
     """`[audit]`: the audit trail (DB.CS.06)."""
 
     #: Seconds an event is kept; None keeps all of them for ever.
     keep: float | None = None
+    #: None sends nothing.
+    atna: AtnaSettings | None = None
 
 
 @attrs.frozen

@@ -326,6 +326,18 @@ RULES: dict[type, dict[str, Rule]] = {
         "timeout": duration(1, 25),
     },
     config.AuditSettings: {"keep": duration(365 * DAY, 36600 * DAY)},
+    config.AtnaSettings: {
+        "host": host(),
+        "port": port(),
+        "roots": path(),
+        "batch": integer(1, 1000),
+        "period": duration(1, HOUR),
+        "timeout": duration(2, 10 * MINUTE),
+        "retry_first": _RETRY,
+        "retry_max": _RETRY,
+        "late": duration(MINUTE, 30 * DAY),
+        "enterprise_number": integer(1, 2**32 - 1),
+    },
     config.FeedSettings: {
         "parallel": integer(1, 64),
         "retry_first": _RETRY,

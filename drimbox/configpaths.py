@@ -65,6 +65,7 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
     files.roots(tree.get("health", {}).get("addresses_url_roots"), "health.addresses_url_roots")
     _consumers(tree, report, files)
     files.roots((tree.get("hl7", {}).get("tls") or {}).get("client_roots"), "hl7.tls.client_roots")
+    files.roots((tree.get("audit", {}).get("atna") or {}).get("roots"), "audit.atna.roots")
     _whitelist(tree, report)
     files.secret(tree.get("psc", {}).get("client_secret_file"), "psc.client_secret_file")
     notifications = tree.get("notifications", {})

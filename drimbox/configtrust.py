@@ -25,6 +25,8 @@ def pairs(tree: Tree) -> Iterator[tuple[str, Tree, str | None]]:
     tls = tree.get("hl7", {}).get("tls") or {}
     found.append(("hl7.tls.certificate", tls.get("certificate"), None))
     found.append(("psc.certificate", tree.get("psc", {}).get("certificate"), None))
+    atna = tree.get("audit", {}).get("atna") or {}
+    found.append(("audit.atna.client", atna.get("client"), None))
     yield from ((path, pair, name) for path, pair, name in found if pair is not None)
 
 

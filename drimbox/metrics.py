@@ -153,6 +153,10 @@ SPEEDTEST_DURATION = _gauge(
     "drimbox_speedtest_duration_seconds", "First to last image confirmed, last good PACS test", "site"
 )
 SPEEDTESTS = _counter("drimbox_speedtests", "PACS tests", "site", "result")
+AUDIT_WAITING = _gauge("drimbox_audit_waiting", "Audit events not yet confirmed by the repository")
+AUDIT_WAITING_SECONDS = _gauge("drimbox_audit_waiting_seconds", "Age of the oldest of them, 0 for none")
+AUDIT_SENT = _counter("drimbox_audit_sent", "Audit events confirmed by the repository")
+AUDIT_SESSIONS = _counter("drimbox_audit_sessions", "Sessions with the audit repository", "result")
 WALKS = _counter("drimbox_walks", "Walks over the archive that came to an end", "site", "kind", "end")
 WALKS_RUNNING = _gauge("drimbox_walks_running", "Walks over the archive at work", "site", "kind")
 WALK_STUDIES = _counter("drimbox_walk_studies", "Studies judged by walks", "site", "kind", "verdict")

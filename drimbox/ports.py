@@ -7,16 +7,19 @@ is a coroutine that runs on the reactor thread; none blocks it.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 
 from drimbox.config import Pacs, Structure
 from drimbox.dicom.elements import Buffer
-from drimbox.dicom.moving import MoveReceiver, MoveResult
 from drimbox.model import KosState, MessageAction, Report, Study, Visibility
+
+if TYPE_CHECKING:
+    # It drags pydicom in, which the commands that only read the store do without.
+    from drimbox.dicom.moving import MoveReceiver, MoveResult
 
 T = TypeVar("T")
 
@@ -352,6 +355,59 @@ class AgeingTrail(Protocol):
 
         `announce` (number and hash of the last one to go, how many) makes the event that says so first.
         """
+
+
+class BatchNotDelivered(Exception):
+    """A batch of audit messages was not confirmed; the text (French) says why, without patient data.
+
+    `sent` tells whether some of it may have arrived.
+    """
+
+    def __init__(self, text: str, *, sent: bool) -> None:
+        super().__init__(text)
+        self.sent = sent
+
+
+class BatchDelivery(Protocol):
+    """The way to an audit repository."""
+
+    async def deliver(self, frames: Sequence[bytes]) -> None:
+        """Send messages in their frames and have them confirmed. Raises `BatchNotDelivered`."""
+
+
+@attrs.frozen
+class ExportedEvent:
+    """An event of the audit trail on its way out; `event` is None when it cannot be read back."""
+
+    id: int
+    hash: str
+    instant: datetime
+    event: AuditEvent | None
+
+
+@attrs.frozen
+class ExportBacklog:
+    """What waits to be sent on."""
+
+    count: int
+    #: Instant of the oldest event that waits, None when none does.
+    oldest: datetime | None
+
+
+class AuditSpool(Protocol):
+    """The audit trail as the queue of what is to be sent on: a position in it."""
+
+    async def backlog(self) -> ExportBacklog:
+        """Say what waits."""
+
+    async def take(self, limit: int) -> list[ExportedEvent]:
+        """Return the oldest events that wait; none while another node sends."""
+
+    async def confirm(self, last_id: int) -> None:
+        """Note that everything up to this event has arrived."""
+
+    async def position(self) -> int:
+        """Return the number of the last event that has arrived."""
 
 
 class Notices(Protocol):

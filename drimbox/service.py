@@ -257,6 +257,8 @@ class Gateway(Service):
 
     async def _stop_periodics(self) -> None:
         """Before the doors close: what runs gives its AE titles back to those who still are served."""
+        if self._assembly.atna is not None:
+            self._assembly.atna.stop()
         stopping = [each.stopService() for each in self._assembly.periodics if each.running]
         for watch in self._assembly.watches.values():
             watch.stop()

@@ -106,7 +106,7 @@ def test_strictness_without_a_check_is_a_warning(tmp_path: Path) -> None:
 
 def example_files(folder: Path, text: str) -> Path:
     """Write the example beside the files it names."""
-    for name in ("chu-auth", "chu-sign", "db1", "db2", "db3", "vi1", "hl7"):
+    for name in ("chu-auth", "chu-sign", "db1", "db2", "db3", "vi1", "hl7", "audit"):
         certificate, key = pair(f"{name}.350.mesimagesmedicales.fr")
         write_private(folder / "certs" / f"{name}.key", key)
         (folder / "certs" / f"{name}.pem").write_bytes(certificate)
@@ -116,6 +116,7 @@ def example_files(folder: Path, text: str) -> Path:
         "igc-sante-org.pem",
         "messagerie.pem",
         "etablissement.pem",
+        "audit.pem",
         "supervision.pem",
         "liste-blanche.xml",
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from drimbox.audit.messages import APPLICATION, URI, administration, participant
+from drimbox.audit.messages import APPLICATION, URI, Alert, administration, participant, security_alert
 from drimbox.ports import AuditEvent, AuditObject
 
 #: ParticipantObjectIDTypeCode, ours: number and hash of the last event that a purge removes.
@@ -54,6 +54,17 @@ def trail_purged(*, name: str, source_name: str, last_id: int, link: str, count:
     )
     purge = AuditObject(f"{last_id}:{link}", "2", "13", PURGE, "15")
     return attrs.evolve(event, objects=(*event.objects, purge))
+
+
+def unreadable(*, name: str, source_name: str, number: int) -> AuditEvent:
+    """Return what is sent on in the place of an event that cannot be read back: that it is so."""
+    return security_alert(
+        kind=Alert.SECURITY_CONFIGURATION,
+        name=name,
+        source_name=source_name,
+        subject=f"audit {number}",
+        description=f"Événement d'audit {number} illisible dans le journal d'origine",
+    )
 
 
 def read_purge(identifier: str) -> tuple[int, str] | None:

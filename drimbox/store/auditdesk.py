@@ -21,7 +21,7 @@ from drimbox.store import engine as engines
 from drimbox.store.auditchain import ChainCheck, ChainHead, ChainWalk
 from drimbox.store.auditsearch import AuditQuery, AuditRecord, page
 from drimbox.store.errors import StoreError, StoreMissing
-from drimbox.store.upgrade import require_current
+from drimbox.store.revision import require_current
 
 T = TypeVar("T")
 #: Events read at once.

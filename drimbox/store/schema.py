@@ -7,7 +7,8 @@ rows come back to the others), and ends *done* or *failed*; one whose work break
 The archive is `kos` with `kos_report`; the database itself allows one PUBLISHED KOS per site and study.
 A walk over the archive is `walk` with `walk_study`; a site has at most one open walk.
 The audit trail is `audit`, append-only by triggers (made by the migrations), chained by hashes whose last
-link is `audit_head`; what retention removed from its old end is remembered in `audit_anchor`.
+link is `audit_head`; what retention removed from its old end is remembered in `audit_anchor`, and how far
+it was sent on in `audit_export`.
 
 Instants are UTC (`UtcDateTime`). Whole objects are JSON text made by `codec`. The Alembic revisions
 under `migrations/` hold the history; a test compares their result with this module.
@@ -274,7 +275,9 @@ audit = Table(
     Index(None, "study_uid", "id"),
     Index(None, "event_id", "id"),
     Index("ix_audit_failed", "id", sqlite_where=text(FAILURES), postgresql_where=text(FAILURES)),
-    Index("ix_audit_several", "id", sqlite_where=text(SEVERAL), postgresql_where=text(SEVERAL)),
+    Index(
+        "ix_audit_several", "id", "study_uid", sqlite_where=text(SEVERAL), postgresql_where=text(SEVERAL)
+    ),
 )
 
 audit_head = Table(
@@ -293,6 +296,19 @@ audit_anchor = Table(
     # The last event removed and its hash, which the first one kept cites; 0 and `GENESIS` before any was.
     Column("last_id", _KEY, nullable=False),
     Column("hash", String(64), nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+
+audit_export = Table(
+    "audit_export",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # The last event that the audit repository has confirmed, and when it did.
+    Column("last_id", _KEY, nullable=False),
+    Column("confirmed_at", UtcDateTime),
+    # The node that sends, until when.
+    Column("holder", Text),
+    Column("held_until", UtcDateTime),
     CheckConstraint("id = 1", name="single"),
 )
 

@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, inspect, text
 
 from drimbox.store import engine as engines
-from drimbox.store.errors import StoreDamaged, StoreOutdated, StoreTooNew
+from drimbox.store.errors import StoreDamaged, StoreTooNew
 
 #: Any constant: the advisory lock under which one node upgrades while the others wait.
 UPGRADE_LOCK = 0x4452494D
@@ -72,16 +72,6 @@ def upgrade(url: URL) -> Upgrade:
             return Upgrade(before, head, backup)
     finally:
         engine.dispose()
-
-
-def require_current(connection: Connection) -> None:
-    """Let a store pass whose schema is of this version.
-
-    Raises `StoreTooNew`, `StoreDamaged`, and `StoreOutdated` for one that the service has yet to upgrade.
-    """
-    script = ScriptDirectory.from_config(configuration())
-    if _revision(connection, script) != script.get_current_head():
-        raise StoreOutdated("La base est d'une version plus ancienne : démarrer d'abord le service.")
 
 
 def _revision(connection: Connection, script: ScriptDirectory) -> str | None:

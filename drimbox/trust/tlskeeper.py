@@ -146,6 +146,8 @@ class TlsKeeper:
             yield "HL7 (MLLP)", self._config.hl7.tls.certificate
         if self._config.psc.certificate is not None:
             yield "proxy e-Santé", self._config.psc.certificate
+        if self._config.audit.atna is not None:
+            yield "dépôt d'audit", self._config.audit.atna.client
 
     async def check_expiries(self) -> None:
         """Tell of each certificate once at each step before its end, and of its end."""

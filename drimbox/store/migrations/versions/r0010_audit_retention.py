@@ -70,9 +70,10 @@ def upgrade() -> None:
     )
     anchor = sa.table("audit_anchor", sa.column("id"), sa.column("last_id"), sa.column("hash"))
     op.bulk_insert(anchor, [{"id": 1, "last_id": 0, "hash": "0" * 64}])
-    for name, rows in (("failed", "outcome <> 0"), ("several", "replace(study_uid, ' ', '') <> study_uid")):
+    failed, several = "outcome <> 0", "replace(study_uid, ' ', '') <> study_uid"
+    for name, columns, rows in (("failed", ["id"], failed), ("several", ["id", "study_uid"], several)):
         where = sa.text(rows)
-        op.create_index(f"ix_audit_{name}", "audit", ["id"], sqlite_where=where, postgresql_where=where)
+        op.create_index(f"ix_audit_{name}", "audit", columns, sqlite_where=where, postgresql_where=where)
     statements = _SQLITE if op.get_context().dialect.name == "sqlite" else _POSTGRESQL
     for statement in statements:
         op.execute(statement)

@@ -1,0 +1,34 @@
+"""The revision of a store's schema, for who may look but not upgrade, and does not wait for Alembic."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from drimbox.store.errors import StoreDamaged, StoreOutdated, StoreTooNew
+
+
+def newest() -> str:
+    """Return the newest revision of this version: the files of `migrations` are called by their numbers."""
+    files = (Path(__file__).parent / "migrations" / "versions").iterdir()
+    return max(found[1] for file in files if (found := re.fullmatch(r"r(\d{4})_\w+\.py", file.name)))
+
+
+def require_current(connection: Connection) -> None:
+    """Let a store pass whose schema is of this version.
+
+    Raises `StoreTooNew`, `StoreOutdated`, and `StoreDamaged` for what is no store of ours.
+    """
+    try:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    except (OperationalError, ProgrammingError):
+        found = None
+    if found is None:
+        raise StoreDamaged("La base n'est pas celle d'une DRIMbox, ou n'a jamais servi.")
+    if found < newest():
+        raise StoreOutdated("La base est d'une version plus ancienne : démarrer d'abord le service.")
+    if found > newest():
+        raise StoreTooNew(f"La base vient d'une version plus récente (schéma {found}).")
