@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from lxml import etree
 
-from drimbox.audit.messages import PATIENT_NUMBER, REPORT_NUMBER, STUDY, SUBMISSION_SET, URI
+from drimbox.audit.messages import PATIENT_NUMBER, REPORT_NUMBER, STUDY, SUBMISSION_SET, UNKNOWN, URI
 from drimbox.audit.ontrail import PURGE
 from drimbox.ports import AuditEvent, AuditObject, AuditParticipant
 from drimbox.xml import Element, serialize
@@ -92,7 +92,8 @@ def _participant(root: Element, participant: AuditParticipant) -> None:
 
 def _object(root: Element, object_: AuditObject) -> None:
     names = {
-        "ParticipantObjectID": object_.id,
+        # Mandatory: what has no name of its own says so.
+        "ParticipantObjectID": object_.id or UNKNOWN,
         "ParticipantObjectTypeCode": object_.type,
         "ParticipantObjectTypeCodeRole": object_.role,
     }

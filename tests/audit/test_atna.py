@@ -119,6 +119,13 @@ def test_a_failure_says_why() -> None:
     )
 
 
+def test_an_object_without_a_name_says_so() -> None:
+    """Its identifier is mandatory, and a repository refuses a message without it."""
+    event = messages.administration(name="n", source_name=DNS_NAME, user="u", action="a", subject="")
+    root = safe_parse(to_xml(event, WHEN, "d"))
+    assert root.find("ParticipantObjectIdentification").get("ParticipantObjectID") == messages.UNKNOWN
+
+
 def test_an_instant_needs_its_zone() -> None:
     with pytest.raises(ValueError, match="zone"):
         to_xml(served(), datetime(2026, 1, 12), "d")  # noqa: DTZ001

@@ -61,7 +61,12 @@ class AuditedStand(FeedStand):
     async def all_arrived(self, count: int = 0, seconds: float = 60) -> None:
         """Wait until the repository has the whole trail, as long as it is now at least."""
         goal = max(count, len(self.trail()))
-        await until(lambda: len(self.server.distinct()) >= goal, seconds=seconds, what="the whole trail")
+
+        def arrived() -> bool:
+            assert self.server.wrong == []
+            return len(self.server.distinct()) >= goal
+
+        await until(arrived, seconds=seconds, what="the whole trail")
         assert hashes(self.server.distinct())[:goal] == self.trail()[:goal]
         assert self.server.wrong == []
 
