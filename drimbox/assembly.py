@@ -27,6 +27,7 @@ from drimbox.dicom.directory import find_study
 from drimbox.dicom.gateway import PacsGateway
 from drimbox.dicom.requestor import Links
 from drimbox.dicom.retrieval import Mover
+from drimbox.doctor.pacs import PacsDoors
 from drimbox.errors import PacsCommunicationError
 from drimbox.hl7.server import MllpFactory
 from drimbox.limits import Why
@@ -313,6 +314,17 @@ class Assembly:
             else partial(self._pacses.is_there, site.pacs)
             for site in self._config.sites
         }
+
+    def pacs_doors(self) -> PacsDoors:
+        """Return what the trial of the PACS needs (`drimbox doctor`)."""
+        return PacsDoors(
+            archives=lambda site: self._archives[site.name],
+            find=partial(find_study, self._links),
+            mover=self._mover,
+            pools=self.pools,
+            controls=self._stores.walks.controls,
+            clock=self._reactor,
+        )
 
     def _known(self) -> Archive | ArchiveWithLoaded:
         """Return the KOS that image requests are answered for, those of a test session with them."""

@@ -12,6 +12,7 @@ from drimbox.commands.archive import archive
 from drimbox.commands.audit import audit
 from drimbox.commands.certificates import certificates
 from drimbox.commands.configuration import check_config
+from drimbox.commands.doctor import doctor
 from drimbox.commands.french import speak_french
 from drimbox.commands.homologation import homologation
 from drimbox.commands.inspection import inspection
@@ -50,6 +51,7 @@ for command in (
     audit,
     certificates,
     check_config,
+    doctor,
     homologation,
     status,
     notices,

@@ -659,6 +659,16 @@ class AuditSettings:
 
 
 @attrs.frozen
+class DoctorSettings:
+    """`[doctor]`: what `drimbox doctor` holds the machine against."""
+
+    #: Bytes that every disk we write to must have free.
+    min_free: int = 1024 * 1024 * 1024
+    #: Seconds one examination may take in all.
+    ceiling: float = 600.0
+
+
+@attrs.frozen
 class Config:
     """The whole file."""
 
@@ -683,6 +693,7 @@ class Config:
     notifications: NotificationSettings = NotificationSettings()
     resync: ResyncSettings = ResyncSettings()
     audit: AuditSettings = AuditSettings()
+    doctor: DoctorSettings = DoctorSettings()
 
     @property
     def store_url(self) -> str:

@@ -338,6 +338,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "late": duration(MINUTE, 30 * DAY),
         "enterprise_number": integer(1, 2**32 - 1),
     },
+    config.DoctorSettings: {"min_free": size(MIB, 16 * 1024 * GIB), "ceiling": duration(10, HOUR)},
     config.FeedSettings: {
         "parallel": integer(1, 64),
         "retry_first": _RETRY,

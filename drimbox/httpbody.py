@@ -36,6 +36,22 @@ def read_body(response: IResponse, limit: int) -> Deferred[bytes]:
     return collector.finished
 
 
+def discard(response: IResponse) -> None:
+    """Want no body: the connection is cut once the head of the answer is there."""
+    response.deliverBody(_Unwanted())
+
+
+class _Unwanted(Protocol):
+    def connectionMade(self) -> None:
+        # The body's transport only stands in for the connection, and cannot cut it itself.
+        proxy: Any = self.transport
+        abort = getattr(getattr(proxy, "_producer", None), "abortConnection", None)
+        if abort is not None:
+            abort()
+        else:
+            proxy.stopProducing()
+
+
 class _Collector(Protocol):
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
@@ -25,6 +26,11 @@ from drimbox import __version__
 from drimbox.assembly import Assembly, Stores, SystemClock
 from drimbox.audit import messages
 from drimbox.config import Config, Hl7Settings, WadoSettings
+from drimbox.doctor import own
+from drimbox.doctor.examination import Doors as ExaminationDoors
+from drimbox.doctor.examination import Examination
+from drimbox.doctor.findings import Finding
+from drimbox.doctor.runner import Doctor
 from drimbox.frontend import FrontEnds
 from drimbox.gauges import Gauges
 from drimbox.guard import WADO, Guard
@@ -33,7 +39,7 @@ from drimbox.trust.transport import BulkTLSFactory
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
 from drimbox.weather import Weather
-from drimbox.web import archive, homologation, notices, queues, speedtest, trust, walks
+from drimbox.web import archive, doctor, homologation, notices, queues, speedtest, trust, walks
 from drimbox.web.admin import admin_factory, core_api
 from drimbox.web.doors import Doors, is_viewer
 
@@ -47,9 +53,11 @@ class Gateway(Service):
 
     log = Logger()
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    def __init__(self, config: Config, reactor: Any, path: Path | None = None) -> None:
+        """`path` is the file that `config` was read from, None when it came from nowhere."""
         self.setName("drimbox")
         self.config = config
+        self._path = path
         self._reactor = reactor
         self._clock = SystemClock()
         self._threads = ThreadPool(1, _THREADS, "drimbox")
@@ -211,6 +219,9 @@ class Gateway(Service):
             self._tell_homologation,
         )
         walks.register(api, config, assembly.resync, stores.walks, self._note)
+        self._doctor = Doctor(self._examination)
+        doctor.register(api, self._doctor, self._note)
+        self._undo.append(self._doctor.stop)
         for settings, factory in (
             (config.admin, admin_factory(api, config.admin, reactor)),
             (config.dicom, self._assembly.acceptor),
@@ -224,6 +235,32 @@ class Gateway(Service):
         """Return the factory of the HL7 door, behind TLS where that is configured."""
         door = self._assembly.mllp
         return door if self._guard.hl7 is None else BulkTLSFactory(self._guard.hl7, False, door)
+
+    def _examination(self, study: str) -> Examination:
+        """Prepare an examination of every link (`drimbox doctor`)."""
+        config, path, stores = self.config, self._path, self._stores
+
+        async def file() -> list[Finding]:
+            return [] if path is None else await self._defer(lambda: own.configuration(path, config))
+
+        async def store() -> list[Finding]:
+            return own.answering(await stores.answers())
+
+        async def doors() -> list[Finding]:
+            return own.listening(config, [bool(getattr(port, "connected", False)) for port in self._ports])
+
+        return Examination(
+            ExaminationDoors(
+                config,
+                self._reactor,
+                self._clock,
+                self._defer,
+                self._guard.whitelist,
+                self._assembly.pacs_doors(),
+                own=(("configuration", file), ("store", store), ("listener", doors)),
+            ),
+            study,
+        )
 
     def _behind(self, settings: WadoSettings | Hl7Settings, door: str, factory: Any) -> Any:
         """Put what reads the PROXY headers of the front ends before a door, when there are any."""
@@ -358,8 +395,8 @@ def _settled(work: Deferred[Any]) -> Deferred[None]:
     return waiting
 
 
-def make_service(config: Config) -> Gateway:
-    """Build the gateway of a configuration; nothing happens before `startService`."""
+def make_service(config: Config, path: Path | None = None) -> Gateway:
+    """Build the gateway of a configuration, read from `path`; nothing happens before `startService`."""
     from twisted.internet import reactor
 
-    return Gateway(config, reactor)
+    return Gateway(config, reactor, path)

@@ -130,6 +130,6 @@ def makeService(options: Options) -> IService:
     from drimbox.service import make_service
 
     root = Appliance(observer, warnings)
-    cast(Any, make_service(config)).setServiceParent(root)
+    cast(Any, make_service(config, Path(options["config"]).absolute())).setServiceParent(root)
     service: IService = root
     return service

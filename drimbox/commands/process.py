@@ -32,6 +32,10 @@ MAX_CONTENT = 1024 * 1024 * 1024
 SERVER_NAME = "DRIMbox-admin"
 
 
+class NotRunning(Failed):
+    """Nothing listens where the process should."""
+
+
 @attrs.frozen
 class AdminClient:
     """Asks the running process; every failure is a `Failed` that says what to do."""
@@ -75,7 +79,7 @@ class AdminClient:
             response = connection.getresponse()
             content = response.read(limit + 1)
         except ConnectionRefusedError:
-            raise Failed(
+            raise NotRunning(
                 f"DRIMbox ne tourne pas : rien n'écoute sur {self.where}.\n"
                 "Le démarrer (systemctl start drimbox), ou donner la bonne adresse avec --admin."
             ) from None

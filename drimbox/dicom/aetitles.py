@@ -129,14 +129,16 @@ class Pool:
         """Moves that wait for a title."""
         return len(self._waiting)
 
-    async def lease(self, receiver: Receiver, timeout: float) -> Title:
-        """Lease a title for one move, waiting at most `timeout` seconds.
+    async def lease(self, receiver: Receiver, timeout: float, only: str = "") -> Title:
+        """Lease a title for one move, waiting at most `timeout` seconds; `only` that one, at once or not.
 
         Raises `TooManyRequests` (E1003) when none came free in time (DB.SO.85).
         """
         asked = self.clock.seconds()
         try:
-            if self._free and not self.stopped:
+            if only:
+                title = self._take(only)
+            elif self._free and not self.stopped:
                 title = self._free.popleft()
             else:
                 title = await self._wait(timeout)
@@ -145,6 +147,13 @@ class Pool:
         title.state = TitleState.LEASED
         title.receiver = receiver
         self.count()
+        return title
+
+    def _take(self, name: str) -> Title:
+        title = self.titles[name]
+        if self.stopped or title not in self._free:
+            raise TooManyRequests(f"titre AE {name} occupé")
+        self._free.remove(title)
         return title
 
     async def _wait(self, timeout: float) -> Title:

@@ -50,9 +50,16 @@ class Retrieval:
     log = Logger()
 
     def __init__(
-        self, links: Links, pools: Pools, clock: IReactorTime, pacs: Pacs, receiver: MoveReceiver
+        self,
+        links: Links,
+        pools: Pools,
+        clock: IReactorTime,
+        pacs: Pacs,
+        receiver: MoveReceiver,
+        title: str = "",
     ) -> None:
         self._links = links
+        self._title = title
         self._pool = pools.by_pacs[pacs.name]
         self._clock = clock
         self._pacs = pacs
@@ -76,7 +83,7 @@ class Retrieval:
         `TooManyRequests`, `PacsUnavailable`, `RetrieveTimeout` or `Abandoned`.
         """
         deadline = self._clock.seconds() + wait
-        title = await self._unless_abandoned(self._pool.lease(self._receiver, wait))
+        title = await self._unless_abandoned(self._pool.lease(self._receiver, wait, self._title))
         requestor = None
         try:
             left = max(0.0, deadline - self._clock.seconds())
@@ -331,6 +338,9 @@ class Mover:
         self._pools = pools
         self._clock = clock
 
-    def retrieval(self, pacs: Pacs, receiver: MoveReceiver) -> Retrieval:
-        """Prepare one C-MOVE from `pacs`; nothing happens before its `run`."""
-        return Retrieval(self._links, self._pools, self._clock, pacs, receiver)
+    def retrieval(self, pacs: Pacs, receiver: MoveReceiver, title: str = "") -> Retrieval:
+        """Prepare one C-MOVE from `pacs`, to any title of ours or to `title`.
+
+        Nothing happens before its `run`.
+        """
+        return Retrieval(self._links, self._pools, self._clock, pacs, receiver, title)

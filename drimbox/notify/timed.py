@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 
 from drimbox.notify.channel import NotDelivered
 from drimbox.ports import Digest, InThread, Severity
-from drimbox.trust.certificates import CertificateUnusable
+from drimbox.trust.reach import reason_of
 
 
 class TimedChannel:
@@ -45,16 +42,4 @@ class TimedChannel:
 
     def _reason(self, error: Exception) -> str:
         """Say in French what went wrong, never quoting what we sent."""
-        if isinstance(error, CertificateUnusable):
-            return str(error)
-        if isinstance(error, DeferredTimeout):
-            return "pas de réponse dans le délai"
-        if isinstance(error, SSL.Error):
-            return "certificat ou négociation TLS refusés"
-        if isinstance(error, DNSLookupError):
-            return "nom introuvable"
-        if isinstance(error, ConnectionRefusedError):
-            return "connexion refusée"
-        if isinstance(error, ConnectError):
-            return "connexion impossible"
-        return f"connexion perdue ({type(error).__name__})"
+        return reason_of(error)

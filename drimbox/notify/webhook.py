@@ -11,11 +11,11 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.protocol import Protocol
-from twisted.web.client import Agent, FileBodyProducer, RequestTransmissionFailed, ResponseNeverReceived
+from twisted.web.client import Agent, FileBodyProducer
 from twisted.web.http_headers import Headers
 
 from drimbox.config import WebhookSettings
+from drimbox.httpbody import discard
 from drimbox.notify.channel import NotDelivered, read_secret
 from drimbox.notify.digest import data
 from drimbox.notify.timed import TimedChannel
@@ -44,26 +44,7 @@ class WebhookChannel(TimedChannel):
         agent = Agent(self._reactor, policy, connectTimeout=settings.timeout)
         body = FileBodyProducer(io.BytesIO(json.dumps(data(digest), ensure_ascii=False).encode("utf-8")))
         response: Any = await agent.request(b"POST", settings.url.encode("ascii"), headers, body)
-        response.deliverBody(_Cut())
+        discard(response)
         if not 200 <= response.code < 300:
             raise NotDelivered(f"{self._where} : refusé par le serveur ({response.code})")
         return ""
-
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, RequestTransmissionFailed | ResponseNeverReceived) and error.reasons:
-            # What was in the way: a handshake that failed, a connection that was cut.
-            return super()._reason(error.reasons[0].value)
-        return super()._reason(error)
-
-
-class _Cut(Protocol):
-    """Wants no body."""
-
-    def connectionMade(self) -> None:
-        # The body's transport only stands in for the connection, and cannot cut it itself.
-        proxy: Any = self.transport
-        abort = getattr(getattr(proxy, "_producer", None), "abortConnection", None)
-        if abort is not None:
-            abort()
-        else:
-            proxy.stopProducing()

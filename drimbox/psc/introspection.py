@@ -15,6 +15,7 @@ the configured address only.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -80,6 +81,19 @@ class TokenIntrospector:
             raise
         metrics.INTROSPECTIONS.labels("active").inc()
         return answer
+
+    async def try_link(self, token: str) -> tuple[int, bool]:
+        """Ask once about a token that nobody was given, for an administrator; nothing is counted.
+
+        Return the HTTP status, and whether the answer says that the token is not active. Raises what the
+        agent raises, `BodyRefused` and `IntrospectionUnavailable`.
+        """
+        status, _, body = await self._exchange(token)
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            return status, False
+        return status, isinstance(answer, dict) and answer.get("active") is False
 
     async def ask(self, token: str, may_repeat: Callable[[], bool]) -> Introspection:
         """Ask, and again as often as configured where no answer came, while `may_repeat()` says so."""

@@ -132,22 +132,7 @@ class TlsKeeper:
 
     def expiries(self) -> list[Expiry]:
         """Return every certificate of ours with its end."""
-        return [_expiry(label, pair) for label, pair in self._ours()]
-
-    def _ours(self) -> Iterator[tuple[str, Certificate]]:
-        for site in self._config.sites:
-            yield f"{site.name} WADO", site.wado_certificate
-            if site.viewer_certificate is not None:
-                yield f"{site.name} visionneuse", site.viewer_certificate
-        for structure in self._config.structures:
-            yield f"{structure.id} authentification", structure.authentication
-            yield f"{structure.id} signature", structure.signature
-        if self._config.hl7.tls is not None:
-            yield "HL7 (MLLP)", self._config.hl7.tls.certificate
-        if self._config.psc.certificate is not None:
-            yield "proxy e-Santé", self._config.psc.certificate
-        if self._config.audit.atna is not None:
-            yield "dépôt d'audit", self._config.audit.atna.client
+        return [_expiry(label, pair) for label, pair in own_pairs(self._config)]
 
     async def check_expiries(self) -> None:
         """Tell of each certificate once at each step before its end, and of its end."""
@@ -178,6 +163,23 @@ class TlsKeeper:
             except OSError as error:
                 # It is told once more at the next start: that harms nobody.
                 self.log.warn("memory of expiries not kept: {why}", why=error.strerror)
+
+
+def own_pairs(config: Config) -> Iterator[tuple[str, Certificate]]:
+    """Yield each pair of ours with what it is for, in French."""
+    for site in config.sites:
+        yield f"{site.name} WADO", site.wado_certificate
+        if site.viewer_certificate is not None:
+            yield f"{site.name} visionneuse", site.viewer_certificate
+    for structure in config.structures:
+        yield f"{structure.id} authentification", structure.authentication
+        yield f"{structure.id} signature", structure.signature
+    if config.hl7.tls is not None:
+        yield "HL7 (MLLP)", config.hl7.tls.certificate
+    if config.psc.certificate is not None:
+        yield "proxy e-Santé", config.psc.certificate
+    if config.audit.atna is not None:
+        yield "dépôt d'audit", config.audit.atna.client
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

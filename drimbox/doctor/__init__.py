@@ -1,0 +1,1 @@
+"""`drimbox doctor`: tries every link of the gateway, and says what to mend."""

@@ -1,0 +1,158 @@
+"""What is fetched and verified: the whitelist, the revocation lists, the list of the probes.
+
+Each is fetched anew and verified as the gateway does, and nothing is put in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from drimbox.config import Config
+from drimbox.configpaths import EXPIRY_NOTICE
+from drimbox.doctor.findings import Finding, bad, doubtful, good
+from drimbox.ports import Clock, InThread
+from drimbox.trust.certificates import CertificateUnusable, read_certificates
+from drimbox.trust.download import FetchFailed, over_https
+from drimbox.trust.revocation import CrlRefused, verified_crl
+from drimbox.trust.whitelist import Whitelist, WhitelistHolder, WhitelistRefused
+from drimbox.trust.xades import MAX_BYTES
+from drimbox.web.probes import MAX_BYTES as MAX_PROBES
+
+#: A list that nobody has made anew for so long is doubtful: boxes join DRIM-M every week.
+_OLD = timedelta(days=60)
+_REFRESH = "récupérer la liste : drimbox whitelist refresh"
+_PROBES_TIMEOUT = 30.0
+
+
+class Lists:
+    """Looks at the lists; `holder` has the whitelist in force."""
+
+    def __init__(
+        self, config: Config, holder: WhitelistHolder, reactor: Any, clock: Clock, in_thread: InThread
+    ) -> None:
+        self._config = config
+        self._holder = holder
+        self._reactor = reactor
+        self._clock = clock
+        self._in_thread = in_thread
+
+    async def whitelist(self) -> list[Finding]:
+        """Look at the list in force, at our place in it, and at the one that is published."""
+        current = self._holder.current
+        if current is None:
+            reasons = " ; ".join(self._holder.reasons) or "aucune"
+            found = [
+                bad(
+                    "whitelist",
+                    "liste en vigueur",
+                    reasons,
+                    "toute demande d'images est refusée ; " + _REFRESH,
+                )
+            ]
+        else:
+            found = [self._in_force(current), *self._ours()]
+        return [*found, *await self._published()]
+
+    def _in_force(self, current: Whitelist) -> Finding:
+        subject, now = "liste en vigueur", self._clock.now()
+        end = current.signer.not_valid_after_utc
+        if end - now < EXPIRY_NOTICE:
+            return doubtful(
+                "whitelist",
+                subject,
+                f"certificat de son signataire valable jusqu'au {end:%d/%m/%Y}",
+                _REFRESH,
+            )
+        made = _aware(current.generated)
+        if made is None:
+            return good("whitelist", subject, f"{len(current.domains)} entrées")
+        seen = f"{len(current.domains)} entrées, générée le {made:%d/%m/%Y}"
+        if now - made > _OLD:
+            return doubtful("whitelist", subject, seen, _REFRESH)
+        return good("whitelist", subject, seen)
+
+    def _ours(self) -> list[Finding]:
+        return [
+            bad(
+                "whitelist",
+                site.name,
+                "notre certificat n'est pas dans la liste : aucun échange d'images",
+                "faire inscrire ce site par l'ANS, ou donner le certificat inscrit (DB.CS.164)",
+            )
+            for site in self._holder.unlisted
+        ]
+
+    async def _published(self) -> list[Finding]:
+        trust, subject = self._config.trust, "liste publiée"
+        if trust.whitelist_url is None:
+            return []
+        try:
+            data = await self._get(
+                trust.whitelist_url, trust.whitelist_url_roots, trust.whitelist_timeout, MAX_BYTES
+            )
+        except (FetchFailed, CertificateUnusable) as error:
+            mend = "vérifier trust.whitelist_url, le pare-feu ou le proxy, trust.whitelist_url_roots"
+            return [bad("whitelist", subject, f"non récupérée : {error}", mend)]
+        try:
+            fresh = await self._in_thread(lambda: self._holder.verify(data))
+        except WhitelistRefused as error:
+            mend = "prévenir l'ANS ; la liste en vigueur continue de servir"
+            return [bad("whitelist", subject, "refusée : " + " ; ".join(error.reasons), mend)]
+        if self._holder.is_older(fresh):
+            mend = "prévenir l'ANS : une liste ancienne est publiée"
+            return [doubtful("whitelist", subject, "plus ancienne que celle en vigueur", mend)]
+        if not self._holder.has(fresh):
+            return [doubtful("whitelist", subject, "plus récente que celle en vigueur", _REFRESH)]
+        return [good("whitelist", subject, "la même que celle en vigueur")]
+
+    async def crl(self, url: str) -> Finding:
+        """Fetch one revocation list and verify it."""
+        trust, now = self._config.trust, self._clock.now()
+        mend = "vérifier l'adresse dans trust.crl_urls, le pare-feu ou le proxy"
+        try:
+            data = await self._get(url, None, trust.crl_timeout, trust.crl_max_bytes)
+            crl = await self._in_thread(lambda: verified_crl(data, self._authorities(), now))
+        except (FetchFailed, CertificateUnusable) as error:
+            return bad("crl", url, f"non récupérée : {error}", mend)
+        except CrlRefused as error:
+            return bad(
+                "crl", url, str(error), "vérifier que c'est la liste d'une autorité de consumer_roots"
+            )
+        end = crl.next_update_utc
+        assert end is not None
+        if end <= now:
+            return bad("crl", url, f"périmée depuis le {end:%d/%m/%Y %H:%M} UTC", "prévenir l'autorité")
+        return good(
+            "crl", url, f"{len(crl)} certificats révoqués, valable jusqu'au {end:%d/%m/%Y %H:%M} UTC"
+        )
+
+    async def _get(self, url: str, roots: Path | None, timeout: float, limit: int) -> bytes:
+        fetch = await self._in_thread(
+            lambda: over_https(self._reactor, url, roots, timeout=timeout, limit=limit)
+        )
+        return await fetch()
+
+    def _authorities(self) -> Sequence[x509.Certificate]:
+        trust = self._config.trust
+        return [*read_certificates(trust.consumer_roots), *read_certificates(trust.whitelist_roots)]
+
+    async def probes(self) -> list[Finding]:
+        """Fetch the list of the addresses that may ask for our health."""
+        url, roots = self._config.health.addresses_url, self._config.health.addresses_url_roots
+        if url is None:
+            return []
+        try:
+            await self._get(url, roots, _PROBES_TIMEOUT, MAX_PROBES)
+        except (FetchFailed, CertificateUnusable) as error:
+            mend = "vérifier health.addresses_url, le pare-feu ou le proxy"
+            return [bad("probes", url, f"non récupérée : {error}", mend)]
+        return [good("probes", url, "récupérée")]
+
+
+def _aware(instant: datetime | None) -> datetime | None:
+    return instant if instant is None or instant.tzinfo is not None else instant.replace(tzinfo=UTC)
