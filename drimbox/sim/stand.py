@@ -90,8 +90,11 @@ class Stand:
         dicom_port: int | None = None,
         extra: Mapping[str, Mapping[str, str]] | None = None,
         options: Sequence[str] = (),
+        ris: Mapping[str, str] | None = None,
     ) -> None:
         """`extra` adds keys to sections of the configuration: {"wado": {"window": "1048576"}}.
+
+        `ris` adds keys to the `[[ris]]`.
 
         `options` are given to `twistd` (`--profile=FILE`).
         """
@@ -101,6 +104,7 @@ class Stand:
         self._pacses = tuple(pacses)
         self._extra = {section: dict(keys) for section, keys in (extra or {}).items()}
         self._options = tuple(options)
+        self._ris = {"name": _text("RIS"), "sending_application": _text("RIS-Y"), **(ris or {})}
         self.dicom_port = dicom_port or free_port()
         self.wado_port, self.hl7_port, self.admin_port = free_port(), free_port(), free_port()
         numbers = range(1, len(self._pacses) + 1)
@@ -321,7 +325,7 @@ class Stand:
         for section, keys in self._extra.items():
             sections.setdefault(section, {}).update(keys)
         lines = [line for name, keys in sections.items() for line in _section(f"[{name}]", keys)]
-        lines += _section("[[ris]]", {"name": _text("RIS"), "sending_application": _text("RIS-Y")})
+        lines += _section("[[ris]]", self._ris)
         lines += _section(
             "[[structure]]",
             {

@@ -84,6 +84,7 @@ class Hospital:
         more: Mapping[str, Mapping[str, str]] | None = None,
         settings: Mapping[str, str] | None = None,
         site: Mapping[str, str] | None = None,
+        ris: Mapping[str, str] | None = None,
         sites: int = 2,
     ) -> None:
         self.folder = folder
@@ -115,7 +116,7 @@ class Hospital:
             "dmp": {"keep_alive": "0"},
             **(more or {}),
         }
-        self.stand = Stand(folder / "stand", reactor, addresses, dicom_port=port, extra=extra)
+        self.stand = Stand(folder / "stand", reactor, addresses, dicom_port=port, extra=extra, ris=ris)
         self._messages = 0
 
     async def start(self) -> None:

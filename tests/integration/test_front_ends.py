@@ -73,15 +73,16 @@ class FrontEnd:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     wado = {"max_connections_per_address": "8", "front_ends": f'["{FRONT}"]'}
     hl7 = {"front_ends": f'["{FRONT}"]'}
-    hospital = Hospital(tmp_path_factory.mktemp("behind"), sites=1, wado=wado, more={"hl7": hl7})
+    hospital = Hospital(
+        tmp_path_factory.mktemp("behind"),
+        sites=1,
+        wado=wado,
+        more={"hl7": hl7},
+        # It is known by its address too.
+        ris={"addresses": f'["{RIS}", "{LOOPBACK}"]'},
+    )
     try:
-        wait(hospital.stand.start())
-        # The RIS is known by its address too.
-        path = hospital.stand.config
-        text = path.read_text("utf-8")
-        mine = f'sending_application = "RIS-Y"\naddresses = ["{RIS}", "{LOOPBACK}"]'
-        path.write_text(text.replace('sending_application = "RIS-Y"', mine), "utf-8")
-        wait(hospital.stand.start_gateway())
+        wait(hospital.start())
         yield hospital
     finally:
         wait(hospital.stop())
