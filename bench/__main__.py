@@ -6,7 +6,8 @@ reason, and the run goes on: a figure is measured or absent, never made up. The 
 everything was measured that could be.
 
 The feed (`--only feed`) is measured apart, without any PACS, and has results of its own: it takes longer
-than all the rest. So are a whole archive at work (`--only scale`) and the audit trail (`--only audit`).
+than all the rest. So are a whole archive at work (`--only scale`), the audit trail (`--only audit`) and the
+door (`--only door`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import click
 
 from bench.auditing import measure_audit
 from bench.baseline import measure_receivers
+from bench.door import measure_door
 from bench.drain import measure_drain
 from bench.feed import measure_bursts, measure_large_reports, measure_latency
 from bench.first import measure_first
@@ -81,6 +83,7 @@ FEED: dict[str, Callable[[Results, Plan, Path], None]] = {
 BY_THEMSELVES: dict[str, Callable[[Results, Plan, Path], None]] = {
     "scale": measure_scale,
     "audit": measure_audit,
+    "door": measure_door,
 }
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import defer, stdio, task
 from twisted.protocols.basic import LineReceiver
 
@@ -33,6 +34,7 @@ from drimbox.sim.peers import LOOPBACK
 from drimbox.sim.ris import SimAct, SimMessage, SimReport, build_message
 from drimbox.sim.stand import PacsAddress, Stand
 from drimbox.sim.studies import GeneratedStudy
+from drimbox.sim.whitelist import ListedDomain, make_whitelist
 from drimbox.store.database import Database
 from drimbox.store.inbox import Inbox
 
@@ -73,7 +75,8 @@ class Gateway:
 
     `port` is where it listens for the AE titles of `pool`, `options` go to `twistd`; what is in `publish`
     has been published once it is entered, any other study is when it is first asked for. `backlog`
-    reports (of `bench.ris`, from number 0) are in the inbox when it starts.
+    reports (of `bench.ris`, from number 0) are in the inbox when it starts. `listed` more Consumers are in
+    its whitelist, `revoked` certificates in the list of revoked ones.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class Gateway:
         extra: Extra | None = None,
         publish: Sequence[GeneratedStudy] = (),
         backlog: int = 0,
+        listed: int = 0,
+        revoked: int = 0,
     ) -> None:
         pacs_settings, more = settings_for(len(pool))
         for section, keys in (extra or {}).items():
@@ -102,17 +107,20 @@ class Gateway:
             "extra": more,
             "options": list(options),
             "backlog": backlog,
+            "listed": listed,
+            "revoked": revoked,
         }
         self._studies = tuple(publish)
         self._program = Program("bench.gateway", log=folder / "stand.log", timeout=_PUBLICATION)
-        self._facts: dict[str, Any] = {}
+        #: What it said of itself when it was ready: ports, names, files.
+        self.facts: dict[str, Any] = {}
         self._kos: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._program.start()
         try:
             self._program.tell(**self._order)
-            self._facts = self._program.read()
+            self.facts = self._program.read()
             for study in self._studies:
                 self.publish(study)
         except BaseException:
@@ -128,7 +136,7 @@ class Gateway:
     @property
     def pid(self) -> int:
         """Process number of the gateway itself."""
-        return int(self._facts["pid"])
+        return int(self.facts["pid"])
 
     @property
     def world_pid(self) -> int:
@@ -138,22 +146,22 @@ class Gateway:
     @property
     def hl7_port(self) -> int:
         """Port on which it listens for reports."""
-        return int(self._facts["hl7"])
+        return int(self.facts["hl7"])
 
     @property
     def admin_port(self) -> int:
         """Port of its admin listener."""
-        return int(self._facts["admin"])
+        return int(self.facts["admin"])
 
     @property
     def wado_port(self) -> int:
         """Port of its HTTPS listener."""
-        return int(self._facts["port"])
+        return int(self.facts["port"])
 
     @property
     def market_root(self) -> str:
         """PEM file of the authority of its viewer names."""
-        return str(self._facts["market_root"])
+        return str(self.facts["market_root"])
 
     @property
     def database(self) -> Path:
@@ -173,7 +181,7 @@ class Gateway:
     def order(self, study: GeneratedStudy, *, syntax: str = JPEG_LS, **more: object) -> dict[str, Any]:
         """Return the order for a client (`bench.client`) that asks for the study's only series."""
         self.publish(study)
-        facts = self._facts
+        facts = self.facts
         series = study.series[0].series_uid
         headers = [
             f"Accept: {accept(syntax)}",
@@ -234,6 +242,7 @@ class _Behind:
         await stand.start()
         stand.dmp.arrived = lambda transaction: self._arrivals.append((transaction, time.monotonic()))
         try:
+            lengthen(stand, listed=order["listed"], revoked=order["revoked"])
             if order["backlog"]:
                 await fill_inbox(self._reactor, folder / "state", order["backlog"])
             await stand.start_gateway(seconds=_START)
@@ -291,6 +300,23 @@ class _Behind:
         while not _archived(stand, kos):
             await task.deferLater(self._reactor, 0.05)
         return kos
+
+
+def lengthen(stand: Stand, *, listed: int, revoked: int) -> None:
+    """Make whitelist and revocation list of a stand that is not used yet as long as those of a nation."""
+    if listed:
+        domains = [*stand.domains, *(_somebody(number) for number in range(listed))]
+        signed = make_whitelist(domains, stand.pki.whitelist_signer)
+        (stand.folder / "whitelist.xml").write_bytes(signed)
+    if revoked:
+        crl = stand.pki.org_authority.crl(range(1 << 64, (1 << 64) + revoked))
+        stand.pki.crl_der.write_bytes(crl.public_bytes(Encoding.DER))
+
+
+def _somebody(number: int) -> ListedDomain:
+    name = f"db1.{1000 + number}.mesimagesmedicales.fr"
+    holder = f"CN={name},OU={300000000000000 + number},O=CABINET {number},ST=Paris (75),C=FR"
+    return ListedDomain(f"L{number}", name, name.replace("db", "vi", 1), f"CABINET {number}", holder)
 
 
 async def fill_inbox(reactor: Any, state: Path, count: int) -> None:

@@ -57,6 +57,10 @@ class Plan:
     audited: int = 10_000_000
     #: Seconds of polls by the weather service.
     health_seconds: float = 20.0
+    #: Seconds each kind of connection is opened for; Consumers in the whitelist, certificates revoked.
+    door_seconds: float = 10.0
+    door_listed: int = 1_000
+    door_revoked: int = 20_000
 
 
 QUICK = Plan(
@@ -85,4 +89,7 @@ QUICK = Plan(
     scale_month=100,
     audited=20_000,
     health_seconds=2.0,
+    door_seconds=2.0,
+    door_listed=50,
+    door_revoked=200,
 )

@@ -1,9 +1,9 @@
 """`python -m bench.report`: put the figures of the last run into docs/performance.md.
 
 The document is written by hand but for what stands between two comments, `<!-- figures: ... -->` and
-`<!-- end -->`: that is replaced by tables made from `bench/results/latest.json`, `feed.json`, `scale.json`
-and `profile.json`. A figure that the run does not have is a dash, one that misses its target is marked, and
-what failed is listed: nothing here rounds a miss into a hit.
+`<!-- end -->`: that is replaced by tables made from `bench/results/latest.json`, `feed.json`, `scale.json`,
+`door.json` and `profile.json`. A figure that the run does not have is a dash, one that misses its target is
+marked, and what failed is listed: nothing here rounds a miss into a hit.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from bench.profile import PROFILE
 from bench.program import ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-LATEST, FEED_RUN, SCALE_RUN = (
-    Path(__file__).parent / "results" / f"{name}.json" for name in ("latest", "feed", "scale")
+LATEST, FEED_RUN, SCALE_RUN, DOOR_RUN = (
+    Path(__file__).parent / "results" / f"{name}.json" for name in ("latest", "feed", "scale", "door")
 )
 _SECTION = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PACS = ("dcmqrscp", "orthanc")
@@ -202,6 +202,33 @@ def transcoding(figures: Figures) -> str:
     return f"{wide}\n{_by_pacs(figures, more)}"
 
 
+_DOOR = {
+    "connections let in, every check (TLS 1.3)": "handshake",
+    "the same in TLS 1.2": "tls12",
+    "the same without revocation lists": "unlisted",
+    "with a request and its answer, whitelist included": "asked",
+}
+
+
+def door(figures: Figures) -> str:
+    """Handshakes."""
+    rows = [
+        (title, figures.cell(f"door.{name}.rate"), figures.cell(f"door.{name}.cpu"))
+        for title, name in _DOOR.items()
+    ]
+    wide = table(("", "a second", "processor time of the gateway, each"), rows)
+    more = [
+        (
+            "sessions offered that were resumed",
+            figures.target("door.resumed"),
+            figures.cell("door.resumed"),
+        ),
+        ("OpenSSL alone, both sides, full handshake", "", figures.cell("door.bare.full")),
+        ("OpenSSL alone, both sides, resumed", "", figures.cell("door.bare.resumed")),
+    ]
+    return f"{machine(figures)}\n{wide}\n{table(('', 'target', ''), more)}"
+
+
 def missing(figures: Figures) -> str:
     """What the run does not have."""
     lines = [f"- failed: {each['name']}: {each['why']}" for each in figures.document["failed"]]
@@ -246,10 +273,11 @@ def filled(
     profiled: dict[str, Any] | None,
     fed: dict[str, Any] | None = None,
     scaled: dict[str, Any] | None = None,
+    knocked: dict[str, Any] | None = None,
 ) -> str:
     """Return the document with every section made anew. Raises `KeyError` for a section nobody knows.
 
-    `fed` are the results of the feed, `scaled` those of a whole archive at work.
+    `fed` are the results of the feed, `scaled` those of a whole archive at work, `knocked` the door's.
     """
     figures = Figures(results)
 
@@ -257,6 +285,8 @@ def filled(
         name = match[2]
         if name == "profile":
             body = profile(profiled)
+        elif name == "door":
+            body = door(Figures(knocked)) if knocked is not None else "The door was not measured.\n"
         elif name in FEED_SECTIONS:
             body = FEED_SECTIONS[name](Figures(fed)) if fed is not None else "The feed was not measured.\n"
         elif name in SCALE_SECTIONS:
@@ -271,10 +301,12 @@ def filled(
 def main() -> None:
     """Fill the document from the results named, `latest.json` by default."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else LATEST
-    profiled, fed, scaled = (
-        json.loads(file.read_text()) if file.exists() else None for file in (PROFILE, FEED_RUN, SCALE_RUN)
+    profiled, *others = (
+        json.loads(file.read_text()) if file.exists() else None
+        for file in (PROFILE, FEED_RUN, SCALE_RUN, DOOR_RUN)
     )
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), json.loads(path.read_text()), profiled, fed, scaled))
+    results = json.loads(path.read_text())
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), results, profiled, *others))
     print(f"{DOCUMENT} : chiffres de {path}")
 
 

@@ -59,6 +59,8 @@ TARGETS: Final = (
     # Issue 6: among ten million events, however cold.
     Target(r"audit\.(search(_cold)?(_p99)?|command)", at_most=1.0),
     Target(r"audit\.verify_memory", at_most=32.0),
+    # A session of a viewer's name would open a WADO name (threats.md): nothing resumes.
+    Target(r"door\.resumed", at_most=0.0),
     # Constant memory: a few batches and the numbers of a month, whatever the archive.
     Target(r"(export\.memory|archive\.walk_memory|scale\.(resync|export)\.memory)", at_most=32.0),
 )

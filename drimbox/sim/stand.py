@@ -127,11 +127,12 @@ class Stand:
             structures={STRUCTURE: "CABINET Y"},
         )
         listed = [*self.sites, CONSUMER, OTHER_CONSUMER]
-        domains = [
+        #: Who is in the whitelist.
+        self.domains = [
             ListedDomain.for_certificate(str(number), self.pki.sites[name])
             for number, name in enumerate(listed)
         ]
-        (self.folder / "whitelist.xml").write_bytes(make_whitelist(domains, self.pki.whitelist_signer))
+        (self.folder / "whitelist.xml").write_bytes(make_whitelist(self.domains, self.pki.whitelist_signer))
         trust = Trust.load(self.pki.roots, None)
         self.dmp = DmpServer(self._reactor, DmpService(trust), self.pki.dmp, self.pki.roots)
         self.dmp.start()

@@ -10,6 +10,7 @@ import pytest
 
 from bench.baseline import Floor, Incomplete, measure_receivers
 from bench.codecs import PAIRS
+from bench.door import measure_door
 from bench.first import measure_first
 from bench.gateway import Gateway
 from bench.growth import measure_tiny
@@ -161,3 +162,14 @@ def test_polls_of_the_weather_service_are_measured(tmp_path: Path) -> None:
     measure_health(results, attrs.evolve(PLAN, health_seconds=0.5), tmp_path)
     assert (results.get("health.kept.rate") or 0) > 1
     assert results.get("health.new.cpu") is not None
+
+
+def test_the_door_is_measured_with_every_check(tmp_path: Path) -> None:
+    results = Results()
+    plan = attrs.evolve(PLAN, door_seconds=0.5, door_listed=3, door_revoked=5)
+    measure_door(results, plan, tmp_path)
+    for name in ("handshake", "asked", "tls12", "unlisted"):
+        assert (results.get(f"door.{name}.rate") or 0) > 1
+        assert results.get(f"door.{name}.cpu") is not None
+    assert results.get("door.resumed") == 0
+    assert (results.get("door.bare.full") or 0) > (results.get("door.bare.resumed") or 0) > 0

@@ -79,6 +79,7 @@ def test_what_has_no_figure_is_said(tmp_path: Path) -> None:
         ("dcmqrscp.tiny.rate", 1000.0, 999.0),
         ("orthanc.transcoded.first_image", 0.15, 0.16),
         ("health.kept.cpu", 3.0, 3.1),
+        ("door.resumed", 0.0, 1.0),
     ],
 )
 def test_targets_are_those_of_the_issue(name: str, inside: float, outside: float) -> None:
@@ -191,6 +192,20 @@ def test_document_of_this_checkout_has_every_section() -> None:
     latest = ROOT / "bench" / "results" / "latest.json"
     if latest.exists():
         filled(text, json.loads(latest.read_text()), None)
+
+
+def test_the_door_has_a_run_of_its_own(tmp_path: Path) -> None:
+    results = Results()
+    results.add("door.handshake.rate", 400.0, "/s")
+    results.add("door.handshake.cpu", 1.25, "ms")
+    results.add("door.resumed", 2.0, "connections")
+    run = document(results, tmp_path / "door.json")
+    text = "<!-- figures: door -->\nold\n<!-- end -->\n"
+    assert "The door was not measured" in filled(text, run, None)
+    written = filled(text, run, None, knocked=run)
+    assert "| connections let in, every check (TLS 1.3) | 400 /s | 1.2 ms |" in written
+    assert "**2.0 connections** ✗" in written
+    assert "<!-- figures: door -->" in DOCUMENT.read_text()
 
 
 def test_profile_counts_what_a_delivery_adds(tmp_path: Path) -> None:
