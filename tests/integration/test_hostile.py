@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 SOAK = os.environ.get("DRIMBOX_SOAK") == "1"
 #: Failures of each kind, and seconds of the run beside ordinary traffic.
-FAILURES, SECONDS = (10_000, 1800.0) if SOAK else (2_000, 25.0)
+FAILURES, SECONDS = (10_000, 1800.0) if SOAK else (2_000, 15.0)
 #: Megabytes by which memory may differ: what the allocator does with its heap.
 SLACK = 12.0
 #: The patient of the reports.
