@@ -239,7 +239,8 @@ class Traffic:
         hospital, scan = self._scene.besieged.hospital, self._scene.scan
         while self._going:
             result = await hospital.fetch(scan)
-            assert (result.complete, result.status) == (True, 200), (self.done, result)
+            good = (result.complete, result.status) == (True, 200)
+            assert good, (self.done, result, self._scene.besieged.last_words())
             assert received(result) == digests(scan.study)
             self.done["images"] += 1
             await pause(0.3)

@@ -12,8 +12,8 @@ from drimbox.sim.ris import build_message
 from tests.dicom.box import storing
 from tests.integration.hostile.target import Attack, Target
 
-#: Seconds such a crowd stays, and its size.
-STAY, CROWD = 4.0, 12
+#: Seconds such a crowd stays, longer than the gateway has patience; and its size.
+STAY, CROWD = 10.0, 12
 
 
 def _crowd(
