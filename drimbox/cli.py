@@ -10,6 +10,7 @@ import click
 
 from drimbox.commands.archive import archive
 from drimbox.commands.audit import audit
+from drimbox.commands.backup import backup, backup_key, restore
 from drimbox.commands.certificates import certificates
 from drimbox.commands.configuration import check_config
 from drimbox.commands.doctor import doctor
@@ -49,6 +50,9 @@ def version() -> None:
 for command in (
     archive,
     audit,
+    backup,
+    backup_key,
+    restore,
     certificates,
     check_config,
     doctor,

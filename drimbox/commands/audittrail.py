@@ -69,12 +69,12 @@ class Search:
 
 def search_trail(search: Search, config_path: Path) -> None:
     """Audit the search, then print what it finds. Raises `Failed`."""
-    config = _configuration(config_path)
-    with _desk(config) as desk:
-        own = desk.record(_event(search, config), _Clock())
+    config = configuration(config_path)
+    with desk(config.store_url) as trail:
+        own = trail.record(_event(search, config), SystemClock())
         # What is asked for does not begin with the question itself.
         before = own if search.before is None else min(search.before, own)
-        found = _Counted(desk.search(search.query(), limit=search.limit, before=before))
+        found = _Counted(trail.search(search.query(), limit=search.limit, before=before))
         _show(found, search.form, audit_source_id(config.drimbox.system_id))
     if found.count and found.count == search.limit:
         click.echo(f"{found.count} événement(s) ; la suite : --before {found.last}", err=True)
@@ -92,8 +92,8 @@ def verify_trail(known: tuple[int, str] | None, config_path: Path, *, as_json: b
             told = checked
             click.echo(f"{checked} événements vérifiés", err=True)
 
-    with _desk(_configuration(config_path)) as desk:
-        check = desk.verify(ChainHead(*known) if known else None, tell)
+    with desk(configuration(config_path).store_url) as trail:
+        check = trail.verify(ChainHead(*known) if known else None, tell)
     if as_json:
         print_json(_shown(check))
         if check.fault is not None:
@@ -107,7 +107,9 @@ def verify_trail(known: tuple[int, str] | None, config_path: Path, *, as_json: b
     click.echo(f"Dernier maillon : {check.head.last_id}:{check.head.hash}")
 
 
-class _Clock:
+class SystemClock:
+    """The wall clock."""
+
     def now(self) -> datetime:
         """Return the present instant."""
         return datetime.now(UTC)
@@ -116,7 +118,7 @@ class _Clock:
 def _event(search: Search, config: Config) -> AuditEvent:
     machine = socket.gethostname()
     return trail_read(
-        user=_account(),
+        user=account(),
         machine=machine,
         program="drimbox audit search",
         trail=f"urn:drimbox:{config.drimbox.system_id}:audit",
@@ -126,7 +128,7 @@ def _event(search: Search, config: Config) -> AuditEvent:
     )
 
 
-def _account() -> str:
+def account() -> str:
     """Return the account that runs the command, and who became it by sudo."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
@@ -147,7 +149,8 @@ def _shown(check: ChainCheck) -> dict[str, object]:
     }
 
 
-def _configuration(path: Path) -> Config:
+def configuration(path: Path) -> Config:
+    """Read the configuration, not the files it names. Raises `Failed`."""
     try:
         return load(path, files=False)
     except ConfigErrors as errors:
@@ -155,10 +158,11 @@ def _configuration(path: Path) -> Config:
 
 
 @contextmanager
-def _desk(config: Config) -> Iterator[AuditDesk]:
+def desk(store_url: str) -> Iterator[AuditDesk]:
+    """Open the trail of a store. Raises `Failed`."""
     try:
-        with AuditDesk(parse_url(config.store_url)) as desk:
-            yield desk
+        with AuditDesk(parse_url(store_url)) as opened:
+            yield opened
     except StoreError as error:
         raise Failed(escape_control(str(error))) from None
 

@@ -9,6 +9,8 @@ read it. Statement parameters are never shown in error texts, for the same reaso
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,17 @@ def create_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         return
+
+
+def copy_sqlite(source: Path, target: Path) -> None:
+    """Copy a database to a file that only its owner reads, while others use it.
+
+    SQLite's backup call, not a file copy: it takes the committed state whatever the WAL holds. In one go:
+    in steps, every commit of somebody else would have it begin anew.
+    """
+    create_private(target)
+    with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
+        there.backup(here)
 
 
 def _sqlite_hooks(engine: Engine, *, begin: str, pragmas: tuple[str, ...]) -> None:

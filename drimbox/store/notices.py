@@ -36,6 +36,36 @@ def close_notice(connection: Connection, key: str, now: datetime, who: str = RES
     return connection.execute(over).rowcount == 1
 
 
+def open_notice(
+    connection: Connection,
+    key: str,
+    code: str,
+    text: str,
+    now: datetime,
+    severity: Severity | None = None,
+) -> None:
+    """Open a notice or count its occurrence once more, inside a transaction (`NoticeStore.post`)."""
+    code, text = clip(code, 100), clip(text)
+    weight = (severity or _SEVERITIES.get(code, Severity.ATTENTION)).value
+    dialect: Any = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(notice).values(
+        key=clip(key, 500), code=code, severity=weight, text=text, count=1, first_at=now, last_at=now
+    )
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[notice.c.key],
+            index_where=notice.c.acknowledged_at.is_(None),
+            set_={
+                "count": notice.c.count + 1,
+                "last_at": now,
+                "code": code,
+                "severity": weight,
+                "text": text,
+            },
+        )
+    )
+
+
 #: What makes a `Notice`.
 NOTICE = (
     notice.c.id,
@@ -80,24 +110,7 @@ class NoticeStore:
         Without a `severity` the code has its own.
         """
         now = self._clock.now()
-        key, code, text = clip(key, 500), clip(code, 100), clip(text)
-        weight = (severity or _SEVERITIES.get(code, Severity.ATTENTION)).value
-        dialect: Any = sqlite if self._database.dialect == "sqlite" else postgresql
-        statement = dialect.insert(notice).values(
-            key=key, code=code, severity=weight, text=text, count=1, first_at=now, last_at=now
-        )
-        statement = statement.on_conflict_do_update(
-            index_elements=[notice.c.key],
-            index_where=notice.c.acknowledged_at.is_(None),
-            set_={
-                "count": notice.c.count + 1,
-                "last_at": now,
-                "code": code,
-                "severity": weight,
-                "text": text,
-            },
-        )
-        await self._database.run(lambda connection: connection.execute(statement).rowcount)
+        await self._database.run(lambda connection: open_notice(connection, key, code, text, now, severity))
 
     async def open(self, limit: int = 200) -> list[Notice]:
         """List the open notices, the most recent first."""

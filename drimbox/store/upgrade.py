@@ -8,7 +8,6 @@ database written by a later version is refused: guessing at unknown columns woul
 from __future__ import annotations
 
 import os
-import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,6 +73,14 @@ def upgrade(url: URL) -> Upgrade:
         engine.dispose()
 
 
+def revision_of(connection: Connection) -> str:
+    """Return the revision of a store. Raises `StoreTooNew`, and `StoreDamaged` when it is none of ours."""
+    revision = _revision(connection, ScriptDirectory.from_config(configuration()))
+    if revision is None:
+        raise StoreDamaged("La base est vide.")
+    return revision
+
+
 def _revision(connection: Connection, script: ScriptDirectory) -> str | None:
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None:
@@ -86,22 +93,12 @@ def _revision(connection: Connection, script: ScriptDirectory) -> str | None:
 
 
 def _backup(path: Path, revision: str) -> Path:
-    """Copy the database, WAL included, beside itself; durable before we return.
-
-    SQLite's backup call, not a file copy: it takes the committed state whatever the WAL holds.
-    """
+    """Copy the database, WAL included, beside itself; durable before we return."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     target = path.with_name(f"{path.name}.{revision}-{stamp}.bak")
     partial = target.with_name(target.name + ".part")
     partial.unlink(missing_ok=True)
-    engines.create_private(partial)
-    source = sqlite3.connect(path)
-    copy = sqlite3.connect(partial)
-    try:
-        source.backup(copy)
-    finally:
-        copy.close()
-        source.close()
+    engines.copy_sqlite(path, partial)
     # The copy is closed: opening the file once more drops no lock of SQLite's.
     _sync(partial, os.O_RDONLY)
     partial.rename(target)

@@ -1,0 +1,132 @@
+"""Restoring a backup: all is verified before anything is put in place, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+
+from drimbox.backup import container, sealing
+from drimbox.backup.container import DATABASE, BackupUnusable, Manifest, Member
+from drimbox.store import snapshot
+
+
+@attrs.frozen
+class Restored:
+    """What a restore did."""
+
+    manifest: Manifest
+    database: Path
+    #: Publications that wait; the DMP is asked about each before it is sent.
+    waiting: int
+    #: Files of the configuration put in place; those left aside, with where they were.
+    placed: tuple[Path, ...]
+    aside: tuple[tuple[Path, str], ...]
+
+
+def verify(path: Path, work: Path, identity: Path | None) -> Manifest:
+    """Unpack a backup into `work` and hold it against itself: files, store, audit head.
+
+    Raises `BackupUnusable`, `StoreError`, `OSError`.
+    """
+    opened = path
+    if sealing.is_sealed(path):
+        if identity is None:
+            raise BackupUnusable("la sauvegarde est chiffrée : donner la clé secrète (--identity)")
+        opened = work / "paquet"
+        os.close(os.open(opened, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        sealing.unseal(path, opened, identity)
+    manifest = container.read(opened, work)
+    if opened != path:
+        opened.unlink()
+    facts = snapshot.examine(work / DATABASE)
+    promised = (manifest.revision, manifest.audit_last, manifest.audit_hash, manifest.kos)
+    if promised != (facts.revision, facts.head.last_id, facts.head.hash, facts.kos):
+        raise BackupUnusable("la base n'est pas celle que le manifeste annonce")
+    return manifest
+
+
+def check_only(path: Path, identity: Path | None, folder: Path | None = None) -> Manifest:
+    """Verify a backup and leave nothing behind; `folder` is where there is room for it."""
+    with tempfile.TemporaryDirectory(prefix="verification-", dir=folder) as work:
+        return verify(path, Path(work), identity)
+
+
+def restore(path: Path, *, target: Path, config_path: Path, identity: Path | None = None) -> Restored:
+    """Put a backup in place: the store as `target`, the configuration beside `config_path`.
+
+    Refuses when there is a store already. Files of the configuration that exist already are left as they
+    are. Raises `BackupUnusable`, `StoreError`, `OSError`.
+    """
+    state = target.parent
+    if any(state.glob(f"{target.name}*")):
+        raise BackupUnusable(f"{state} contient déjà une base : la déplacer d'abord, rien n'est écrasé")
+    with tempfile.TemporaryDirectory(prefix="restauration-", dir=state) as name:
+        work = Path(name)
+        manifest = verify(path, work, identity)
+        waiting = snapshot.prepare_restored(work / DATABASE, manifest.instant, datetime.now(UTC))
+        placed, aside = _place_configuration(manifest, work, config_path)
+        _own_like(state, work / DATABASE)
+        (work / DATABASE).rename(target)
+    return Restored(manifest, target, waiting, placed, aside)
+
+
+def _place_configuration(
+    manifest: Manifest, work: Path, config_path: Path
+) -> tuple[tuple[Path, ...], tuple[tuple[Path, str], ...]]:
+    """Put the files of the configuration back where they were, below the folder of `config_path` only.
+
+    A backup comes from elsewhere: what it says of paths outside of that folder is not followed. Those files
+    are put aside, for the administrator to move.
+    """
+    members = {member.name: member for member in manifest.members}
+    base = Path(members[manifest.configuration].origin).parent
+    folder = config_path.absolute().parent
+    placed: list[Path] = []
+    aside: list[tuple[Path, str]] = []
+    for member in manifest.members:
+        if member.name == DATABASE:
+            continue
+        wanted = config_path if member.name == manifest.configuration else _below(member, base, folder)
+        if wanted is None or wanted.exists():
+            wanted = folder / "restauration" / member.name
+            aside.append((wanted, member.origin))
+        else:
+            placed.append(wanted)
+        _put(work / member.name, wanted, folder)
+    return tuple(placed), tuple(aside)
+
+
+def _below(member: Member, base: Path, folder: Path) -> Path | None:
+    """Return where a file goes that stood below the old folder of the configuration, else None."""
+    origin = Path(member.origin)
+    if not origin.is_relative_to(base) or ".." in origin.parts:
+        return None
+    wanted = folder / origin.relative_to(base)
+    # No link leads out of the folder.
+    return wanted if wanted.parent.resolve().is_relative_to(folder.resolve()) else None
+
+
+def _put(source: Path, target: Path, folder: Path) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with source.open("rb") as content:
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as out:
+            shutil.copyfileobj(content, out)
+    _own_like(folder, target)
+
+
+def _own_like(folder: Path, path: Path) -> None:
+    """Give a file to the account and group of its folder, when we may: root restores for the gateway.
+
+    In a folder of root's that a group may read, the gateway reads by that group.
+    """
+    if os.geteuid() == 0:
+        about = folder.stat()
+        os.chown(path, about.st_uid, about.st_gid)
+        if about.st_uid == 0 and about.st_gid != 0:
+            path.chmod(0o640)

@@ -1,0 +1,112 @@
+"""What `drimbox backup` and `drimbox restore` do once called; apart, because a database loads slowly."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import click
+
+from drimbox.audit.messages import administration
+from drimbox.backup import making, restoring
+from drimbox.backup.container import BackupUnusable, Manifest
+from drimbox.commands.audittrail import SystemClock, account, configuration, desk
+from drimbox.commands.common import Failed, local_time, print_json
+from drimbox.redaction import escape_control
+from drimbox.store.engine import parse_url, sqlite_path
+from drimbox.store.errors import StoreError
+
+
+def make_backup(
+    folder: Path, recipients: tuple[str, ...], keep: int | None, config_path: Path, *, as_json: bool
+) -> None:
+    """Make a backup, audit it, say what it is. Raises `Failed`."""
+    config = configuration(config_path)
+    with _told():
+        made = making.make(config, config_path, folder, recipients=recipients, keep=keep)
+    _audit(config.store_url, f"Sauvegarde ({made.path.name})")
+    if as_json:
+        print_json(
+            {
+                "file": str(made.path),
+                "size": made.size,
+                "sha256": made.sha256,
+                "removed": [str(path) for path in made.removed],
+                **attrs.asdict(made.manifest),
+            }
+        )
+        return
+    click.echo(f"{made.path} : {made.size} octets, vérifiée.")
+    click.echo(f"SHA-256 : {made.sha256}")
+    _describe(made.manifest)
+    for path in made.removed:
+        click.echo(f"Ancienne sauvegarde supprimée : {path.name}")
+
+
+def check_backup(path: Path, identity: Path | None) -> None:
+    """Verify a backup and say what it is. Raises `Failed`."""
+    with _told():
+        manifest = restoring.check_only(path, identity)
+    click.echo(f"{path.name} : sauvegarde entière.")
+    _describe(manifest)
+
+
+def restore_backup(path: Path, identity: Path | None, state_dir: Path, config_path: Path) -> None:
+    """Put a backup in place, audit it, say what is left to do. Raises `Failed`."""
+    target = state_dir / "drimbox.db"
+    if config_path.exists():
+        place = sqlite_path(parse_url(configuration(config_path).store_url))
+        if place is None:
+            raise Failed("la configuration désigne une base PostgreSQL : restaurer avec pg_restore.")
+        target = place
+    with _told():
+        done = restoring.restore(path, target=target, config_path=config_path, identity=identity)
+    click.echo(f"Base restaurée : {done.database}")
+    _describe(done.manifest)
+    for each in done.placed:
+        click.echo(f"Configuration restaurée : {each}")
+    for each, origin in done.aside:
+        click.echo(f"Mis de côté : {each} (venait de {escape_control(origin)})")
+    if not done.manifest.secrets:
+        click.echo("Clés et secrets ne sont pas dans une sauvegarde non chiffrée : les remettre en place.")
+    click.echo(f"Publications en attente : {done.waiting} ; le DMP sera interrogé avant tout envoi.")
+    made_at = local_time(done.manifest.made_at)
+    click.echo(
+        "Ensuite : drimbox check-config, démarrer le service, faire renvoyer par les RIS les messages"
+    )
+    click.echo(f"acquittés depuis le {made_at}, puis drimbox resync start.")
+    _audit(f"sqlite:///{done.database}", f"Restauration de la sauvegarde du {made_at}")
+
+
+def _describe(manifest: Manifest) -> None:
+    click.echo(
+        f"Contenu : passerelle {escape_control(manifest.system_id)}, version "
+        f"{escape_control(manifest.version)}, du {local_time(manifest.made_at)} ; "
+        f"{manifest.kos} KOS ; dernier maillon de l'audit {manifest.audit_last}:{manifest.audit_hash}"
+    )
+
+
+def _audit(store_url: str, action: str) -> None:
+    """Write who did it into the trail (DB.CS.10)."""
+    event = administration(
+        name="DRIMbox",
+        source_name=socket.gethostname(),
+        user=account(),
+        action=action,
+        subject="sauvegarde",
+    )
+    with desk(store_url) as trail:
+        trail.record(event, SystemClock())
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (BackupUnusable, StoreError) as error:
+        raise Failed(escape_control(str(error))) from None
+    except OSError as error:
+        raise Failed(f"{error.filename or ''} : {error.strerror}") from None
