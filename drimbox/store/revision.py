@@ -17,18 +17,20 @@ def newest() -> str:
     return max(found[1] for file in files if (found := re.fullmatch(r"r(\d{4})_\w+\.py", file.name)))
 
 
-def require_current(connection: Connection) -> None:
-    """Let a store pass whose schema is of this version.
-
-    Raises `StoreTooNew`, `StoreOutdated`, and `StoreDamaged` for what is no store of ours.
-    """
+def revision_of(connection: Connection) -> str:
+    """Return the revision of a store. Raises `StoreTooNew`, and `StoreDamaged` for what is no store of ours."""
     try:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
     except (OperationalError, ProgrammingError):
         found = None
     if found is None:
         raise StoreDamaged("La base n'est pas celle d'une DRIMbox, ou n'a jamais servi.")
-    if found < newest():
-        raise StoreOutdated("La base est d'une version plus ancienne : démarrer d'abord le service.")
     if found > newest():
         raise StoreTooNew(f"La base vient d'une version plus récente (schéma {found}).")
+    return str(found)
+
+
+def require_current(connection: Connection) -> None:
+    """Let a store pass whose schema is of this version. Raises as `revision_of`, and `StoreOutdated`."""
+    if revision_of(connection) < newest():
+        raise StoreOutdated("La base est d'une version plus ancienne : démarrer d'abord le service.")

@@ -16,8 +16,8 @@ from drimbox.store import engine as engines
 from drimbox.store.auditchain import ChainHead
 from drimbox.store.errors import StoreDamaged, StoreError, StoreMissing
 from drimbox.store.notices import open_notice
+from drimbox.store.revision import revision_of
 from drimbox.store.schema import WAITING, audit_head, feed_job, inbox, kos, outbox
-from drimbox.store.upgrade import revision_of
 
 
 @attrs.frozen

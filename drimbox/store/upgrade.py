@@ -73,14 +73,6 @@ def upgrade(url: URL) -> Upgrade:
         engine.dispose()
 
 
-def revision_of(connection: Connection) -> str:
-    """Return the revision of a store. Raises `StoreTooNew`, and `StoreDamaged` when it is none of ours."""
-    revision = _revision(connection, ScriptDirectory.from_config(configuration()))
-    if revision is None:
-        raise StoreDamaged("La base est vide.")
-    return revision
-
-
 def _revision(connection: Connection, script: ScriptDirectory) -> str | None:
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None:
