@@ -18,7 +18,7 @@ def newest() -> str:
 
 
 def revision_of(connection: Connection) -> str:
-    """Return the revision of a store. Raises `StoreTooNew`, and `StoreDamaged` for what is no store of ours."""
+    """Return a store's revision. Raises `StoreTooNew`, and `StoreDamaged` for what is no store of ours."""
     try:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
     except (OperationalError, ProgrammingError):
