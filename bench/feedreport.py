@@ -132,6 +132,26 @@ def scale(figures: Figures) -> str:
     return f"{feed_machine(figures)}\n{table(head, rows)}"
 
 
+def audit(figures: Figures) -> str:
+    """A large audit trail."""
+    rows = [
+        ("events in the trail", "audit.events"),
+        ("bytes on disk for each, indexes included", "audit.bytes"),
+        ("`drimbox audit search --ins`, the whole process, worst of five", "audit.command"),
+        ("the search itself, its own record in the trail included, median", "audit.search"),
+        ("… 99th percentile", "audit.search_p99"),
+        ("… nothing of the trail in the system's cache, median", "audit.search_cold"),
+        ("… 99th percentile", "audit.search_cold_p99"),
+        ("search of a study", "audit.search_study"),
+        ("search of failures, 1,000 of them", "audit.search_failed"),
+        ("search of a day in the middle, 1,000 events of it", "audit.search_day"),
+        ("events added, a durable commit each", "audit.append"),
+        ("events verified (`drimbox audit verify`)", "audit.verify"),
+        ("… memory it takes, over the whole trail", "audit.verify_memory"),
+    ]
+    return f"{feed_machine(figures)}\n{_rows('audit trail', figures, rows)}"
+
+
 def _rows(title: str, figures: Figures, rows: list[tuple[str, str]]) -> str:
     return table(
         (title, "target", ""),

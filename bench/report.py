@@ -15,15 +15,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.feedreport import FEED_SECTIONS, SCALE_SECTIONS
+from bench.feedreport import FEED_SECTIONS, SCALE_SECTIONS, audit
 from bench.figures import Figures, table
 from bench.machine import FREE
 from bench.profile import PROFILE
 from bench.program import ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-LATEST, FEED_RUN, SCALE_RUN, DOOR_RUN = (
-    Path(__file__).parent / "results" / f"{name}.json" for name in ("latest", "feed", "scale", "door")
+LATEST, FEED_RUN, SCALE_RUN, DOOR_RUN, AUDIT_RUN = (
+    Path(__file__).parent / "results" / f"{name}.json"
+    for name in ("latest", "feed", "scale", "door", "audit")
 )
 _SECTION = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PACS = ("dcmqrscp", "orthanc")
@@ -274,10 +275,12 @@ def filled(
     fed: dict[str, Any] | None = None,
     scaled: dict[str, Any] | None = None,
     knocked: dict[str, Any] | None = None,
+    audited: dict[str, Any] | None = None,
 ) -> str:
     """Return the document with every section made anew. Raises `KeyError` for a section nobody knows.
 
-    `fed` are the results of the feed, `scaled` those of a whole archive at work, `knocked` the door's.
+    `fed` are the results of the feed, `scaled` those of a whole archive at work, `knocked` the door's,
+    `audited` those of the audit trail.
     """
     figures = Figures(results)
 
@@ -287,6 +290,8 @@ def filled(
             body = profile(profiled)
         elif name == "door":
             body = door(Figures(knocked)) if knocked is not None else "The door was not measured.\n"
+        elif name == "audit":
+            body = audit(Figures(audited)) if audited is not None else "The audit trail was not measured.\n"
         elif name in FEED_SECTIONS:
             body = FEED_SECTIONS[name](Figures(fed)) if fed is not None else "The feed was not measured.\n"
         elif name in SCALE_SECTIONS:
@@ -303,7 +308,7 @@ def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else LATEST
     profiled, *others = (
         json.loads(file.read_text()) if file.exists() else None
-        for file in (PROFILE, FEED_RUN, SCALE_RUN, DOOR_RUN)
+        for file in (PROFILE, FEED_RUN, SCALE_RUN, DOOR_RUN, AUDIT_RUN)
     )
     results = json.loads(path.read_text())
     DOCUMENT.write_text(filled(DOCUMENT.read_text(), results, profiled, *others))

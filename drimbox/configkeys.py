@@ -336,6 +336,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "retry_first": _RETRY,
         "retry_max": _RETRY,
         "late": duration(MINUTE, 30 * DAY),
+        "require_close_notify": boolean(),
         "enterprise_number": integer(1, 2**32 - 1),
     },
     config.DoctorSettings: {"min_free": size(MIB, 16 * 1024 * GIB), "ceiling": duration(10, HOUR)},

@@ -10,6 +10,8 @@ So a batch counts as delivered when, after our `close_notify`,
   bytes of ours were on their way.
 
 Anything else (reset, alert, silence) leaves the batch undelivered, however much of it may have been read.
+An end of file is no word of TLS: somebody on the way could forge it, and make us skip what was not read.
+`require_close_notify` takes none for a receipt.
 """
 
 from __future__ import annotations
@@ -80,9 +82,11 @@ class AtnaLink:
         await session.ended
         reason = session.reason
         # Twisted calls an end of file without `close_notify` a lost connection.
-        in_order = reason.check(ConnectionDone) or (watch.ended and reason.check(ConnectionLost))
-        if not session.finished or not in_order:
+        silent = watch.ended and reason.check(ConnectionLost)
+        if not session.finished or not (silent or reason.check(ConnectionDone)):
             reason.raiseException()
+        if silent and settings.require_close_notify:
+            raise BatchNotDelivered(f"{settings.host} : connexion fermée sans close_notify", sent=True)
         if watch.acknowledged is False:
             raise BatchNotDelivered(f"{settings.host} : connexion fermée avant la fin", sent=True)
 

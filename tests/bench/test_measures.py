@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from bench.auditing import measure_audit
 from bench.baseline import Floor, Incomplete, measure_receivers
 from bench.codecs import PAIRS
 from bench.door import measure_door
@@ -162,6 +163,14 @@ def test_polls_of_the_weather_service_are_measured(tmp_path: Path) -> None:
     measure_health(results, attrs.evolve(PLAN, health_seconds=0.5), tmp_path)
     assert (results.get("health.kept.rate") or 0) > 1
     assert results.get("health.new.cpu") is not None
+
+
+def test_the_audit_trail_is_searched_as_the_command_does(tmp_path: Path) -> None:
+    results = Results()
+    measure_audit(results, attrs.evolve(PLAN, audited=600), tmp_path)
+    assert results.get("audit.found") == 10
+    assert (results.get("audit.command") or 0) > 0
+    assert (results.get("audit.verify") or 0) > 0
 
 
 def test_the_door_is_measured_with_every_check(tmp_path: Path) -> None:

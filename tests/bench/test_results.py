@@ -194,6 +194,22 @@ def test_document_of_this_checkout_has_every_section() -> None:
         filled(text, json.loads(latest.read_text()), None)
 
 
+def test_the_audit_trail_has_a_run_of_its_own(tmp_path: Path) -> None:
+    results = Results()
+    for name, value, unit in (
+        ("speed", 1000.0, "MB/s"),
+        ("speed_after", 999.0, "MB/s"),
+        ("scaling", 2.0, ""),
+    ):
+        results.add(f"machine.{name}", value, unit)
+    results.add("audit.command", 1.5, "s")
+    run = document(results, tmp_path / "audit.json")
+    text = "<!-- figures: audit -->\nold\n<!-- end -->\n"
+    assert "The audit trail was not measured" in filled(text, run, None)
+    assert "**1.50 s** ✗" in filled(text, run, None, audited=run)
+    assert "<!-- figures: audit -->" in DOCUMENT.read_text()
+
+
 def test_the_door_has_a_run_of_its_own(tmp_path: Path) -> None:
     results = Results()
     results.add("door.handshake.rate", 400.0, "/s")
