@@ -54,7 +54,7 @@ _ENTERS = {
     *(
         f"{side} commit of {step}"
         for side in _BOTH
-        for step in ("FeedJobs.publish", "Outbox.begin", "Outbox.published", "AuditStore.append")
+        for step in ("FeedJobs.publish", "Outbox.begin", "Outbox.published", "AuditStore.record")
     ),
 }
 _LEAVES = {
