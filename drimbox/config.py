@@ -644,8 +644,8 @@ class AtnaSettings:
     retry_max: float = 300.0
     #: Seconds the oldest event may wait before the administrator is told.
     late: float = 3600.0
-    #: A session counts only when the repository ends it by TLS too: nobody on the way can end it for it.
-    require_close_notify: bool = False
+    #: A session counts only when the repository ends it by TLS too (RFC 5425 4.4): nobody else can.
+    require_close_notify: bool = True
     #: Private enterprise number (IANA) under which each message names its event; None leaves that out.
     enterprise_number: int | None = None
 

@@ -4,14 +4,14 @@ Syslog has no acknowledgement. What comes closest is the end of the session: we 
 `close_notify` of TLS, and a repository answers it when it has read everything before it, or just closes.
 So a batch counts as delivered when, after our `close_notify`,
 
-* the repository's own came, or its end of file (a system that throws away what was not read sends a reset
-  in its place),
+* the repository's own came; or, by configuration, its end of file alone (a system that throws away what was
+  not read sends a reset in its place),
 * and its system has acknowledged every byte by then (`tcp_info`, Linux): it did not close on its own while
   bytes of ours were on their way.
 
 Anything else (reset, alert, silence) leaves the batch undelivered, however much of it may have been read.
-An end of file is no word of TLS: somebody on the way could forge it, and make us skip what was not read.
-`require_close_notify` takes none for a receipt.
+An end of file is no word of TLS: somebody on the way could forge it, and make us skip what was not read;
+so it takes `require_close_notify = false`.
 """
 
 from __future__ import annotations

@@ -174,18 +174,12 @@ def plain_server(pki: Pki) -> Iterator[Callable[[str], int]]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_end_of_file_without_goodbye_is_a_receipt(
+async def test_an_end_of_file_without_goodbye_is_a_receipt_only_by_configuration(
     desk: Desk, plain_server: Callable[[str], int]
 ) -> None:
-    await desk.link(port=plain_server("closes")).deliver(batch(300))
-    error = await desk.refused(batch(3), port=plain_server("closes"), require_close_notify=True)
+    await desk.link(port=plain_server("closes"), require_close_notify=False).deliver(batch(300))
+    error = await desk.refused(batch(3), port=plain_server("closes"))
     assert (error.sent, str(error)) == (True, "localhost : connexion fermée sans close_notify")
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_goodbye_by_tls_is_enough_for_whoever_asks_for_one(desk: Desk) -> None:
-    await desk.link(require_close_notify=True).deliver(batch(30))
-    assert len(desk.server.messages) == 30
 
 
 @pytest_twisted.ensureDeferred
