@@ -50,6 +50,7 @@ class _Kept:
     """An answer, or why there is none; until when, by the clock that never jumps and by the calendar."""
 
     standing: Standing | None
+    #: Empty for an answer.
     reason: str
     deadline: float
     until: datetime
@@ -99,6 +100,7 @@ class Responders:
     async def _found(self, chain: list[x509.Certificate]) -> _Kept:
         key = chain[0].fingerprint(hashes.SHA256())
         kept = self._kept.get(key)
+        revoked = kept is not None and kept.standing is Standing.REVOKED
         if kept is not None and self._clock.seconds() < kept.deadline and self._now() < kept.until:
             return kept
         waiting = self._waiting.get(key)
@@ -110,10 +112,15 @@ class Responders:
         found = self._silence("question interrompue")
         try:
             found = await self._ask(chain)
+            if revoked and found.standing is None:
+                # Silence takes no revocation back.
+                found = attrs.evolve(found, standing=Standing.REVOKED)
         finally:
             self._keep(key, found)
             for each in self._waiting.pop(key):
                 each.callback(found)
+        answer = None if found.reason else found.standing
+        metrics.OCSP_ANSWERS.labels(answer.name.lower() if answer is not None else "none").inc()
         await self._tell(chain[0], found)
         return found
 
@@ -143,7 +150,6 @@ class Responders:
             )
         except (FetchFailed, OcspRefused) as error:
             return self._silence(f"{url} : {error}")
-        metrics.OCSP_ANSWERS.labels(answer.standing.name.lower()).inc()
         return self._lasting(answer)
 
     def _url(self, leaf: x509.Certificate) -> str | None:
@@ -156,7 +162,6 @@ class Responders:
         return _Kept(answer.standing, "", self._clock.seconds() + life, answer.until)
 
     def _silence(self, reason: str) -> _Kept:
-        metrics.OCSP_ANSWERS.labels("none").inc()
         end = self._now() + timedelta(seconds=SILENCE)
         return _Kept(None, reason, self._clock.seconds() + SILENCE, end)
 
@@ -167,7 +172,7 @@ class Responders:
             self._kept.popitem(last=False)
 
     async def _tell(self, leaf: x509.Certificate, found: _Kept) -> None:
-        if found.standing is not None:
+        if not found.reason:
             await self._notices.resolve(_KEY)
             return
         subject = leaf.subject.rfc4514_string()
@@ -176,7 +181,7 @@ class Responders:
         outcome = "les certificats sont admis sans vérification" if soft else "les certificats sont refusés"
         text = f"OCSP : pas de réponse valable ({found.reason}) ; {outcome}"
         await self._notices.post(key=_KEY, code="REVOCATION", text=text)
-        if soft:
+        if soft and found.standing is None:
             await self._noted("Certificat admis sans vérification OCSP", f"{subject} : {found.reason}")
 
 

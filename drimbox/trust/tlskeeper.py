@@ -87,22 +87,25 @@ class TlsKeeper:
     async def reload(self) -> str:
         """Read every file again; return why something has not changed, empty when everything has."""
         crls = tuple(self._crls())
-        problems = []
-        for work in (lambda: self._contexts.reload(crls), *(reload for _, reload in self._others)):
-            try:
-                await self._in_thread(work)
-            except CertificateUnusable as error:
-                problems.append(str(error))
-        problem = " ; ".join(problems)
+        doors = await self._read(lambda: self._contexts.reload(crls))
+        problems = [doors, *[await self._read(reload) for _, reload in self._others]]
+        problem = " ; ".join(each for each in problems if each)
         if problem:
             text = f"Certificats TLS non rechargés, les précédents restent : {problem}"
             await self._notices.post(key="certificates", code=_CODE, text=text)
         else:
             await self._notices.resolve("certificates")
-        if self._holder.current is not None:
+        if self._holder.current is not None and not doors:
             # Another certificate may have another CN or OU (DB.CS.164).
             self._holder.install(self._holder.current)
         return problem
+
+    async def _read(self, work: Callable[[], None]) -> str:
+        try:
+            await self._in_thread(work)
+        except CertificateUnusable as error:
+            return str(error)
+        return ""
 
     async def look(self) -> None:
         """Reload when a file of the doors has changed on disk."""

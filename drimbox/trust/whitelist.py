@@ -13,6 +13,7 @@ a good list, and a gateway whose own certificate is not in it serves nobody.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,6 +271,8 @@ class WhitelistHolder:
         self._now = now
         self._kept = kept
         self._listed: frozenset[str] = frozenset()
+        #: Our own certificate of each site, as last read.
+        self._leaves: dict[str, x509.Certificate] = {}
         #: The list in force, None while there has never been a good one.
         self.current: Whitelist | None = None
         #: Why the last `load` failed; empty when it did not.
@@ -325,7 +328,15 @@ class WhitelistHolder:
     def install(self, fresh: Whitelist) -> None:
         """Put a verified list in force; look for our own certificates in it (DB.CS.164)."""
         self.current = fresh
-        self._listed = frozenset(site.name for site in self.sites if _is_listed(site, fresh))
+        self._listed = frozenset(site.name for site in self.sites if self._is_listed(site, fresh))
+
+    def _is_listed(self, site: Site, whitelist: Whitelist) -> bool:
+        # A file that cannot be read today leaves the doors as they were (`tlskeeper`): with the certificate
+        # known before.
+        with contextlib.suppress(CertificateUnusable):
+            self._leaves[site.name] = read_leaf(site.wado_certificate)
+        leaf = self._leaves.get(site.name)
+        return leaf is not None and whitelist.lists_certificate(leaf)
 
     def is_older(self, fresh: Whitelist) -> bool:
         """Say whether a list was made before the one in force."""
@@ -376,10 +387,3 @@ def _file(path: Path) -> bytes:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise WhitelistRefused([f"{path} : lecture impossible ({error.strerror})"]) from error
-
-
-def _is_listed(site: Site, whitelist: Whitelist) -> bool:
-    try:
-        return whitelist.lists_certificate(read_leaf(site.wado_certificate))
-    except CertificateUnusable:
-        return False

@@ -268,6 +268,11 @@ class Hospital:
         return ("\r\n".join(line for line in lines if line) + "\r\n\r\n").encode()
 
 
+def served_whole(result: FetchResult) -> bool:
+    """Say whether images came, all of them: a refusal is complete too."""
+    return result.status == 200 and result.complete
+
+
 def data_set(part10: bytes) -> bytes:
     """Return what follows the file meta information."""
     return part10[144 + int.from_bytes(part10[140:144], "little") :]

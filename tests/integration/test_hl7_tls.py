@@ -13,7 +13,7 @@ from drimbox.sim.pki import Pair
 from drimbox.sim.ris import NoAck, RisTls, build_message, send
 from drimbox.sim.stand import LOOPBACK
 from drimbox.sim.studies import make_study
-from tests.integration.hospital import Hospital
+from tests.integration.hospital import Hospital, served_whole
 from tests.integration.waiting import until, wait
 
 pytestmark = pytest.mark.requirement("DB.SO.03")
@@ -55,7 +55,7 @@ async def answered(hospital: Hospital, tls: RisTls | None) -> bool:
 async def test_a_report_over_tls_ends_in_the_record(hospital: Hospital, tmp_path: Path) -> None:
     study = make_study(tmp_path / "study", instances=2, rows=32, columns=32, seed=41)
     served = await hospital.publish(study)
-    assert (await hospital.fetch(served)).complete
+    assert served_whole(await hospital.fetch(served))
 
 
 @pytest.mark.threat("HL7/MLLP")

@@ -12,7 +12,7 @@ import pytest_twisted
 from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.stand import OTHER_CONSUMER
 from drimbox.sim.studies import make_study
-from tests.integration.hospital import Hospital, Served
+from tests.integration.hospital import Hospital, Served, served_whole
 from tests.integration.waiting import wait
 
 pytestmark = pytest.mark.requirement("DB.SO.32")
@@ -96,7 +96,7 @@ async def test_a_slow_proxy_is_waited_for_and_no_longer_than_agreed(
     hospital: Hospital, served: Served
 ) -> None:
     hospital.stand.psc.script.push(Behaviour(seconds=1.0))
-    assert (await hospital.fetch(served)).complete
+    assert served_whole(await hospital.fetch(served))
     hospital.stand.psc.script.push(Behaviour(seconds=60.0))
     assert (await hospital.fetch(served)).status == 504
 
@@ -106,7 +106,7 @@ async def test_a_slow_proxy_is_waited_for_and_no_longer_than_agreed(
 async def test_one_failure_is_asked_away(hospital: Hospital, served: Served, kind: Kind) -> None:
     hospital.stand.psc.script.push(Behaviour(kind))
     before = hospital.audited()
-    assert (await hospital.fetch(served)).complete
+    assert served_whole(await hospital.fetch(served))
     record = await hospital.audit_after(before)
     assert record.outcome == 0
     assert "899700000001" in record.payload
@@ -117,10 +117,10 @@ async def test_an_answer_counts_again_for_the_same_consumer_only(
     hospital: Hospital, served: Served
 ) -> None:
     token = hospital.stand.token()
-    assert (await hospital.fetch(served, token=token)).complete
+    assert served_whole(await hospital.fetch(served, token=token))
     hospital.stand.psc.service.revoke(token)
     before = hospital.audited()
-    assert (await hospital.fetch(served, token=token)).complete
+    assert served_whole(await hospital.fetch(served, token=token))
     assert "899700000001" in (await hospital.audit_after(before)).payload
     other = hospital.stand.consumer(OTHER_CONSUMER)
     assert (await hospital.fetch(served, token=token, certificate=other)).status == 403

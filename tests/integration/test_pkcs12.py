@@ -18,7 +18,7 @@ from drimbox.sim.pki import Pair
 from drimbox.sim.psc import PscServer
 from drimbox.sim.stand import LOOPBACK
 from drimbox.sim.studies import make_study
-from tests.integration.hospital import Hospital
+from tests.integration.hospital import Hospital, served_whole
 from tests.integration.waiting import wait
 
 pytestmark = [pytest.mark.requirement("DB.SO.90"), pytest.mark.peer("openssl")]
@@ -79,7 +79,7 @@ async def test_everything_runs_on_pkcs12_and_a_renewed_file_counts_without_a_res
     served = await hospital.publish(
         make_study(tmp_path / "study", instances=2, rows=32, columns=32, seed=5)
     )
-    assert (await hospital.fetch(served)).complete
+    assert served_whole(await hospital.fetch(served))
     shown = await command(hospital, "show")
     assert "illisible" not in shown
     assert all(label in shown for label in ("site1 WADO", "signature", "proxy e-Santé"))
@@ -89,11 +89,11 @@ async def test_everything_runs_on_pkcs12_and_a_renewed_file_counts_without_a_res
     made.replace(stand.pki.sites[stand.sites[0]].certificate.with_suffix(".p12"))
     assert "Certificats rechargés" in await command(hospital, "reload")
     assert presented(hospital) != before
-    assert (await hospital.fetch(served)).complete
+    assert served_whole(await hospital.fetch(served))
     # A file that does not open leaves the one in force.
     stand.pki.sites[stand.sites[0]].certificate.with_suffix(".p12").write_bytes(b"0\x82broken")
     assert "Non rechargés" in await command(hospital, "reload", code=1)
-    assert (await hospital.fetch(served)).complete
+    assert served_whole(await hospital.fetch(served))
     text = stand.log.read_text("utf-8")
     assert PASSWORD not in text
 

@@ -219,6 +219,26 @@ async def test_a_revocation_is_kept_too_and_many_ask_once() -> None:
     assert not asked.responders._waiting
 
 
+@pytest.mark.parametrize("policy", ["hard", "soft"])
+@pytest_twisted.ensureDeferred
+async def test_silence_takes_no_revocation_back(policy: str) -> None:
+    server = Server()
+    server.made = Made(nonce=None, status=OCSPCertStatus.REVOKED)
+    with listening(Site(server)) as url:
+        asked = Asked(ocsp_url=url, ocsp=policy, ocsp_cache_time=100.0)
+        assert "révoqué" in await asked.says()
+        server.made = b"noise"
+        for _ in range(3):
+            asked.clock.advance(101)
+            assert "révoqué" in await asked.says()
+        assert "OCSP" in asked.open["ocsp"]
+        assert not asked.noted
+        server.made = Made(nonce=None)
+        asked.clock.advance(101)
+        assert await asked.says() == ""
+    assert len(server.asked) == 5
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(responder, "MAX_KEPT", 1)

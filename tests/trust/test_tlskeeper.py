@@ -138,6 +138,11 @@ async def test_a_pair_that_does_not_fit_changes_nothing_and_is_told(scene: Scene
         after = await ask(port, "db1.349.example", scene.world.client("good"))
         assert before.server == after.server
         assert "own" in scene.notices.open["certificates"]
+        # What is shown still is the certificate that is listed: images go on, whatever list comes.
+        assert scene.holder.serves(scene.config.sites[0])
+        scene.own.certificate.write_bytes(b"half")
+        scene.holder.install(scene.holder.current)
+        assert scene.holder.serves(scene.config.sites[0])
         # Half a renewal is what a look may fall into: the next one finds the rest.
         scene.renew()
         await scene.keeper.look()
@@ -202,6 +207,7 @@ async def test_a_pkcs12_pair_counts_like_pem_and_its_end_is_told(scene: Scene) -
         (scene.folder / "own.password").write_text("another\n")
         await scene.keeper.look()
         assert "mot de passe erroné" in scene.notices.open["certificates"]
+        assert scene.holder.serves(site)
         pkcs12_of(scene, end=NOW + timedelta(days=400))
         await scene.keeper.look()
         await scene.keeper.check_expiries()
