@@ -347,6 +347,9 @@ class WadoFactory(server.Site):
 
     def admits(self, channel: WadoChannel) -> bool:
         """Say whether a connection whose handshake is over may stay: guests are fewer than the others."""
+        if channel not in self._open:
+            # Its place was taken meanwhile.
+            return False
         if not self._is_guest(channel.transport):
             self._unproven.pop(channel, None)
             return True
