@@ -62,7 +62,7 @@ TARGETS: Final = (
     # A session of a viewer's name would open a WADO name (threats.md): nothing resumes.
     Target(r"door\.resumed", at_most=0.0),
     # Constant memory: a few batches and the numbers of a month, whatever the archive.
-    Target(r"(export\.memory|archive\.walk_memory|scale\.(resync|export)\.memory)", at_most=32.0),
+    Target(r"(export\.memory|archive\.walk_memory|scale\.\w+\.memory)", at_most=32.0),
 )
 
 
