@@ -634,7 +634,7 @@ def test_a_study_of_which_only_the_note_is_left_is_gone() -> None:
 
 
 @pytest.mark.requirement("DB.SO.25")
-@pytest.mark.threat("PACS names an image as a rejection note")
+@pytest.mark.threat("forged rejection note")
 def test_only_a_key_object_can_be_a_rejection_note() -> None:
     stage = Stage(titles={f"{STUDY}.1.1": "113001"})
     stage.match()
