@@ -19,6 +19,7 @@ from twisted.web.client import Agent
 
 from drimbox.audit.link import AtnaLink
 from drimbox.config import Config, Site
+from drimbox.counted import CountedArchive, CountedFind, CountedMover, Counter
 from drimbox.dicom.acceptor import AcceptorFactory
 from drimbox.dicom.aetitles import Pool, Pools
 from drimbox.dicom.archive import PacsArchive
@@ -90,6 +91,7 @@ from drimbox.store.queuelist import QueueList
 from drimbox.store.reports import Reports
 from drimbox.store.speedtests import SpeedTestStore
 from drimbox.store.spool import Spool
+from drimbox.store.statistics import StatisticsStore
 from drimbox.store.walks import Walks
 from drimbox.trust.outgoing import client_policy
 from drimbox.trust.whitelist import WhitelistHolder
@@ -150,6 +152,7 @@ class Stores:
         self.jobs = FeedJobs(self.database, clock=clock, patience=patience)
         self.outbox = Outbox(self.database, clock=clock, patience=patience)
         self.measures = SpeedTestStore(self.database, clock=clock)
+        self.statistics = StatisticsStore(self.database, clock=clock)
         self.natives = NativeMemory(self.database)
         self.listing = ArchiveListing(self.database)
         self.imports = Imports(self.database, clock=clock)
@@ -210,8 +213,10 @@ class Assembly:
         self._defer = defer
         self.pools = Pools([site.pacs for site in config.sites if site.pacs is not None], reactor)
         self._links = Links(config.dicom, reactor)
-        self._mover = Mover(self._links, self.pools, reactor)
-        self._pacses = PacsGateway(self._links, self._mover, reactor)
+        self._counter = Counter(config, stores.statistics)
+        self._mover = CountedMover(Mover(self._links, self.pools, reactor), self._counter)
+        self._find = CountedFind(partial(find_study, self._links), self._counter)
+        self._pacses = PacsGateway(self._links, self._mover, reactor, find=self._find)
         self.natives = self._make_natives()
         self._archives = self._make_archives()
         self.codecs = CodecPool(reactor, config.transcoding)
@@ -232,7 +237,14 @@ class Assembly:
         self.workers: list[Worker[Any]] = [self._reading, self._matching, self._publishing]
         self._deliveries = self._make_deliveries()
         self.gate = WadoGate(
-            config, self._deliveries, whitelist, stores.audit, stores.notices, self._compare, stands
+            config,
+            self._deliveries,
+            whitelist,
+            stores.audit,
+            stores.notices,
+            self._compare,
+            stores.statistics,
+            stands,
         )
         reception = Reception(
             config,
@@ -300,7 +312,9 @@ class Assembly:
         }
 
     def _make_archives(self) -> Archives:
-        archives: dict[str, ImageArchive] = dict(self.natives)
+        archives: dict[str, ImageArchive] = {
+            name: CountedArchive(archive, self._counter, name) for name, archive in self.natives.items()
+        }
         for site in self._config.sites:
             if site.pacs is not None:
                 archives[site.name] = PacsArchive(site.pacs, self._pacses, self._mover)
@@ -481,7 +495,7 @@ class Assembly:
     def _make_speed_tests(self) -> SpeedTests:
         return SpeedTests(
             SpeedTestDoors(
-                find=partial(find_study, self._links),
+                find=self._find,
                 mover=self._mover,
                 pool=lambda pacs: self.pools.by_pacs[pacs.name],
                 measures=self._stores.measures,
@@ -495,6 +509,9 @@ class Assembly:
         purge = self._stores.measures.purge
         periodics = [
             Periodic("speedtest-purge", purge, _DAY, self._reactor, first=_SETTLED),
+            Periodic(
+                "statistics-purge", self._stores.statistics.purge, _DAY, self._reactor, first=_SETTLED
+            ),
             # What could not be told when it happened, in this process or the one before.
             Periodic("parked", self.parking.tell_again, _MINUTE, self._reactor, first=0.0),
             Periodic("notice-purge", self._purge_notices, _DAY, self._reactor, first=_SETTLED),

@@ -22,6 +22,7 @@ from drimbox.commands.pacs import pacs
 from drimbox.commands.process import status
 from drimbox.commands.queue import queue
 from drimbox.commands.speedtest import speedtest
+from drimbox.commands.statistics import statistics
 from drimbox.commands.validate import validate
 from drimbox.commands.wado import wado
 from drimbox.commands.walks import resync, url_change
@@ -63,6 +64,7 @@ for command in (
     pacs,
     inspection,
     speedtest,
+    statistics,
     resync,
     url_change,
     validate,

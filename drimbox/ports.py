@@ -648,6 +648,29 @@ class SpoolArea(Protocol):
 
 
 @attrs.frozen
+class Count:
+    """One event that the statistics count (requirements.md 3.3). Nothing of a patient or a study."""
+
+    #: A key of `statistics.DEFINITIONS`.
+    stat: str
+    #: Struct_IdNat, empty when unknown.
+    structure: str = ""
+    #: Name of the site, empty when it is about none.
+    site: str = ""
+    #: Transfer syntax UID (STF09) or modality (STF10).
+    part: str = ""
+    #: How many, or how many bytes.
+    amount: int = 1
+
+
+class Statistics(Protocol):
+    """Where the events are kept."""
+
+    async def add(self, counts: Sequence[Count]) -> None:
+        """Keep what happened at this instant."""
+
+
+@attrs.frozen
 class SpeedMeasure:
     """One run of the PACS test (DB.SO.102): what it measured, or why it did not."""
 

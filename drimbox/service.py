@@ -39,7 +39,17 @@ from drimbox.trust.transport import BulkTLSFactory
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
 from drimbox.weather import Weather
-from drimbox.web import archive, doctor, homologation, notices, queues, speedtest, trust, walks
+from drimbox.web import (
+    archive,
+    doctor,
+    homologation,
+    notices,
+    queues,
+    speedtest,
+    statistics,
+    trust,
+    walks,
+)
 from drimbox.web.admin import admin_factory, core_api
 from drimbox.web.doors import Doors, is_viewer
 
@@ -198,6 +208,7 @@ class Gateway(Service):
         speedtest.register(
             api, config.sites, self._assembly.speed_tests, self._stores.measures, self._note_speed_test
         )
+        statistics.register(api, self._stores.statistics, self._stores.measures, self._note)
         assembly = self._assembly
         archive.register(
             api,

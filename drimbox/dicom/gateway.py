@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -11,9 +13,10 @@ from drimbox.config import Pacs
 from drimbox.dicom.directory import find_study
 from drimbox.dicom.moving import Abandoned
 from drimbox.dicom.requestor import VERIFICATION, Links, PacsBusy, verify
-from drimbox.dicom.retrieval import ClassLearner, Mover
+from drimbox.dicom.retrieval import ClassLearner
 from drimbox.errors import ImageError, PacsCommunicationError
 from drimbox.model import Series, Study
+from drimbox.ports import PacsMover
 
 #: Seconds a look whether a PACS is there waits for one of our associations to end.
 _SOON = 1.0
@@ -27,8 +30,16 @@ class PacsGateway:
     """
 
     def __init__(
-        self, links: Links, mover: Mover, clock: IReactorTime, *, learn_wait: float = 120.0
+        self,
+        links: Links,
+        mover: PacsMover,
+        clock: IReactorTime,
+        *,
+        find: Callable[[Pacs, str], Awaitable[Study | None]] | None = None,
+        learn_wait: float = 120.0,
     ) -> None:
+        """`find` asks a PACS by C-FIND, as `directory.find_study` does when none is given."""
+        self._find = partial(find_study, links) if find is None else find
         self._links = links
         self._mover = mover
         self._clock = clock
@@ -41,7 +52,7 @@ class PacsGateway:
         C-MOVE whose data is dropped; never guessed from the modality (decisions.md). Raises
         `PacsCommunicationError` (E003).
         """
-        study = await find_study(self._links, pacs, study_uid)
+        study = await self._find(pacs, study_uid)
         if study is None:
             return None
         series = [await self._complete(pacs, study_uid, each) for each in study.series]
@@ -74,7 +85,7 @@ class PacsGateway:
 
         Raises `PacsCommunicationError` (E003).
         """
-        study = await find_study(self._links, pacs, study_uid)
+        study = await self._find(pacs, study_uid)
         return study is not None and bool(study.instance_count)
 
     async def _complete(self, pacs: Pacs, study_uid: str, series: Series) -> Series:

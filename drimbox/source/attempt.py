@@ -77,8 +77,9 @@ class Delivered:
     error: DrimboxError | None = None
     #: True when the answer had begun before it failed.
     cut: bool = False
-    #: Instances by transfer syntax (STF09).
+    #: Instances by transfer syntax (STF09), and what made them (STF10), empty when the KOS does not say.
     syntaxes: dict[str, int] = attrs.field(factory=dict)
+    modality: str = ""
     #: True when KOS and PACS disagree: a comparison is due (DB.SO.190).
     differs: bool = False
     #: True when the images came from the cache (DB.SO.40).

@@ -170,6 +170,7 @@ class Deliveries:
         if request.study_uid != self._config.wado.reference_study:
             result.kos = await self._kos(site, request)
             listed = await self._dues.of(result.kos.id, request.series_uid)
+            result.modality = await self._dues.modality(result.kos.id, request.series_uid)
             handling = await self._handling(site, result.kos)
             series = handling.roots.kept(listed)
             due = _asked(series, request)

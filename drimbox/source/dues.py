@@ -28,6 +28,8 @@ class Promise:
     #: Instances by series.
     series: Mapping[str, frozenset[str]]
     patient: Patient
+    #: Modality by series, as far as its text says.
+    modalities: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def promise_of(data: bytes) -> Promise:
@@ -37,7 +39,8 @@ def promise_of(data: bytes) -> Promise:
         series.series_uid: frozenset(instance.sop_instance_uid for instance in series.instances)
         for series in manifest.series
     }
-    return Promise(lists, manifest.patient)
+    modalities = {series.series_uid: series.modality for series in manifest.series}
+    return Promise(lists, manifest.patient, modalities)
 
 
 class Dues:
@@ -65,6 +68,13 @@ class Dues:
         if due is None:
             raise KosUnknown("série absente du KOS")
         return due
+
+    async def modality(self, kos_id: int, series_uid: str) -> str:
+        """Return what the KOS says made a series, empty when it does not.
+
+        Raises `ImageError` when the archived KOS cannot be read.
+        """
+        return (await self._promise(kos_id)).modalities.get(series_uid, "")
 
     async def patient(self, kos_id: int) -> Patient:
         """Return whose KOS it is. Raises `ImageError` when the archived KOS cannot be read."""

@@ -15,7 +15,7 @@ from drimbox.audit import messages
 from drimbox.config import Config
 from drimbox.errors import DrimboxError
 from drimbox.model import MessageAction, is_uid
-from drimbox.ports import FeedJob, InboxMessage, ReportSaid
+from drimbox.ports import Count, FeedJob, InboxMessage, ReportSaid
 from drimbox.source.feed_doors import Doors
 from drimbox.source.interpretation import Interpretation, interpret
 from drimbox.source.matching import Matching
@@ -41,6 +41,14 @@ def _said(read: Interpretation) -> ReportSaid:
         sent_at=message.sent_at,
         studies=tuple(studies),
     )
+
+
+def _count(read: Interpretation) -> Count | None:
+    """Return what the statistics count of a message: nothing, when it holds no report."""
+    if read.message is None:
+        return None
+    structure = read.report.structure.id if read.report is not None else ""
+    return Count("STF22" if read.error is None else "STF23", structure)
 
 
 class Feed:
@@ -71,11 +79,11 @@ class Feed:
             return
         if read.reason:
             self.log.info("message {id} does not feed: {reason}", id=stored.id, reason=read.reason)
-            await self._doors.messages.processed(stored.id, result=read.reason)
+            await self._doors.messages.processed(stored.id, result=read.reason, count=_count(read))
             return
         said = _said(read)
         result = WITHDRAWAL if said.action is MessageAction.DELETE else "feed"
-        await self._doors.messages.processed(stored.id, result=result, said=said)
+        await self._doors.messages.processed(stored.id, result=result, said=said, count=_count(read))
 
     async def _changed(self, stored: InboxMessage, read: Interpretation) -> None:
         """A PACS says that studies changed: compare them; deliver nothing kept meanwhile (DB.SO.133)."""
@@ -123,4 +131,4 @@ class Feed:
             code=error.code,
             text=f"Message {stored.id} ({stored.ris}) : {error}",
         )
-        await self._doors.messages.failed(stored.id, error.code, error.detail)
+        await self._doors.messages.failed(stored.id, error.code, error.detail, count=_count(read))

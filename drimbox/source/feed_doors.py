@@ -14,6 +14,7 @@ from drimbox.ports import (
     Archives,
     AuditTrail,
     Clock,
+    Count,
     InboxMessage,
     Record,
     Removal,
@@ -40,17 +41,20 @@ class MessageQueue(Protocol):
         result: str,
         said: ReportSaid | None = None,
         studies: Collection[str] = (),
+        count: Count | None = None,
     ) -> None:
         """End the message and create one job per study it is about, in one transaction."""
 
-    async def failed(self, message_id: int, code: str, detail: str) -> None:
+    async def failed(self, message_id: int, code: str, detail: str, *, count: Count | None = None) -> None:
         """End the message; it is kept."""
 
 
 class JobQueue(Protocol):
     """The jobs, one per study of a report."""
 
-    async def finish(self, job_id: int, result: str, detail: str = "") -> None:
+    async def finish(
+        self, job_id: int, result: str, detail: str = "", *, count: Count | None = None
+    ) -> None:
         """End the job without a publication."""
 
     async def retry(self, job_id: int, at: datetime, error: str) -> None:

@@ -24,7 +24,7 @@ from drimbox.errors import DrimboxError, PacsCommunicationError, PatientMismatch
 from drimbox.kos.manifest import build_manifest, remarks, retrieve_base
 from drimbox.kos.reading import gives_address
 from drimbox.model import Study, new_uid
-from drimbox.ports import ABSENT, FeedJob, Purpose, Removal, Submission
+from drimbox.ports import ABSENT, Count, FeedJob, Purpose, Removal, Submission
 from drimbox.source.archived import ArchiveWitness
 from drimbox.source.backoff import backoff
 from drimbox.source.feed_doors import Doors
@@ -71,7 +71,8 @@ class Matching:
             metrics.FEED_JOBS.labels("nothing").inc()
             return
         if reading is Unheard.UNREADABLE:
-            await doors.jobs.finish(job.id, "E005", "message devenu illisible")
+            failed = Count("STF04")
+            await doors.jobs.finish(job.id, "E005", "message devenu illisible", count=failed)
             return
         assert isinstance(reading, Reading)
         try:
@@ -82,7 +83,8 @@ class Matching:
             return
         except DrimboxError as error:
             await self._failed(reading, error)
-            await doors.jobs.finish(job.id, error.code, error.detail)
+            failed = Count("STF04", reading.report.structure.id)
+            await doors.jobs.finish(job.id, error.code, error.detail, count=failed)
             metrics.FEED_JOBS.labels(error.code).inc()
         else:
             metrics.FEED_JOBS.labels(result).inc()

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from drimbox.model import KosState
-from drimbox.ports import Clock, FeedJob, Purpose, Removal, Submission, parked_key
+from drimbox.ports import Clock, Count, FeedJob, Purpose, Removal, Submission, parked_key
 from drimbox.store import codec
 from drimbox.store.archive import doubtful, insert_report, still_wanted
 from drimbox.store.database import AnyRow, Database
@@ -51,6 +51,7 @@ from drimbox.store.schema import (
     kos,
     outbox,
 )
+from drimbox.store.statistics import count_in
 
 _JOB = (
     feed_job.c.id,
@@ -139,12 +140,22 @@ class FeedJobs(Queue):
         """
         return await self._claim(self._turn, now, limit)
 
-    async def finish(self, job_id: int, result: str, detail: str = "") -> None:
-        """End the job without a publication: `result` is a word or an E-code, `detail` its text."""
-        await self._database.run(partial(self._finish, job_id, result, detail))
+    async def finish(
+        self, job_id: int, result: str, detail: str = "", *, count: Count | None = None
+    ) -> None:
+        """End the job without a publication: `result` is a word or an E-code, `detail` its text.
 
-    def _finish(self, job_id: int, result: str, detail: str, connection: Connection) -> bool:
-        return self._end(connection, job_id, DONE, result=codec.clip(result), detail=codec.clip(detail))
+        `count` is what the statistics count of it.
+        """
+        await self._database.run(partial(self._finish, job_id, result, detail, count=count))
+
+    def _finish(
+        self, job_id: int, result: str, detail: str, connection: Connection, *, count: Count | None = None
+    ) -> bool:
+        ended = self._end(connection, job_id, DONE, result=codec.clip(result), detail=codec.clip(detail))
+        if ended and count is not None:
+            count_in(connection, self._clock.now(), [count])
+        return ended
 
     async def retry(self, job_id: int, at: datetime, error: str) -> None:
         """Put the job off until `at` (PACS silent, DB.SO.14)."""

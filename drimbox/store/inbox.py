@@ -12,12 +12,13 @@ from functools import partial
 
 from sqlalchemy import Connection, bindparam, insert, select
 
-from drimbox.ports import Clock, InboxMessage, ReportSaid
+from drimbox.ports import Clock, Count, InboxMessage, ReportSaid
 from drimbox.store.codec import clip
 from drimbox.store.database import AnyRow, Database
 from drimbox.store.queue import LEASE, Patience, Queue
 from drimbox.store.reports import record_report
 from drimbox.store.schema import DONE, FAILED, feed_job, inbox
+from drimbox.store.statistics import count_in
 
 _MESSAGE = (inbox.c.id, inbox.c.ris, inbox.c.peer, inbox.c.raw, inbox.c.received_at, inbox.c.attempts)
 _ADD, _ADD_JOBS = insert(inbox), insert(feed_job)
@@ -95,15 +96,16 @@ class Inbox(Queue):
         result: str,
         said: ReportSaid | None = None,
         studies: Collection[str] = (),
+        count: Count | None = None,
     ) -> None:
         """The message is read: end it and create one feed job per study, in one transaction (DB.SO.12).
 
         `result` says in a word what the message was; `said` is what a report says, None for
         none: its studies are those it cites and those of the report it takes back. `studies` are to be
-        compared with their PACS anyway. Doing it twice creates nothing
-        twice; raises `NotInHand` when the message is not ours.
+        compared with their PACS anyway; `count` is what the statistics count of it. Doing it twice
+        creates nothing twice; raises `NotInHand` when the message is not ours.
         """
-        await self._database.run(partial(self._processed, message_id, clip(result), said, studies))
+        await self._database.run(partial(self._processed, message_id, clip(result), said, studies, count))
 
     def _processed(
         self,
@@ -111,10 +113,13 @@ class Inbox(Queue):
         result: str,
         said: ReportSaid | None,
         studies: Collection[str],
+        count: Count | None,
         connection: Connection,
     ) -> None:
         if not self._end(connection, message_id, DONE, result=result):
             return
+        if count is not None:
+            count_in(connection, self._clock.now(), [count])
         concerned = record_report(connection, message_id, said) if said is not None else []
         ris = connection.execute(_RIS, {"message": message_id}).scalar_one()
         now = self._clock.now()
@@ -125,13 +130,15 @@ class Inbox(Queue):
         if jobs:
             connection.execute(_ADD_JOBS, jobs)
 
-    async def failed(self, message_id: int, code: str, detail: str) -> None:
+    async def failed(self, message_id: int, code: str, detail: str, *, count: Count | None = None) -> None:
         """The message cannot be used (`code`, mostly E005): keep it for ever with the reason."""
-        await self._database.run(
-            lambda connection: self._end(
-                connection, message_id, FAILED, error_code=code, error_detail=clip(detail)
-            )
-        )
+
+        def work(connection: Connection) -> None:
+            ended = self._end(connection, message_id, FAILED, error_code=code, error_detail=clip(detail))
+            if ended and count is not None:
+                count_in(connection, self._clock.now(), [count])
+
+        await self._database.run(work)
 
     async def retry_later(self, message_id: int, at: datetime, error: str) -> None:
         """Put the message off until `at`; `error` says why, without patient data."""

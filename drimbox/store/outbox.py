@@ -25,12 +25,13 @@ import attrs
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, exists, or_, select, update
 
 from drimbox.model import KosState
-from drimbox.ports import Clock, Removal, Submission
+from drimbox.ports import Clock, Count, Removal, Submission
 from drimbox.store import codec
 from drimbox.store.database import AnyRow, Database
 from drimbox.store.overtaking import overtake
 from drimbox.store.queue import LEASE, Patience, Queue
 from drimbox.store.schema import DONE, FAILED, REMOVE, WAITING, kos, outbox
+from drimbox.store.statistics import count_in
 
 
 @attrs.frozen
@@ -82,6 +83,7 @@ _KOS_OF = (
     .join(outbox, outbox.c.kos_id == kos.c.id)
     .where(outbox.c.id == bindparam("this_row"))
 )
+_ENDED = select(outbox.c.kind, outbox.c.attempts).where(outbox.c.id == bindparam("this_row"))
 #: Of another site, only what the DMP lets it replace: the same structure's, in the same record.
 _REPLACEABLE = and_(
     kos.c.structure_id == bindparam("new_structure_id"), kos.c.patient_ins == bindparam("new_patient_ins")
@@ -175,9 +177,10 @@ class Outbox(Queue):
             return
         new = connection.execute(_KOS_OF, {"this_row": item_id}).one()
         now = self._clock.now()
-        connection.execute(
+        replaced = connection.execute(
             _REPLACE, {**{f"new_{name}": value for name, value in new._mapping.items()}, "changed_at": now}
-        )
+        ).rowcount
+        count_in(connection, now, [Count("STF02" if replaced else "STF01", new.structure_id, new.site)])
         connection.execute(
             _PUBLISHED,
             {"new_id": new.id, "entry_uuid": entry_uuid, "published_at": now, "changed_at": now},
@@ -194,6 +197,7 @@ class Outbox(Queue):
         def work(connection: Connection) -> None:
             if not self._end(connection, item_id, DONE, outcome_unknown=False, warnings=words):
                 return
+            self._count(connection, item_id, "STF03")
             kos_id = select(outbox.c.kos_id).where(outbox.c.id == item_id).scalar_subquery()
             connection.execute(
                 update(kos)
@@ -218,9 +222,17 @@ class Outbox(Queue):
             connection, item_id, FAILED, outcome_unknown=False, error_code=code, error_text=text
         ):
             return
+        row = connection.execute(_ENDED, {"this_row": item_id}).one()
+        sent = "STF05" if row.attempts else "STF04"
+        self._count(connection, item_id, "STF06" if row.kind == REMOVE else sent)
         kos_id = select(outbox.c.kos_id).where(outbox.c.id == item_id).scalar_subquery()
         connection.execute(
             update(kos)
             .where(kos.c.id == kos_id, kos.c.state == KosState.PENDING.value)
             .values(state=KosState.REFUSED.value, changed_at=self._clock.now())
         )
+
+    def _count(self, connection: Connection, item_id: int, stat: str) -> None:
+        """Count the end of a row for the structure whose KOS it is about."""
+        of = connection.execute(_KOS_OF, {"this_row": item_id}).one()
+        count_in(connection, self._clock.now(), [Count(stat, of.structure_id, of.site)])

@@ -379,6 +379,24 @@ speedtest = Table(
     sqlite_autoincrement=True,
 )
 
+#: Raw events of the statistics, each as it happened, kept for 24 months (requirements.md 3.3).
+statistic = Table(
+    "statistic",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    #: A key of `statistics.DEFINITIONS`.
+    Column("stat", String(8), nullable=False),
+    #: Struct_IdNat, empty when unknown; name of the site, empty when it is about none.
+    Column("structure", Text, nullable=False),
+    Column("site", Text, nullable=False),
+    #: Transfer syntax or modality, empty for what has no breakdown.
+    Column("part", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Index(None, "at"),
+    sqlite_autoincrement=True,
+)
+
 #: Where the watching of a native archive goes on from (DB.SO.27).
 native_site = Table(
     "native_site",

@@ -6,11 +6,12 @@ log and its metrics; what an administrator must mend becomes a notice.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
 from cryptography import x509
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from drimbox import metrics
@@ -18,7 +19,8 @@ from drimbox.audit import messages
 from drimbox.config import Config, Site
 from drimbox.dicom.syntaxes import TABLE
 from drimbox.errors import DrimboxError, PeerNotTrusted
-from drimbox.ports import AuditTrail, Notices
+from drimbox.ports import AuditTrail, Count, Notices, Statistics
+from drimbox.source import counting
 from drimbox.source.attempt import Delivered
 from drimbox.source.delivery import Deliveries
 from drimbox.source.structures import Structures
@@ -65,6 +67,7 @@ class WadoGate:
         audit: AuditTrail,
         notices: Notices,
         compare: Callable[[str], Awaitable[object]],
+        statistics: Statistics,
         stands: Callable[[list[x509.Certificate]], Awaitable[None]] | None = None,
     ) -> None:
         """`compare` queues a comparison of KOS and PACS for a study (DB.SO.190).
@@ -79,6 +82,7 @@ class WadoGate:
         self._audit = audit
         self._notices = notices
         self._compare = compare
+        self._statistics = statistics
         self._structures = Structures(config)
         #: False while the gateway stops: new requests get 503.
         self.open = True
@@ -118,6 +122,7 @@ class WadoGate:
         """Deliver, then take note; return the error when nothing has been written."""
         result = await self._deliveries.deliver(site, request, answer, peer.name)
         self._measure(site, request, result)
+        self._count(counting.of_delivery(request, result))
         await self._audit.record(
             messages.images_served(
                 study_uid=request.study_uid,
@@ -139,6 +144,7 @@ class WadoGate:
         """Audit a request refused before it reached the deliveries."""
         name = site.name if site is not None else ""
         metrics.DELIVERIES.labels(name, error.code).inc()
+        self._count(counting.of_refusal(name, study_uid, error))
         self.log.info("request refused: {code} {status}", code=error.code, status=error.status)
         await self._audit.record(
             messages.images_served(
@@ -150,6 +156,13 @@ class WadoGate:
                 error=error,
             )
         )
+
+    def _count(self, counts: Sequence[Count]) -> None:
+        """Count beside the audit record, which shares the commit; a count that fails keeps nobody."""
+        if counts:
+            Deferred.fromCoroutine(self._statistics.add(counts)).addErrback(
+                lambda failure: self.log.warn("request not counted: {why!r}", why=failure.value)
+            )
 
     def _measure(self, site: Site, request: ImagesRequest, result: Delivered) -> None:
         code = result.error.code if result.error is not None else "ok"

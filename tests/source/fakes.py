@@ -32,6 +32,7 @@ from drimbox.ports import (
     Accepted,
     ArchivedKos,
     AuditEvent,
+    Count,
     InboxMessage,
     Outcome,
     RegistryEntry,
@@ -157,6 +158,8 @@ class Messages:
         self.rows = {message.id: message for message in messages}
         self.ended: list[tuple[Any, ...]] = []
         self.said: ReportSaid | None = None
+        #: What the statistics were told of each message.
+        self.counts: list[Count | None] = []
 
     async def message(self, message_id: int) -> InboxMessage:
         return self.rows[message_id]
@@ -168,11 +171,14 @@ class Messages:
         result: str,
         said: ReportSaid | None = None,
         studies: Collection[str] = (),
+        count: Count | None = None,
     ) -> None:
+        self.counts.append(count)
         self.ended.append((message_id, result, *(said.studies if said is not None else studies)))
         self.said = said
 
-    async def failed(self, message_id: int, code: str, detail: str) -> None:
+    async def failed(self, message_id: int, code: str, detail: str, *, count: Count | None = None) -> None:
+        self.counts.append(count)
         self.ended.append((message_id, code, detail))
 
 
@@ -186,8 +192,12 @@ class Jobs:
     make: Callable[[Submission], Removal] | None = None
     #: Digest given to a KOS that had none of ours.
     adopted: str | None = None
+    counts: list[Count] = attrs.field(factory=list)
 
-    async def finish(self, job_id: int, result: str, detail: str = "") -> None:
+    async def finish(
+        self, job_id: int, result: str, detail: str = "", *, count: Count | None = None
+    ) -> None:
+        self.counts += [count] if count is not None else []
         self.ended.append((job_id, result, detail))
 
     async def retry(self, job_id: int, at: datetime, error: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,15 @@ from twisted.internet.defer import Deferred
 
 from drimbox import metrics
 from drimbox.config import Appliance, Config, DmpSettings, PscSettings, TrustSettings
-from drimbox.errors import DrimboxError, KosMismatch, PacsUnavailable, PeerNotListed, TokenInvalid
-from drimbox.ports import AuditEvent, Introspection
+from drimbox.errors import (
+    DrimboxError,
+    InstanceLevelUnsupported,
+    KosMismatch,
+    PacsUnavailable,
+    PeerNotListed,
+    TokenInvalid,
+)
+from drimbox.ports import AuditEvent, Count, Introspection
 from drimbox.source.attempt import Delivered, Incomplete
 from drimbox.wado.accept import Acceptable
 from drimbox.wado.gate import ConsumerPeer, WadoGate
@@ -31,6 +39,7 @@ class Around:
         self.result = Delivered("2.25.1", "site1", Introspection("899700000000", None, None))
         self.events: list[AuditEvent] = []
         self.notices: list[dict[str, str]] = []
+        self.counts: list[Count] = []
         self.in_list = True
         config = Config(
             Appliance(PATH, "349"),
@@ -43,7 +52,7 @@ class Around:
         )
         parts: Any = self
         self.compared: list[str] = []
-        self.gate = WadoGate(config, parts, parts, parts, parts, self.compare)
+        self.gate = WadoGate(config, parts, parts, parts, parts, self.compare, parts)
 
     async def compare(self, study_uid: str) -> None:
         self.compared.append(study_uid)
@@ -57,6 +66,9 @@ class Around:
 
     def serves(self, site: Any) -> bool:
         return self.in_list
+
+    async def add(self, counts: Sequence[Count]) -> None:
+        self.counts += counts
 
     async def record(self, event: AuditEvent) -> None:
         self.events.append(event)
@@ -150,3 +162,31 @@ def test_images_are_switched_off_by_our_own_absence_from_the_list_and_at_the_end
 def test_a_connection_that_is_no_tls_of_ours_has_no_site_and_no_peer(around: Around) -> None:
     assert around.gate.site_of(object()) is None
     assert around.gate.peer_of(object()) is None
+
+
+@pytest.mark.requirement("DB.SO.87")
+def test_every_request_for_a_series_counts_once_and_what_left_with_it(around: Around) -> None:
+    sent = {"instances": 5, "bytes": 99, "modality": "CT", "syntaxes": {"1.2.3": 5}}
+    images = [
+        Count("STF09", "", "site1", "1.2.3", 5),
+        Count("STF10", "", "site1", "CT", 5),
+        Count("STF11", "", "site1", amount=99),
+    ]
+    around.serve(**sent)
+    assert around.counts == [Count("STF07", "", "site1"), *images]
+    around.counts.clear()
+    # What left with an answer that was cut has left all the same.
+    around.serve(error=Incomplete(), cut=True)
+    assert around.counts == [Count("STF08", "", "site1"), *images]
+
+
+@pytest.mark.requirement("DB.SO.87")
+def test_one_instance_counts_nowhere(around: Around) -> None:
+    answer: Any = None
+    one = attrs.evolve(REQUEST, instance_uid="2.25.9")
+    Deferred.fromCoroutine(around.gate.serve(SITE, PEER, one, answer))
+    for study, error in (("2.25.1", InstanceLevelUnsupported()), ("", PeerNotListed())):
+        Deferred.fromCoroutine(around.gate.refused(SITE, "192.0.2.9", study, error))
+    assert around.counts == []
+    Deferred.fromCoroutine(around.gate.refused(SITE, "192.0.2.9", "2.25.1", PeerNotListed()))
+    assert around.counts == [Count("STF08", site="site1")]

@@ -1,0 +1,29 @@
+"""What the statistics count of a request for images (STF07 to STF11)."""
+
+from __future__ import annotations
+
+from drimbox.errors import DrimboxError
+from drimbox.ports import Count
+from drimbox.source.attempt import Delivered
+from drimbox.wado.request import ImagesRequest
+
+#: Code of a request for one instance where none are served.
+_ONE_INSTANCE = "E1105"
+
+
+def of_delivery(request: ImagesRequest, result: Delivered) -> list[Count]:
+    """Return the events of a request for a series; one for a single instance counts nowhere."""
+    if request.instance_uid is not None:
+        return []
+    site, structure = result.site, result.kos.structure_id if result.kos is not None else ""
+    return [
+        Count("STF07" if result.error is None else "STF08", structure, site),
+        *(Count("STF09", structure, site, syntax, count) for syntax, count in result.syntaxes.items()),
+        Count("STF10", structure, site, result.modality, result.instances),
+        Count("STF11", structure, site, amount=result.bytes),
+    ]
+
+
+def of_refusal(site: str, study_uid: str, error: DrimboxError) -> list[Count]:
+    """Return the event of a request that got no further than the door, when it asked for a series."""
+    return [Count("STF08", site=site)] if study_uid and error.code != _ONE_INSTANCE else []
