@@ -13,7 +13,7 @@ from drimbox.commands.common import config_option, json_option
 
 
 class _Moment(click.ParamType[datetime]):
-    """A date, or a date and time, local unless it says its zone. `last` is what a date alone ends with."""
+    """A date, or a date and time, local unless it says its zone; at the end of a period, a whole day."""
 
     name = "date"
 
@@ -24,12 +24,12 @@ class _Moment(click.ParamType[datetime]):
         """Return the instant; the end of the day for a date alone, when it ends a period."""
         text = str(value)
         try:
-            instant = datetime.fromisoformat(text).astimezone()
+            instant = datetime.fromisoformat(text)
+            if self._end and re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text):
+                instant += timedelta(days=1)
+            return instant.astimezone()
         except (ValueError, OverflowError, OSError):
             self.fail("écrire AAAA-MM-JJ ou AAAA-MM-JJTHH:MM", param, ctx)
-        if self._end and re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", text):
-            return (datetime.fromisoformat(text) + timedelta(days=1)).astimezone()
-        return instant
 
 
 class _Known(click.ParamType[tuple[int, str]]):

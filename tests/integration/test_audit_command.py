@@ -220,6 +220,7 @@ async def test_what_cannot_be_opened_is_said_in_french(world: World, tmp_path: P
     done = await drimbox(other, "audit", "verify")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    done = await drimbox(world.stand.config, "audit", "search", "--from", "hier")
-    assert done.returncode == 2
-    assert "AAAA-MM-JJ" in done.stderr
+    for option, date in (("--from", "hier"), ("--to", "9999-12-31")):
+        done = await drimbox(world.stand.config, "audit", "search", option, date)
+        assert done.returncode == 2
+        assert "AAAA-MM-JJ" in done.stderr
