@@ -11,7 +11,7 @@ from collections.abc import Callable
 import attrs
 
 from drimbox.sim.pki import Pair
-from drimbox.sim.stand import CONSUMER, LOOPBACK, OTHER_CONSUMER, STRANGER
+from drimbox.sim.stand import LOOPBACK, OTHER_CONSUMER, STRANGER
 from tests.integration.hospital import Hospital, Served
 
 #: Seconds an attacker waits for anything.
@@ -72,7 +72,6 @@ def certificates(hospital: Hospital, site: int) -> dict[str, Pair | None]:
     revoked = pki.issue_ssl_serv("db1.666.mesimagesmedicales.fr", name="attack-revoked")
     pki.revoke(revoked)
     return {
-        "consumer": pki.sites[CONSUMER],
         "other": pki.sites[OTHER_CONSUMER],
         "unlisted": pki.sites[STRANGER],
         "none": None,
