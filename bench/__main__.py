@@ -6,8 +6,8 @@ reason, and the run goes on: a figure is measured or absent, never made up. The 
 everything was measured that could be.
 
 The feed (`--only feed`) is measured apart, without any PACS, and has results of its own: it takes longer
-than all the rest. So are a whole archive at work (`--only scale`), the audit trail (`--only audit`) and the
-door (`--only door`).
+than all the rest. So are a whole archive at work (`--only scale`), the audit trail (`--only audit`), a
+backup (`--only backup`) and the door (`--only door`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from bench.pipeline import measure_pipeline
 from bench.plan import QUICK, Plan
 from bench.results import Results
 from bench.rivals import measure_dicomweb, measure_obvious
+from bench.saving import measure_backup
 from bench.scale import measure_scale
 from bench.site import PACS_NAMES, Site, open_site
 from bench.study import DATA, Studies, make_studies
@@ -84,6 +85,7 @@ BY_THEMSELVES: dict[str, Callable[[Results, Plan, Path], None]] = {
     "scale": measure_scale,
     "audit": measure_audit,
     "door": measure_door,
+    "backup": measure_backup,
 }
 
 

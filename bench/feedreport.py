@@ -152,6 +152,21 @@ def audit(figures: Figures) -> str:
     return f"{feed_machine(figures)}\n{_rows('audit trail', figures, rows)}"
 
 
+def backup(figures: Figures) -> str:
+    """A backup and its restore."""
+    rows = [
+        ("KOS in the archive", "backup.kos"),
+        ("size of the store", "backup.store"),
+        ("`drimbox backup`: copied beside the gateway, packed, verified", "backup.plain"),
+        ("… its size", "backup.plain_size"),
+        ("… encrypted", "backup.sealed"),
+        ("`drimbox restore --check` of the encrypted one", "backup.check"),
+        ("`drimbox restore` of it", "backup.restore"),
+        ("… KOS a second", "backup.restore_rate"),
+    ]
+    return f"{feed_machine(figures)}\n{_rows('backup', figures, rows)}"
+
+
 def _rows(title: str, figures: Figures, rows: list[tuple[str, str]]) -> str:
     return table(
         (title, "target", ""),
@@ -166,5 +181,5 @@ FEED_SECTIONS: dict[str, Callable[[Figures], str]] = {
     "drain": drain,
     "archive": archive,
 }
-#: Sections of the run of `bench.scale`.
-SCALE_SECTIONS: dict[str, Callable[[Figures], str]] = {"scale": scale}
+#: Sections of a run of their own, called by its name.
+OWN_SECTIONS: dict[str, Callable[[Figures], str]] = {"scale": scale, "audit": audit, "backup": backup}

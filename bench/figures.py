@@ -14,7 +14,7 @@ class Figures:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
-        self._results = {each["name"]: each for each in document["results"]}
+        self._results = {each["name"]: each for each in document.get("results", ())}
 
     def value(self, name: str) -> float | None:
         """Return a figure, None when there is none."""

@@ -50,6 +50,8 @@ class Plan:
     feed_backlog: int = 10_000
     #: KOS in the archive.
     archived: int = 1_000_000
+    #: KOS in the archive that is backed up and restored.
+    saved: int = 100_000
     #: KOS of an archive that is loaded and held against the PACS, and of the month that is exported.
     scale_walk: int = 20_000
     scale_month: int = 30_000
@@ -85,6 +87,7 @@ QUICK = Plan(
     feed_large_reports=2,
     feed_backlog=100,
     archived=5_000,
+    saved=2_000,
     scale_walk=60,
     scale_month=100,
     audited=20_000,

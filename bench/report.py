@@ -11,21 +11,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.feedreport import FEED_SECTIONS, SCALE_SECTIONS, audit
+from bench.feedreport import FEED_SECTIONS, OWN_SECTIONS
 from bench.figures import Figures, table
 from bench.machine import FREE
-from bench.profile import PROFILE
 from bench.program import ROOT
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-LATEST, FEED_RUN, SCALE_RUN, DOOR_RUN, AUDIT_RUN = (
-    Path(__file__).parent / "results" / f"{name}.json"
-    for name in ("latest", "feed", "scale", "door", "audit")
-)
+RESULTS = Path(__file__).parent / "results"
 _SECTION = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PACS = ("dcmqrscp", "orthanc")
 
@@ -237,10 +233,9 @@ def missing(figures: Figures) -> str:
     return "\n".join(lines or ["Nothing failed, nothing was left out."]) + "\n"
 
 
-def profile(document: dict[str, Any] | None) -> str:
+def profile(figures: Figures) -> str:
     """Where the time goes."""
-    if document is None:
-        return "No profile was taken.\n"
+    document = figures.document
     native = document["native"]
     if "shares" in native:
         shares = [(kind, f"{100 * share:.0f} %") for kind, share in native["shares"].items()]
@@ -257,62 +252,42 @@ def profile(document: dict[str, Any] | None) -> str:
     return f"{above}\n{count}\n\n{below}"
 
 
-SECTIONS: dict[str, Callable[[Figures], str]] = {
-    "machine": machine,
-    "delivery": delivery,
-    "rivals": rivals,
-    "growth": growth,
-    "parallel": parallel,
-    "transcoding": transcoding,
-    "missing": missing,
+#: Each section: the run it is made of (`results/NAME.json`), and how.
+SECTIONS: dict[str, tuple[str, Callable[[Figures], str]]] = {
+    **{
+        make.__name__: ("latest", make)
+        for make in (machine, delivery, rivals, growth, parallel, transcoding, missing)
+    },
+    "profile": ("profile", profile),
+    "door": ("door", door),
+    **{name: ("feed", make) for name, make in FEED_SECTIONS.items()},
+    **{name: (name, make) for name, make in OWN_SECTIONS.items()},
 }
 
 
-def filled(
-    text: str,
-    results: dict[str, Any],
-    profiled: dict[str, Any] | None,
-    fed: dict[str, Any] | None = None,
-    scaled: dict[str, Any] | None = None,
-    knocked: dict[str, Any] | None = None,
-    audited: dict[str, Any] | None = None,
-) -> str:
-    """Return the document with every section made anew. Raises `KeyError` for a section nobody knows.
+def filled(text: str, runs: Mapping[str, dict[str, Any] | None]) -> str:
+    """Return the document with every section made anew from the results of `runs`, by their names.
 
-    `fed` are the results of the feed, `scaled` those of a whole archive at work, `knocked` the door's,
-    `audited` those of the audit trail.
+    Raises `KeyError` for a section nobody knows.
     """
-    figures = Figures(results)
 
     def section(match: re.Match[str]) -> str:
-        name = match[2]
-        if name == "profile":
-            body = profile(profiled)
-        elif name == "door":
-            body = door(Figures(knocked)) if knocked is not None else "The door was not measured.\n"
-        elif name == "audit":
-            body = audit(Figures(audited)) if audited is not None else "The audit trail was not measured.\n"
-        elif name in FEED_SECTIONS:
-            body = FEED_SECTIONS[name](Figures(fed)) if fed is not None else "The feed was not measured.\n"
-        elif name in SCALE_SECTIONS:
-            body = SCALE_SECTIONS[name](Figures(scaled)) if scaled is not None else "Not measured.\n"
-        else:
-            body = SECTIONS[name](figures)
+        run, make = SECTIONS[match[2]]
+        results = runs.get(run)
+        body = make(Figures(results)) if results is not None else f"Not measured (`results/{run}.json`).\n"
         return f"{match[1]}\n{body}\n{match[3]}"
 
     return _SECTION.sub(section, text)
 
 
 def main() -> None:
-    """Fill the document from the results named, `latest.json` by default."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else LATEST
-    profiled, *others = (
-        json.loads(file.read_text()) if file.exists() else None
-        for file in (PROFILE, FEED_RUN, SCALE_RUN, DOOR_RUN, AUDIT_RUN)
-    )
-    results = json.loads(path.read_text())
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(), results, profiled, *others))
-    print(f"{DOCUMENT} : chiffres de {path}")
+    """Fill the document from `results/`; a file named takes the place of `latest.json`."""
+    paths = {run: RESULTS / f"{run}.json" for run, _ in SECTIONS.values()}
+    if len(sys.argv) > 1:
+        paths["latest"] = Path(sys.argv[1])
+    runs = {run: json.loads(path.read_text()) if path.exists() else None for run, path in paths.items()}
+    DOCUMENT.write_text(filled(DOCUMENT.read_text(), runs))
+    print(f"{DOCUMENT} : chiffres de {', '.join(run for run, results in runs.items() if results)}")
 
 
 if __name__ == "__main__":

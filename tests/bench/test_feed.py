@@ -234,7 +234,7 @@ def test_document_shows_the_feed_from_its_own_run(tmp_path: Path) -> None:
     results.write(path, describe())
     run = json.loads(path.read_text())
     text = "".join(f"<!-- figures: {name} -->\nold\n<!-- end -->\n" for name in FEED_SECTIONS)
-    written = filled(text, run, None, run)
+    written = filled(text, {"feed": run})
     assert "old" not in written
     assert "| **to TD2.1 at the DMP** | ≤ 500 ms | **600 ms** ✗ |" in written
     assert "| **publications, end to end** | ≥ 20.0 /s | 25.0 /s |" in written
@@ -242,6 +242,6 @@ def test_document_shows_the_feed_from_its_own_run(tmp_path: Path) -> None:
     assert "The machine had other work" in written
     assert "failed: drain: Stuck: 5 of 9" in written
     assert "left out: archive: trop long" in written
-    assert filled(text, run, None).count("The feed was not measured") == len(FEED_SECTIONS)
+    assert filled(text, {}).count("Not measured (`results/feed.json`)") == len(FEED_SECTIONS)
     document = DOCUMENT.read_text()
     assert all(f"<!-- figures: {name} -->" in document for name in FEED_SECTIONS)

@@ -171,27 +171,27 @@ def test_document_is_filled_from_a_run_and_says_what_it_misses(
         results.add(name, value, unit)
     results.fail("orthanc.tiny", "MoveFailed")
     run = document(results, tmp_path / "latest.json")
-    sections = [*SECTIONS, "profile"]
+    sections = [name for name, (run_name, _) in SECTIONS.items() if run_name in ("latest", "profile")]
     text = "".join(f"# {name}\n<!-- figures: {name} -->\nold\n<!-- end -->\nkept\n" for name in sections)
-    written = filled(text, run, None)
+    written = filled(text, {"latest": run})
     assert "old" not in written
     assert written.count("kept") == len(sections)
     assert "| **pipeline ratio** | ≤ 1.50 | **1.70** ✗ | 1.40 |" in written
     assert "| orthanc | 100 | 80 ms | – |" in written
     assert "| 80 → 70 | 81.0 images/s | – | 160 images/s | – | – |" in written
     assert "failed: orthanc.tiny: MoveFailed" in written
-    assert "No profile was taken" in written
+    assert "Not measured (`results/profile.json`)" in written
     assert ("The machine had other work" in written) == (disturbed is not None)
-    assert filled(written, run, None) == written
+    assert filled(written, {"latest": run}) == written
 
 
 def test_document_of_this_checkout_has_every_section() -> None:
     text = DOCUMENT.read_text()
-    for name in [*SECTIONS, "profile"]:
+    for name in SECTIONS:
         assert f"<!-- figures: {name} -->" in text
     latest = ROOT / "bench" / "results" / "latest.json"
     if latest.exists():
-        filled(text, json.loads(latest.read_text()), None)
+        filled(text, {"latest": json.loads(latest.read_text())})
 
 
 def test_the_audit_trail_has_a_run_of_its_own(tmp_path: Path) -> None:
@@ -205,8 +205,8 @@ def test_the_audit_trail_has_a_run_of_its_own(tmp_path: Path) -> None:
     results.add("audit.command", 1.5, "s")
     run = document(results, tmp_path / "audit.json")
     text = "<!-- figures: audit -->\nold\n<!-- end -->\n"
-    assert "The audit trail was not measured" in filled(text, run, None)
-    assert "**1.50 s** ✗" in filled(text, run, None, audited=run)
+    assert "Not measured (`results/audit.json`)" in filled(text, {})
+    assert "**1.50 s** ✗" in filled(text, {"audit": run})
     assert "<!-- figures: audit -->" in DOCUMENT.read_text()
 
 
@@ -217,8 +217,8 @@ def test_the_door_has_a_run_of_its_own(tmp_path: Path) -> None:
     results.add("door.resumed", 2.0, "connections")
     run = document(results, tmp_path / "door.json")
     text = "<!-- figures: door -->\nold\n<!-- end -->\n"
-    assert "The door was not measured" in filled(text, run, None)
-    written = filled(text, run, None, knocked=run)
+    assert "Not measured (`results/door.json`)" in filled(text, {})
+    written = filled(text, {"door": run})
     assert "| connections let in, every check (TLS 1.3) | 400 /s | 1.2 ms |" in written
     assert "**2.0 connections** ✗" in written
     assert "<!-- figures: door -->" in DOCUMENT.read_text()

@@ -8,7 +8,6 @@ from pathlib import Path
 import attrs
 import pytest
 
-from bench.feedreport import SCALE_SECTIONS
 from bench.machine import describe
 from bench.plan import QUICK
 from bench.report import filled
@@ -48,14 +47,14 @@ def test_the_document_shows_the_figures(tmp_path: Path) -> None:
     results.add("scale.resync.memory", 40.0, "MB")
     results.write(tmp_path / "run.json", describe())
     run = json.loads((tmp_path / "run.json").read_text())
-    text = "".join(f"<!-- figures: {name} -->\nold\n<!-- end -->\n" for name in SCALE_SECTIONS)
-    written = filled(text, run, None, None, run)
+    text = "".join(f"<!-- figures: {name} -->\nold\n<!-- end -->\n" for name in ("scale",))
+    written = filled(text, {"scale": run})
     assert "old" not in written
     assert (
         "| held against the PACS (DB.SO.28) | 20000 KOS | 50.0 KOS/s | – | **40.0 MB** ✗ | ≤ 32.0 MB |"
         in written
     )
-    assert "Not measured." in filled(text, run, None)
+    assert "Not measured (`results/scale.json`)" in filled(text, {})
     target = target_of("scale.export.memory")
     assert target is not None
     assert target.met(32.0)
