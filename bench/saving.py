@@ -2,10 +2,10 @@
 
 Figures, of a store of so many published KOS (KOS and metadata 4 KB, each with its report and ended row):
 - `backup.kos`, `backup.store`: how many, and MB of the store;
-- `backup.plain`, `backup.sealed`: seconds until a file is written and verified; `sealed` is encrypted (age);
+- `backup.plain`, `backup.sealed`: seconds until a file is written and verified; the latter is encrypted;
   `backup.plain_size`: its size, MB;
 - `backup.check`: seconds to verify the sealed file, nothing put in place;
-- `backup.restore`, `backup.restore_rate`: seconds from the sealed file to a store in its place, KOS a second.
+- `backup.restore`, `backup.restore_rate`: seconds from the sealed file to a store in place, KOS a second.
 """
 
 from __future__ import annotations

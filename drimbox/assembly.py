@@ -214,7 +214,9 @@ class Assembly:
         self.pools = Pools([site.pacs for site in config.sites if site.pacs is not None], reactor)
         self._links = Links(config.dicom, reactor)
         self._counter = Counter(config, stores.statistics)
-        self._mover = CountedMover(Mover(self._links, self.pools, reactor), self._counter)
+        #: What `drimbox doctor` moves is no activity of the site's.
+        self._plain_mover = Mover(self._links, self.pools, reactor)
+        self._mover = CountedMover(self._plain_mover, self._counter)
         self._find = CountedFind(partial(find_study, self._links), self._counter)
         self._pacses = PacsGateway(self._links, self._mover, reactor, find=self._find)
         self.natives = self._make_natives()
@@ -334,7 +336,7 @@ class Assembly:
         return PacsDoors(
             archives=lambda site: self._archives[site.name],
             find=partial(find_study, self._links),
-            mover=self._mover,
+            mover=self._plain_mover,
             pools=self.pools,
             controls=self._stores.walks.controls,
             clock=self._reactor,

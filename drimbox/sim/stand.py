@@ -26,6 +26,7 @@ from drimbox.sim.dmp_trust import Trust
 from drimbox.sim.peers import free_port
 from drimbox.sim.pki import Pair, make_pki
 from drimbox.sim.psc import PscServer
+from drimbox.sim.ris import RisTls
 from drimbox.sim.whitelist import ListedDomain, make_whitelist
 
 LOOPBACK = "127.0.0.1"
@@ -111,7 +112,7 @@ class Stand:
         self.sites = [f"db{number}.349.mesimagesmedicales.fr" for number in numbers]
         self._viewers = [f"vi{number}.349.mesimagesmedicales.fr" for number in numbers]
         #: How the RIS speaks to an HL7 door behind TLS, None in clear.
-        self.ris_tls: ris.RisTls | None = None
+        self.ris_tls: RisTls | None = None
         self._process: _Process | None = None
         self._transport: Any = None
 
