@@ -1,4 +1,4 @@
-"""Pairs of the configuration: PEM or PKCS#12, what is said of half of one, and who may read the secrets."""
+"""Trust in the configuration: pairs in PEM or PKCS#12, who may read the secrets, whom OCSP asks."""
 
 from __future__ import annotations
 
@@ -119,3 +119,26 @@ def test_certificates_of_ris_are_verified_against_somebody(
     assert warning in warnings.get("hl7.tls.client_certificates", "") if warning else not warnings
     if not error:
         assert load(path).hl7.tls is not None
+
+
+@pytest.mark.requirement("DB.SO.111")
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ('ocsp = "hard"', "sans répondeur"),
+        ('ocsp = "soft"', "sans répondeur"),
+        ('ocsp = "hard"\nocsp_hosts = ["ocsp.exemple.fr:8080"]', ""),
+        ('ocsp = "soft"\nocsp_url = "http://ocsp.exemple.fr/"', ""),
+        ('ocsp = "off"', ""),
+    ],
+)
+def test_a_question_needs_somebody_to_answer_it(tmp_path: Path, keys: str, words: str) -> None:
+    path = good_config(tmp_path)
+    text = path.read_text("utf-8")
+    assert "[trust]\n" in text
+    path.write_text(text.replace("[trust]\n", f"[trust]\n{keys}\n"), "utf-8")
+    errors = said(path)[0]
+    if words:
+        assert words in errors["trust.ocsp"]
+    else:
+        assert not errors

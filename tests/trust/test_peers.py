@@ -9,10 +9,12 @@ from pathlib import Path
 import attrs
 import pytest
 import pytest_twisted
+from cryptography import x509
 
 from drimbox.config import Certificate
 from drimbox.limits import Why
 from drimbox.trust.contexts import ServerContexts
+from drimbox.trust.peers import PeerRules
 from tests.trust.authorities import CLIENT, OpensslAuthority
 from tests.trust.test_contexts import ask, both_versions, serving
 
@@ -146,3 +148,14 @@ async def test_a_reload_takes_another_list_of_authorities(chains, world, tmp_pat
         contexts.reload()
         assert (await ask(port, NAME, chains.clients["good"])).data is None
         assert (await ask(port, NAME, chains.clients["other authority"])).data
+
+
+def test_the_usage_is_judged_here_too(chains) -> None:
+    """Whatever OpenSSL makes of a purpose: what says nothing of clients is not for clients."""
+    rules = PeerRules()
+    taken = {
+        which
+        for which, pair in chains.clients.items()
+        if rules.takes_leaf(x509.load_pem_x509_certificates(pair.certificate.read_bytes())[0])
+    }
+    assert taken == set(chains.clients) - {"no usage", "any usage", "server only", "signature"}
