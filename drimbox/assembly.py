@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 from cryptography.x509 import Certificate
 from sqlalchemy import select
 from twisted.internet.defer import Deferred
-from twisted.web.client import Agent
 
 from drimbox.audit.link import AtnaLink
 from drimbox.config import Config, Site
@@ -94,6 +93,7 @@ from drimbox.store.spool import Spool
 from drimbox.store.statistics import StatisticsStore
 from drimbox.store.walks import Walks
 from drimbox.trust.outgoing import client_policy
+from drimbox.trust.ways import Ways
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.gate import WadoGate
 from drimbox.worker import Worker
@@ -211,6 +211,7 @@ class Assembly:
         self._clock = clock
         self._stores = stores
         self._defer = defer
+        self._ways = Ways(reactor, config.proxy)
         self.pools = Pools([site.pacs for site in config.sites if site.pacs is not None], reactor)
         self._links = Links(config.dicom, reactor)
         self._counter = Counter(config, stores.statistics)
@@ -226,7 +227,14 @@ class Assembly:
         self.parking = Parking(config, stores.parked, stores.audit, stores.notices)
         for queue in stores.queues.values():
             queue.parked = self.parking.wake
-        self.record = DmpClient(config, reactor, clock=clock, tls_policy=client_policy, run=defer)
+        self.record = DmpClient(
+            config,
+            reactor,
+            clock=clock,
+            tls_policy=client_policy,
+            run=defer,
+            way=partial(self._ways.to, "dmp"),
+        )
         self._link = Link(self._archives, stores.walks.controls)
         self._feed_doors = self._make_feed_doors()
         self._precedence = Precedence(reactor)
@@ -373,7 +381,7 @@ class Assembly:
         policy = client_policy(psc.roots, psc.certificate)
         if psc.certificate is not None:
             self._watch(psc.certificate.files, policy.reload)
-        agent = Agent(reactor, policy, connectTimeout=psc.timeout)
+        agent = self._ways.agent("psc", policy, psc.timeout)
         asking = TokenIntrospector(psc, agent, reactor, now)
         if not psc.cache_time:
             return asking
@@ -556,7 +564,7 @@ class Assembly:
         if settings.mail is not None:
             channels.append(MailChannel(settings.mail, self._reactor, self._defer))
         if settings.webhook is not None:
-            channels.append(WebhookChannel(settings.webhook, self._reactor, self._defer))
+            channels.append(WebhookChannel(settings.webhook, self._ways, self._defer))
         return Notifier(
             self._config.drimbox, settings, channels, stores.notice_deliveries, stores.notices, self._clock
         )

@@ -660,6 +660,25 @@ class AuditSettings:
     atna: AtnaSettings | None = None
 
 
+#: What is called outside, by the name of `[proxy] uses`.
+DESTINATIONS = ("dmp", "psc", "whitelist", "crl", "ocsp", "webhook", "probes")
+
+
+@attrs.frozen
+class ProxySettings:
+    """`[proxy]`: the hospital's CONNECT proxy, for outbound HTTPS."""
+
+    #: `http://proxy.exemple.fr:3128`
+    url: str
+    user: str | None = None
+    #: File that holds the password of `user`, one line.
+    password_file: Path | None = None
+    #: Names, domains, addresses or networks that are reached without it.
+    no_proxy: tuple[str, ...] = ()
+    #: What goes through it.
+    uses: tuple[str, ...] = DESTINATIONS
+
+
 @attrs.frozen
 class DoctorSettings:
     """`[doctor]`: what `drimbox doctor` holds the machine against."""
@@ -696,6 +715,8 @@ class Config:
     resync: ResyncSettings = ResyncSettings()
     audit: AuditSettings = AuditSettings()
     doctor: DoctorSettings = DoctorSettings()
+    #: None where everything outside is reached straight.
+    proxy: ProxySettings | None = None
 
     @property
     def store_url(self) -> str:

@@ -26,7 +26,15 @@ from typing import Any
 
 import attrs
 
-from drimbox import configcheck, confighealth, confignative, confignotify, configpaths, configtrust
+from drimbox import (
+    configcheck,
+    confighealth,
+    confignative,
+    confignotify,
+    configpaths,
+    configproxy,
+    configtrust,
+)
 from drimbox.config import Certificate, Config, Listener
 from drimbox.configcheck import ConfigMistake, Report, Tree
 from drimbox.configkeys import RULES
@@ -94,6 +102,7 @@ def _examine(path: Path, *, files: bool, now: datetime | None) -> tuple[Config |
     confignative.check(tree, report)
     confignotify.check(tree, report)
     confighealth.check(tree, report)
+    configproxy.check(tree, report)
     configtrust.check(tree, report)
     if files:
         configpaths.check(tree, report, now or datetime.now(UTC))

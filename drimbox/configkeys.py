@@ -340,6 +340,19 @@ RULES: dict[type, dict[str, Rule]] = {
         "enterprise_number": integer(1, 2**32 - 1),
     },
     config.DoctorSettings: {"min_free": size(MIB, 16 * 1024 * GIB), "ceiling": duration(10, HOUR)},
+    config.ProxySettings: {
+        "url": https_url(plain=True),
+        "user": pattern(r"[^:\x00-\x1f\x7f]{1,128}", "un nom d'utilisateur sans « : »", "drimbox"),
+        "password_file": path(),
+        "no_proxy": several(
+            pattern(
+                r"\.?[A-Za-z0-9][A-Za-z0-9.-]*|[0-9a-fA-F:.]+(?:/[0-9]{1,3})?",
+                "un nom, un domaine, une adresse ou un réseau",
+                "chu.exemple.fr",
+            )
+        ),
+        "uses": several(choice(*config.DESTINATIONS), least=1),
+    },
     config.FeedSettings: {
         "parallel": integer(1, 64),
         "retry_first": _RETRY,

@@ -68,6 +68,7 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
     files.roots((tree.get("audit", {}).get("atna") or {}).get("roots"), "audit.atna.roots")
     _whitelist(tree, report)
     files.secret(tree.get("psc", {}).get("client_secret_file"), "psc.client_secret_file")
+    files.secret((tree.get("proxy") or {}).get("password_file"), "proxy.password_file")
     notifications = tree.get("notifications", {})
     for channel, key in (("mail", "password_file"), ("webhook", "token_file")):
         settings = notifications.get(channel) or {}

@@ -11,7 +11,6 @@ from typing import Any
 
 from cryptography import x509
 from twisted.logger import Logger
-from twisted.web.client import Agent
 
 from drimbox import metrics
 from drimbox.audit import messages
@@ -30,6 +29,7 @@ from drimbox.trust.refusals import Refusals
 from drimbox.trust.responder import Responders
 from drimbox.trust.revocation import FOLDER, RevocationKeeper
 from drimbox.trust.tlskeeper import TlsKeeper
+from drimbox.trust.ways import Ways
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.trust.xades import MAX_BYTES
 
@@ -66,6 +66,7 @@ class Guard:
         #: Connections refused at the other doors, where they are no matter of the audit trail.
         self._elsewhere = Refusals(self._logged, reactor)
         self._state = config.drimbox.state_dir
+        self._ways = Ways(reactor, config.proxy)
         self.revocation = self._make_revocation()
         self.whitelist = WhitelistHolder(
             config.trust,
@@ -137,7 +138,7 @@ class Guard:
         return RevocationKeeper(
             {
                 url: over_https(
-                    self._reactor, url, None, timeout=trust.crl_timeout, limit=trust.crl_max_bytes
+                    self._ways, "crl", url, None, timeout=trust.crl_timeout, limit=trust.crl_max_bytes
                 )
                 for url in trust.crl_urls
             },
@@ -156,7 +157,8 @@ class Guard:
         fetch = None
         if trust.whitelist_url is not None:
             fetch = over_https(
-                self._reactor,
+                self._ways,
+                "whitelist",
                 trust.whitelist_url,
                 trust.whitelist_url_roots,
                 timeout=trust.whitelist_timeout,
@@ -175,7 +177,7 @@ class Guard:
 
     def _make_responders(self) -> Responders:
         trust = self._config.trust
-        agent = Agent(self._reactor, client_policy(None, None), connectTimeout=trust.ocsp_timeout)
+        agent = self._ways.agent("ocsp", client_policy(None, None), trust.ocsp_timeout)
         return Responders(
             trust,
             agent,

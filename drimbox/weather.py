@@ -19,6 +19,7 @@ from drimbox.ports import Clock, InThread, OutageNotices
 from drimbox.source.health import ArchiveChecks, Check, Remembered
 from drimbox.trust.contexts import site_of
 from drimbox.trust.download import over_https
+from drimbox.trust.ways import Ways
 from drimbox.wado.gate import WadoGate
 from drimbox.web.doors import Doors
 from drimbox.web.health import PATH, HealthResource
@@ -56,7 +57,11 @@ class Weather:
         self.probes = Probes(
             settings,
             notices,
-            fetch=None if url is None else over_https(reactor, url, roots, timeout=_FETCH, limit=MAX_BYTES),
+            fetch=None
+            if url is None
+            else over_https(
+                Ways(reactor, config.proxy), "probes", url, roots, timeout=_FETCH, limit=MAX_BYTES
+            ),
             now=clock.now,
             in_thread=defer,
             folder=config.drimbox.state_dir,

@@ -16,9 +16,11 @@ from drimbox.config import Config
 from drimbox.configpaths import EXPIRY_NOTICE
 from drimbox.doctor.findings import Finding, bad, doubtful, good
 from drimbox.ports import Clock, InThread
+from drimbox.secretfile import SecretUnusable
 from drimbox.trust.certificates import CertificateUnusable, read_certificates
-from drimbox.trust.download import FetchFailed, over_https
+from drimbox.trust.download import Fetch, FetchFailed, over_https
 from drimbox.trust.revocation import CrlRefused, verified_crl
+from drimbox.trust.ways import Ways
 from drimbox.trust.whitelist import Whitelist, WhitelistHolder, WhitelistRefused
 from drimbox.trust.xades import MAX_BYTES
 from drimbox.web.probes import MAX_BYTES as MAX_PROBES
@@ -93,9 +95,13 @@ class Lists:
             return []
         try:
             data = await self._get(
-                trust.whitelist_url, trust.whitelist_url_roots, trust.whitelist_timeout, MAX_BYTES
+                "whitelist",
+                trust.whitelist_url,
+                trust.whitelist_url_roots,
+                trust.whitelist_timeout,
+                MAX_BYTES,
             )
-        except (FetchFailed, CertificateUnusable) as error:
+        except (FetchFailed, CertificateUnusable, SecretUnusable) as error:
             mend = "vérifier trust.whitelist_url, le pare-feu ou le proxy, trust.whitelist_url_roots"
             return [bad("whitelist", subject, f"non récupérée : {error}", mend)]
         try:
@@ -115,9 +121,9 @@ class Lists:
         trust, now = self._config.trust, self._clock.now()
         mend = "vérifier l'adresse dans trust.crl_urls, le pare-feu ou le proxy"
         try:
-            data = await self._get(url, None, trust.crl_timeout, trust.crl_max_bytes)
+            data = await self._get("crl", url, None, trust.crl_timeout, trust.crl_max_bytes)
             crl = await self._in_thread(lambda: verified_crl(data, self._authorities(), now))
-        except (FetchFailed, CertificateUnusable) as error:
+        except (FetchFailed, CertificateUnusable, SecretUnusable) as error:
             return bad("crl", url, f"non récupérée : {error}", mend)
         except CrlRefused as error:
             return bad(
@@ -131,11 +137,12 @@ class Lists:
             "crl", url, f"{len(crl)} certificats révoqués, valable jusqu'au {end:%d/%m/%Y %H:%M} UTC"
         )
 
-    async def _get(self, url: str, roots: Path | None, timeout: float, limit: int) -> bytes:
-        fetch = await self._in_thread(
-            lambda: over_https(self._reactor, url, roots, timeout=timeout, limit=limit)
-        )
-        return await fetch()
+    async def _get(self, kind: str, url: str, roots: Path | None, timeout: float, limit: int) -> bytes:
+        def make() -> Fetch:
+            ways = Ways(self._reactor, self._config.proxy)
+            return over_https(ways, kind, url, roots, timeout=timeout, limit=limit)
+
+        return await (await self._in_thread(make))()
 
     def _authorities(self) -> Sequence[x509.Certificate]:
         trust = self._config.trust
@@ -147,8 +154,8 @@ class Lists:
         if url is None:
             return []
         try:
-            await self._get(url, roots, _PROBES_TIMEOUT, MAX_PROBES)
-        except (FetchFailed, CertificateUnusable) as error:
+            await self._get("probes", url, roots, _PROBES_TIMEOUT, MAX_PROBES)
+        except (FetchFailed, CertificateUnusable, SecretUnusable) as error:
             mend = "vérifier health.addresses_url, le pare-feu ou le proxy"
             return [bad("probes", url, f"non récupérée : {error}", mend)]
         return [good("probes", url, "récupérée")]

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
@@ -29,6 +28,7 @@ from drimbox.psc.introspection import TokenIntrospector
 from drimbox.secretfile import SecretUnusable
 from drimbox.trust.outgoing import client_policy
 from drimbox.trust.reach import reason_of
+from drimbox.trust.ways import Ways
 
 T = TypeVar("T")
 _FIRST_ERROR = 500
@@ -48,7 +48,7 @@ class Servers:
         settings, subject = self._config.dmp, f"structure {structure.id}"
         try:
             policy = await self._in_thread(lambda: client_policy(settings.roots, structure.authentication))
-            agent = Agent(self._reactor, policy, connectTimeout=settings.connect_timeout)
+            agent = self._ways().agent("dmp", policy, settings.connect_timeout)
             url = f"{settings.base_url.rstrip('/')}/".encode("ascii")
             response: IResponse = await self._within(
                 settings.timeout, agent.request(b"GET", url, Headers({b"User-Agent": [b"DRIMbox"]}))
@@ -79,7 +79,7 @@ class Servers:
         )
         try:
             policy = await self._in_thread(lambda: client_policy(settings.roots, settings.certificate))
-            agent = Agent(self._reactor, policy, connectTimeout=settings.timeout)
+            agent = self._ways().agent("psc", policy, settings.timeout)
             asking = TokenIntrospector(settings, agent, self._reactor, self._clock.now)
             status, unknown = await self._within(
                 settings.timeout, asking.try_link(f"essai-{secrets.token_urlsafe(16)}")
@@ -100,6 +100,9 @@ class Servers:
         if status != 200 or not unknown:
             return bad("psc", subject, f"réponse inattendue (HTTP {status})", mend)
         return good("psc", subject, "répond, et nous reconnaît")
+
+    def _ways(self) -> Ways:
+        return Ways(self._reactor, self._config.proxy)
 
     async def _within(self, seconds: float, work: Awaitable[T]) -> T:
         async def all_of_it() -> T:

@@ -11,7 +11,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.web.client import Agent, FileBodyProducer
+from twisted.web.client import FileBodyProducer
 from twisted.web.http_headers import Headers
 
 from drimbox.config import WebhookSettings
@@ -21,6 +21,7 @@ from drimbox.notify.digest import data
 from drimbox.notify.timed import TimedChannel
 from drimbox.ports import Digest, InThread
 from drimbox.trust.outgoing import client_policy
+from drimbox.trust.ways import Ways
 
 
 class WebhookChannel(TimedChannel):
@@ -28,10 +29,11 @@ class WebhookChannel(TimedChannel):
 
     name = "webhook"
 
-    def __init__(self, settings: WebhookSettings, reactor: Any, in_thread: InThread) -> None:
+    def __init__(self, settings: WebhookSettings, ways: Ways, in_thread: InThread) -> None:
         where = urlsplit(settings.url).hostname or ""
-        super().__init__(where, settings.severity, settings.timeout, reactor, in_thread)
+        super().__init__(where, settings.severity, settings.timeout, ways.reactor, in_thread)
         self._settings = settings
+        self._ways = ways
 
     async def _send(self, digest: Digest) -> str:
         settings = self._settings
@@ -41,7 +43,7 @@ class WebhookChannel(TimedChannel):
             token = await self._in_thread(lambda: read_secret(path))
             headers.addRawHeader(b"Authorization", b"Bearer " + token.encode())
         policy = await self._in_thread(lambda: client_policy(settings.roots, None))
-        agent = Agent(self._reactor, policy, connectTimeout=settings.timeout)
+        agent = self._ways.agent("webhook", policy, settings.timeout)
         body = FileBodyProducer(io.BytesIO(json.dumps(data(digest), ensure_ascii=False).encode("utf-8")))
         response: Any = await agent.request(b"POST", settings.url.encode("ascii"), headers, body)
         discard(response)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from drimbox.httpbody import BodyRefused, WholeBody, read_body
 from drimbox.trust.outgoing import client_policy
+from drimbox.trust.reach import reason_of
+from drimbox.trust.ways import Ways
 
 
 class FetchFailed(Exception):
@@ -61,7 +62,7 @@ class Download:
         except BodyRefused as error:
             raise FetchFailed(str(error)) from error
         except Exception as error:
-            raise FetchFailed(f"serveur injoignable ({type(error).__name__})") from error
+            raise FetchFailed(f"serveur injoignable : {reason_of(error)}") from error
 
     async def _get(self) -> bytes:
         method, headers, sent = b"GET", Headers({b"Accept": [b"*/*"]}), None
@@ -78,10 +79,12 @@ class Download:
         raise FetchFailed(f"rien reçu en {self._timeout:g} s")
 
 
-def over_https(reactor: Any, url: str, roots: Path | None, *, timeout: float, limit: int) -> Fetch:
-    """Return what gets `url`; its server is verified by the PEM file `roots`, None for the system's.
+def over_https(ways: Ways, kind: str, url: str, roots: Path | None, *, timeout: float, limit: int) -> Fetch:
+    """Return what gets `url`, an address of one kind (`trust.ways`).
+
+    Its server is verified by the PEM file `roots`, None for the system's.
 
     Raises `CertificateUnusable`.
     """
-    agent = Agent(reactor, client_policy(roots, None), connectTimeout=timeout)
-    return Download(url, agent, reactor, timeout=timeout, limit=limit)
+    agent = ways.agent(kind, client_policy(roots, None), timeout)
+    return Download(url, agent, ways.reactor, timeout=timeout, limit=limit)

@@ -11,6 +11,8 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLook
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 
+from drimbox.proxyconnect import ProxyFailed
+from drimbox.secretfile import SecretUnusable
 from drimbox.trust.certificates import CertificateUnusable
 
 
@@ -25,7 +27,7 @@ def cause_of(error: BaseException) -> BaseException:
 def reason_of(error: BaseException) -> str:
     """Say in French why nothing came of a call, never quoting what was sent."""
     error = cause_of(error)
-    if isinstance(error, CertificateUnusable):
+    if isinstance(error, CertificateUnusable | ProxyFailed | SecretUnusable):
         return str(error)
     if isinstance(error, SSL.Error):
         return _tls(error)
@@ -45,7 +47,7 @@ def _tls(error: SSL.Error) -> str:
     first = error.args[0] if error.args else ()
     words = " ; ".join(str(each[-1]) for each in first) if isinstance(first, list | tuple) else ""
     if "certificate verify failed" in words:
-        return "certificat du serveur refusé (autorité, date ou nom)"
+        return "certificat TLS du serveur refusé (autorité, date ou nom)"
     if "alert" in words:
         return f"certificat ou négociation TLS refusés par le serveur ({words})"
     if "wrong version number" in words or "packet length" in words or "record layer" in words:

@@ -52,7 +52,7 @@ from drimbox.xds.outcomes import (
 )
 from drimbox.xds.sender import Sender, SigningPairs
 from drimbox.xds.signature import signature_document
-from drimbox.xds.transport import Connections, Exchange, HttpAnswer, TlsPolicy
+from drimbox.xds.transport import Connections, Exchange, HttpAnswer, TlsPolicy, Way
 from drimbox.xds.vihf import vihf
 
 _log = Logger()
@@ -80,7 +80,8 @@ class DmpClient:
 
     `tls_policy` builds the TLS of a client from the DMP's roots and a structure's authentication pair; it
     is asked again whenever one of these files changed, so that renewed certificates are used at once.
-    `run` calls a function elsewhere than on the reactor thread.
+    `run` calls a function elsewhere than on the reactor thread; `way` is how the DMP is reached, straight
+    when not given.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class DmpClient:
         tls_policy: TlsPolicy,
         run: Runner = deferToThread,
         new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
+        way: Way | None = None,
     ) -> None:
         self._appliance = config.drimbox
         self._settings = config.dmp
@@ -100,6 +102,7 @@ class DmpClient:
         self._tls_policy = tls_policy
         self._run = run
         self._new_uuid = new_uuid
+        self._way = way
         self._pairs = SigningPairs()
         self._connections: dict[Certificate, tuple[tuple[int, ...], Connections]] = {}
 
@@ -331,6 +334,7 @@ class DmpClient:
                     policy,
                     connect_timeout=settings.connect_timeout,
                     keep=settings.keep_alive,
+                    way=self._way,
                 )
                 held = self._connections[pair] = (stamp, made)
         except Exception as error:

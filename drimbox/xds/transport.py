@@ -16,6 +16,7 @@ more, over a new one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,7 +29,7 @@ from twisted.internet.error import (
     DNSLookupError,
     TimeoutError,
 )
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
@@ -40,11 +41,14 @@ from zope.interface import alsoProvides, implementer
 from drimbox import __version__
 from drimbox.config import Certificate
 from drimbox.ports import DmpUnavailable
+from drimbox.proxyconnect import ProxyFailed
 from drimbox.xds.soap import HttpMessage
 
 T = TypeVar("T")
 #: Builds the TLS policy of a client from the roots of the server and our own pair (architecture.md rule 7).
 TlsPolicy = Callable[[Path, Certificate | None], IPolicyForHTTPS]
+#: Gives the endpoint at a host and port, to be reached within so many seconds; TLS is made inside it.
+Way = Callable[[str, int, float], IStreamClientEndpoint]
 #: Connections kept for questions, of one structure.
 _MAX_KEPT = 8
 
@@ -69,9 +73,16 @@ class Connections:
     """
 
     def __init__(
-        self, reactor: Any, policy: IPolicyForHTTPS, *, connect_timeout: float, keep: float
+        self,
+        reactor: Any,
+        policy: IPolicyForHTTPS,
+        *,
+        connect_timeout: float,
+        keep: float,
+        way: Way | None = None,
     ) -> None:
         self.reactor = reactor
+        self.way = way or partial(_straight, reactor)
         self.policy = policy
         self.connect_timeout = connect_timeout
         #: For what changes the DMP: a new connection each.
@@ -82,6 +93,11 @@ class Connections:
         """Close what is open; fires when it is."""
         closed: Deferred[None] = self.kept.closeCachedConnections()
         return closed
+
+
+def _straight(reactor: Any, host: str, port: int, timeout: float) -> IStreamClientEndpoint:
+    endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
+    return endpoint
 
 
 def _pool(reactor: Any, keep: float) -> HTTPConnectionPool:
@@ -106,7 +122,7 @@ class Exchange:
         self._expired = False
         self._pool = connections.kept if question else connections.single
         self._endpoints = _Endpoints(
-            connections.reactor, connections.policy, connections.connect_timeout, self._handshake_done
+            connections.way, connections.policy, connections.connect_timeout, self._handshake_done
         )
         self._agent = Agent.usingEndpointFactory(connections.reactor, self._endpoints, self._pool)
 
@@ -191,6 +207,8 @@ class Exchange:
         return DmpUnavailable(f"DMP injoignable : {reason}", sent=self.sent)
 
     def _reason(self, error: Exception) -> str:
+        if isinstance(error, ProxyFailed):
+            return str(error)
         if isinstance(error, AnswerTooLarge):
             return "réponse trop volumineuse"
         if isinstance(error, DNSLookupError):
@@ -211,9 +229,9 @@ class _Endpoints:
     """Makes endpoints whose protocols tell when the handshake is done; TLS whatever the scheme."""
 
     def __init__(
-        self, reactor: Any, policy: IPolicyForHTTPS, timeout: float, handshake_done: Callable[[], None]
+        self, way: Way, policy: IPolicyForHTTPS, timeout: float, handshake_done: Callable[[], None]
     ) -> None:
-        self._reactor = reactor
+        self._way = way
         self._policy = policy
         self._timeout = timeout
         self._handshake_done = handshake_done
@@ -221,7 +239,7 @@ class _Endpoints:
         self.connections = 0
 
     def endpointForURI(self, uri: Any) -> Any:
-        tcp = HostnameEndpoint(self._reactor, uri.host.decode("ascii"), uri.port, timeout=self._timeout)
+        tcp: Any = self._way(uri.host.decode("ascii"), uri.port, self._timeout)
         creator: Any = self._policy.creatorForNetloc(uri.host, uri.port)
         return _Watched(wrapClientTLS(creator, tcp), self)
 

@@ -279,7 +279,7 @@ async def test_a_dmp_of_other_authorities_and_one_that_refuses_us(world: World) 
     roots, market = str(world.stand.pki.roots), str(world.stand.pki.market_root)
     dmp = world.stand.config.read_text("utf-8").partition("[dmp]")[2].partition("[psc]")[0]
     found = await world.examine((dmp, dmp.replace(roots, market)))
-    assert "certificat du serveur refusé" in one(broken(found), "dmp").text
+    assert "certificat TLS du serveur refusé" in one(broken(found), "dmp").text
 
     ours = world.stand.pki.structures[STRUCTURE].authentication
     foreign = world.stand.pki.issue_org(STRUCTURE, "auth", name="foreign", stranger=True)

@@ -20,6 +20,7 @@ from drimbox.notify.webhook import WebhookChannel
 from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.listening import ServerContext, TlsListener, respond
 from drimbox.sim.pki import Pki, make_pki
+from drimbox.trust.ways import Ways
 from tests.notify.test_mail import NOW, digest, notice
 
 pytestmark = pytest.mark.requirement("DB.SO.21")
@@ -57,7 +58,7 @@ class Desk:
             "roots": self.pki.roots,
             "timeout": 3.0,
         }
-        return WebhookChannel(WebhookSettings(**{**values, **changes}), reactor, deferToThread)
+        return WebhookChannel(WebhookSettings(**{**values, **changes}), Ways(reactor, None), deferToThread)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,29 @@
+"""What the configuration says of the hospital's proxy: an address, and credentials that go together.
+
+Works, like `configcheck`, on the tree that `configfile` read, in which a value that was wrong is absent.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from drimbox.configcheck import Report, Tree
+
+
+def check(tree: Tree, report: Report) -> None:
+    """Report a proxy that could not be used."""
+    proxy = tree.get("proxy")
+    if proxy is None:
+        return
+    if "url" in proxy:
+        parts = urlsplit(proxy["url"])
+        if parts.scheme != "http" or parts.path not in ("", "/") or parts.query or parts.port is None:
+            report.error(
+                "proxy.url",
+                "n'est pas l'adresse d'un proxy",
+                "écrire http://, le nom du proxy et son port, sans rien après : http://proxy.exemple.fr:3128",
+            )
+    if (proxy.get("user", "") is None) != (proxy.get("password_file", "") is None):
+        report.error(
+            "proxy.user", "user et password_file vont ensemble", "écrire les deux, ou aucun des deux"
+        )
