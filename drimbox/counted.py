@@ -38,11 +38,14 @@ class Counter:
             here = site.structures or tuple(each.id for each in config.structures)
             self._structures[site.name] = here[0] if len(here) == 1 else ""
 
-    def count(self, site: str, stat: str, amount: int = 1) -> None:
-        """Count an event of a site; whoever calls goes on at once."""
-        one = Count(stat, self._structures[site], site, amount=amount)
-        Deferred.fromCoroutine(self._statistics.add([one])).addErrback(
-            lambda failure: self.log.warn("{stat} not counted: {why!r}", stat=stat, why=failure.value)
+    def count(self, site: str, **amounts: int) -> None:
+        """Count events of a site, by their statistic; whoever calls goes on at once."""
+        structure = self._structures[site]
+        counts = [Count(stat, structure, site, amount=amount) for stat, amount in amounts.items()]
+        Deferred.fromCoroutine(self._statistics.add(counts)).addErrback(
+            lambda failure: self.log.warn(
+                "{stats} not counted: {why!r}", stats=[*amounts], why=failure.value
+            )
         )
 
     async def question(self, site: str, asking: Awaitable[T]) -> T:
@@ -52,9 +55,9 @@ class Counter:
         except PacsBusy:
             raise
         except PacsCommunicationError:
-            self.count(site, "STF13")
+            self.count(site, STF13=1)
             raise
-        self.count(site, "STF12")
+        self.count(site, STF12=1)
         return answer
 
 
@@ -170,6 +173,5 @@ class _CountedRun:
             raise
         finally:
             if self._run.sent_at is not None:
-                self._counter.count(self._site, "STF14" if good else "STF15")
-            if self._received.count:
-                self._counter.count(self._site, "STF16", self._received.count)
+                end = "STF14" if good else "STF15"
+                self._counter.count(self._site, **{end: 1, "STF16": self._received.count})

@@ -178,7 +178,8 @@ def test_a_retrieval_counts_by_its_end_and_its_images(
     world.peer.answer, world.peer.images = answer, images
     world.peer.sent_at = 1.0 if sent else None
     assert outcome(getattr(world, kind)()) is answer
-    assert {each.stat: each.amount for each in world.kept.counts} == stats
+    # Rows of nothing are dropped by the store.
+    assert {each.stat: each.amount for each in world.kept.counts if each.amount} == stats
     assert {each.site for each in world.kept.counts} <= {"proxy" if kind == "move" else "native"}
     # The receiver is told everything all the same.
     assert (len(world.receiver.stored), world.receiver.pieces) == (images, images)
