@@ -29,7 +29,7 @@ from drimbox.ports import (
 )
 from drimbox.source.backoff import backoff
 
-#: Key and code of the notice.
+#: Key of the notice.
 _NOTICE = "atna"
 
 
