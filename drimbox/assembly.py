@@ -14,8 +14,11 @@ from typing import Any, Protocol, TypeVar
 
 from cryptography.x509 import Certificate
 from sqlalchemy import select
+from sqlalchemy.exc import DatabaseError
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
+from drimbox import __version__
 from drimbox.audit.link import AtnaLink
 from drimbox.config import Config, Site
 from drimbox.counted import CountedArchive, CountedFind, CountedMover, Counter
@@ -38,6 +41,7 @@ from drimbox.notify.mail import MailChannel
 from drimbox.notify.webhook import WebhookChannel
 from drimbox.periodic import Periodic
 from drimbox.ports import Archives, FeedJob, ImageArchive, InboxMessage, Introspector
+from drimbox.presence import Presence
 from drimbox.psc.introspection import TokenIntrospector
 from drimbox.psc.remembered import RememberingIntrospector
 from drimbox.source.archiveexport import ArchiveExport
@@ -73,6 +77,7 @@ from drimbox.store.auditexport import AuditExport
 from drimbox.store.cache import Cache
 from drimbox.store.database import Database
 from drimbox.store.deliveries import NoticeDeliveries
+from drimbox.store.errors import StoreError
 from drimbox.store.exports import ArchiveListing
 from drimbox.store.failures import blames_row, describe
 from drimbox.store.feed_jobs import FeedJobs
@@ -82,6 +87,7 @@ from drimbox.store.inbox import Inbox
 from drimbox.store.keytitles import KeyTitles
 from drimbox.store.mending import Mending
 from drimbox.store.native import NativeMemory
+from drimbox.store.nodes import Home, Nodes
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox, OutboxItem
 from drimbox.store.parking import ParkedRows
@@ -100,6 +106,7 @@ from drimbox.worker import Worker
 from drimbox.xds.client import DmpClient
 
 T = TypeVar("T")
+_log = Logger()
 _DAY, _HOUR, _MINUTE = 86400.0, 3600.0, 60.0
 #: Seconds after the start within which periodic work begins.
 _SETTLED = 300.0
@@ -129,8 +136,17 @@ class Stores:
 
     def __init__(self, config: Config, reactor: Any, clock: SystemClock) -> None:
         self.database = Database(
-            config.store_url, reactor=reactor, threads=config.store.threads, exclusive=True
+            config.store_url,
+            reactor=reactor,
+            threads=config.store.threads,
+            exclusive=True,
+            password_file=config.store.password_file,
         )
+        self._config = config
+        self._clock = clock
+        self._home: Home | None = None
+        #: This node among those of the store, once open.
+        self.nodes: Nodes
         self.archive = Archive(self.database, clock=clock)
         self.reports = Reports(self.database)
         self.audit = AuditStore(self.database, clock=clock)
@@ -148,9 +164,10 @@ class Stores:
             wait=partial(backoff, first=feed.retry_first, longest=feed.retry_max),
             longest=timedelta(seconds=max(feed.retry_max, config.dmp.retry_max)),
         )
-        self.inbox = Inbox(self.database, clock=clock, patience=patience)
-        self.jobs = FeedJobs(self.database, clock=clock, patience=patience)
-        self.outbox = Outbox(self.database, clock=clock, patience=patience)
+        node, lease = config.drimbox.node, config.store.lease
+        self.inbox = Inbox(self.database, clock=clock, node=node, lease=lease, patience=patience)
+        self.jobs = FeedJobs(self.database, clock=clock, node=node, lease=lease, patience=patience)
+        self.outbox = Outbox(self.database, clock=clock, node=node, lease=lease, patience=patience)
         self.measures = SpeedTestStore(self.database, clock=clock)
         self.statistics = StatisticsStore(self.database, clock=clock)
         self.natives = NativeMemory(self.database)
@@ -179,10 +196,46 @@ class Stores:
         return True
 
     async def open(self) -> None:
-        """Open the database; take back what a killed process held."""
+        """Open the database and join the nodes that work on it; take back what a killed process held.
+
+        Raises what `Database.open` raises, and `NodeRefused`.
+        """
         await self.database.open()
-        for queue in self.queues.values():
-            await queue.release_all()
+        try:
+            await self._join()
+            for queue in self.queues.values():
+                await queue.release_all()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Leave the other nodes, and close the database."""
+        if hasattr(self, "nodes"):
+            # A database that is away learns it from the end of the lease.
+            with suppress(DatabaseError, StoreError):
+                await self.nodes.leave()
+        await self.database.close()
+        if self._home is not None:
+            self._home.release()
+
+    async def _join(self) -> None:
+        config = self._config
+        # The file of SQLite has one owner, who needs no other proof that the last one is dead.
+        home = "sqlite"
+        if self.database.dialect != "sqlite":
+            self._home = Home(config.drimbox.state_dir)
+            home = self._home.id
+        self.nodes = Nodes(
+            self.database,
+            clock=self._clock,
+            name=config.drimbox.node,
+            home=home,
+            version=__version__,
+            lease=config.store.lease,
+            titles=[f"{s.pacs.ae_title}/{title}" for s in config.sites if s.pacs for title in s.pacs.pool],
+        )
+        await self.nodes.join()
 
 
 class Assembly:
@@ -224,9 +277,11 @@ class Assembly:
         self._archives = self._make_archives()
         self.codecs = CodecPool(reactor, config.transcoding)
         self.cache = Cache(config.cache, config.drimbox.state_dir / "cache", clock=clock, in_thread=defer)
+        self.presence = Presence(stores.nodes, stores.notices, reactor, lease=config.store.lease)
         self.parking = Parking(config, stores.parked, stores.audit, stores.notices)
+        tell = self.presence.alone("parked", self.parking.tell_again)
         for queue in stores.queues.values():
-            queue.parked = self.parking.wake
+            queue.parked = partial(_aside, tell)
         self.record = DmpClient(
             config,
             reactor,
@@ -420,7 +475,17 @@ class Assembly:
             wake=self._matching.wake,
         )
         examiner = partial(make_examiner, self._config, self._feed_doors, stores.jobs, stores.archive)
-        return Resync(self._config, doors, examiner)
+        return Resync(
+            self._config,
+            doors,
+            examiner,
+            leads=partial(self.presence.leads, "walks"),
+            holds=partial(self.presence.holds, "walks"),
+        )
+
+    def _hold(self) -> float:
+        """Return for how many seconds no row is to be taken."""
+        return max(self._precedence.wait(), self.presence.hold())
 
     def _busy(self, site: Site) -> bool:
         """Say whether somebody waits for an image of the site, or would have to."""
@@ -464,7 +529,8 @@ class Assembly:
             renew=partial(self._renew, self._stores.outbox),
             parallel=self._config.dmp.parallel,
             clock=self._reactor,
-            hold=self._precedence.wait,
+            hold=self._hold,
+            renew_every=self._config.store.lease / 4,
         )
 
         async def match(job: FeedJob) -> None:
@@ -479,7 +545,8 @@ class Assembly:
             renew=partial(self._renew, self._stores.jobs),
             parallel=settings.parallel,
             clock=self._reactor,
-            hold=self._precedence.wait,
+            hold=self._hold,
+            renew_every=self._config.store.lease / 4,
         )
 
         async def read(message: InboxMessage) -> None:
@@ -494,7 +561,8 @@ class Assembly:
             renew=partial(self._renew, self._stores.inbox),
             parallel=settings.parallel,
             clock=self._reactor,
-            hold=self._precedence.wait,
+            hold=self._hold,
+            renew_every=self._config.store.lease / 4,
         )
         return reading, matching, publish
 
@@ -516,44 +584,46 @@ class Assembly:
         )
 
     def _make_periodics(self) -> list[Periodic]:
-        purge = self._stores.measures.purge
-        periodics = [
-            Periodic("speedtest-purge", purge, _DAY, self._reactor, first=_SETTLED),
-            Periodic(
-                "statistics-purge", self._stores.statistics.purge, _DAY, self._reactor, first=_SETTLED
-            ),
-            # What could not be told when it happened, in this process or the one before.
-            Periodic("parked", self.parking.tell_again, _MINUTE, self._reactor, first=0.0),
-            Periodic("notice-purge", self._purge_notices, _DAY, self._reactor, first=_SETTLED),
-        ]
+        """Make what is done again and again: by one node for all, but for what each has of its own."""
         period = min(_LOOK, self._config.notifications.interval)
+        periodics = [
+            self.presence.periodic(),
+            Periodic("walks", self.resync.look, _LOOK, self._reactor, first=_LOOK),
+            self._alone("speedtest-purge", self._stores.measures.purge, _DAY, first=_SETTLED),
+            self._alone("statistics-purge", self._stores.statistics.purge, _DAY, first=_SETTLED),
+            # What could not be told when it happened, in this process or the one before.
+            self._alone("parked", self.parking.tell_again, _MINUTE, first=0.0),
+            self._alone("notice-purge", self._purge_notices, _DAY, first=_SETTLED),
+        ]
         for channel in self.notifier.channels:
             look = partial(self.notifier.look, channel)
-            periodics.append(Periodic(f"notices-{channel.name}", look, period, self._reactor, first=period))
+            periodics.append(self._alone(f"notices-{channel.name}", look, period, first=period))
         if self.atna is not None and self._config.audit.atna is not None:
             period = self._config.audit.atna.period
-            periodics.append(Periodic("audit-export", self.atna.look, period, self._reactor, first=period))
+            periodics.append(self._alone("audit-export", self.atna.look, period, first=period))
         if self._config.audit.keep is not None:
             exported = self._stores.audit_export.position if self.atna is not None else None
             retention = Retention(self._config, self._stores.audit, self._clock, exported)
-            periodics.append(Periodic("audit-purge", retention.apply, _DAY, self._reactor, first=_SOON))
+            periodics.append(self._alone("audit-purge", retention.apply, _DAY, first=_SOON))
         if self._config.cache.enabled:
             sweep = self.cache.sweep
             periodics.append(Periodic("cache-sweep", sweep, _HOUR, self._reactor, first=_SETTLED))
         for site in self._config.sites:
             if site.native is not None:
-                watch, period = self.watches[site.name], site.native.poll
-                periodics.append(
-                    Periodic(f"changes-{site.name}", watch.look, period, self._reactor, first=period)
-                )
+                watch, poll = self.watches[site.name], site.native.poll
+                periodics.append(self._alone(f"changes-{site.name}", watch.look, poll, first=poll))
             if site.speedtest.enabled:
-                run = partial(self.speed_tests.run_if_due, site)
-                period = site.speedtest.period
-                first = min(period, _SETTLED)
+                run, test = partial(self.speed_tests.run_if_due, site), site.speedtest.period
                 periodics.append(
-                    Periodic(f"speedtest-{site.name}", run, period, self._reactor, first=first)
+                    self._alone(f"speedtest-{site.name}", run, test, first=min(test, _SETTLED))
                 )
         return periodics
+
+    def _alone(
+        self, name: str, work: Callable[[], Awaitable[object]], period: float, *, first: float
+    ) -> Periodic:
+        """Make what one node at a time does for all."""
+        return Periodic(name, self.presence.alone(name, work), period, self._reactor, first=first)
 
     async def _purge_notices(self) -> int:
         return await self._stores.notices.purge(timedelta(seconds=self._config.notifications.keep))
@@ -587,6 +657,15 @@ class Assembly:
             compare=self._compare,
             forget=self._deliveries.forget,
         )
+
+
+def _aside(work: Callable[[], Awaitable[object]]) -> None:
+    """Begin work that nobody waits for."""
+    Deferred.fromCoroutine(_done(work)).addErrback(lambda failure: _log.failure("not done", failure))
+
+
+async def _done(work: Callable[[], Awaitable[object]]) -> None:
+    await work()
 
 
 async def _broke(queue: Queue, row: InboxMessage | FeedJob | OutboxItem, error: Exception) -> bool:

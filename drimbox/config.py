@@ -22,6 +22,8 @@ class Appliance:
     #: Registry number of the (operator, site) pair, the `349` of `db1.349...` (requirements.md 3.12).
     system_id: str
     name: str = "DRIMbox"
+    #: Name of this process among those that share its store.
+    node: str = "main"
     manufacturer: str = "DRIMbox"
     #: Root for the UIDs we make; None uses the `2.25` arc.
     uid_root: str | None = None
@@ -59,8 +61,12 @@ class StoreSettings:
     """`[store]`: SQLAlchemy URL; None is `sqlite:///<state_dir>/drimbox.db`."""
 
     url: str | None = None
-    #: Threads that talk to a server database; SQLite always has one writer.
+    #: File that holds the password of a server database, one line; None: `~/.pgpass`, or none.
+    password_file: Path | None = None
+    #: Threads, and connections, to a server database; SQLite always has one writer.
     threads: int = 4
+    #: Seconds after which the work of a node that shows no life goes to the others.
+    lease: float = 120.0
 
 
 @attrs.frozen

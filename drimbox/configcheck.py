@@ -15,12 +15,17 @@ from typing import Any
 
 import attrs
 
+from drimbox.config import DmpSettings, StoreSettings
 from drimbox.configrules import amount, closest, span
 
 Tree = dict[str, Any]
 
 #: The specification's smallest number of simultaneous connections of a Source (DB.SO.35).
 LEAST_DELIVERIES = 3
+#: Seconds by which the lease of a row outlasts an attempt to publish (`store.outbox.begin`).
+LEASE_MARGIN = 10.0
+_DMP_TIMEOUT = float(attrs.fields(DmpSettings).timeout.default or 0)
+_LEASE = StoreSettings().lease
 
 
 @attrs.frozen
@@ -392,8 +397,27 @@ def _feed_checks(tree: Tree, report: Report) -> None:
 
 
 def _store(tree: Tree, report: Report) -> None:
-    url = tree.get("store", {}).get("url")
-    if url and url.startswith("postgresql") and importlib.util.find_spec("psycopg") is None:
+    store = tree.get("store") or {}
+    url = store.get("url")
+    if not url or not url.startswith("postgresql"):
+        if store.get("password_file") is not None:
+            report.warn("store.password_file", "SQLite ne demande pas de mot de passe", "retirer cette clé")
+        return
+    if importlib.util.find_spec("psycopg") is None:
         report.error(
             "store.url", "PostgreSQL demande le module psycopg, qui n'est pas installé", "l'installer"
+        )
+    lease = store.get("lease") or _LEASE
+    longest = ((tree.get("dmp") or {}).get("timeout") or _DMP_TIMEOUT) + LEASE_MARGIN
+    if lease < longest:
+        report.error(
+            "store.lease",
+            "un envoi au DMP encore en cours pourrait être repris par un autre nœud",
+            f"écrire {longest:.0f}s ou plus : [dmp] timeout et {LEASE_MARGIN:.0f} s",
+        )
+    if (tree.get("cache") or {}).get("enabled"):
+        report.warn(
+            "cache.enabled",
+            "chaque nœud a son cache : un changement vu par un nœud ne vide pas celui des autres",
+            "avec plusieurs nœuds, garder max_age court ou se passer de cache",
         )

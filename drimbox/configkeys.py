@@ -51,6 +51,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "state_dir": path(),
         "system_id": pattern(r"[0-9]{1,12}", "le numéro d'enregistrement du système", "349"),
         "name": text(64),
+        "node": _NAME,
         "manufacturer": text(64),
         # A UUID has up to 39 digits: the root must leave room for enough of them (model.new_uid).
         "uid_root": uid(32),
@@ -65,7 +66,12 @@ RULES: dict[type, dict[str, Rule]] = {
         "file": path(),
     },
     config.Listener: {"host": listen_address(), "port": port()},
-    config.StoreSettings: {"url": store_url(), "threads": integer(1, 64)},
+    config.StoreSettings: {
+        "url": store_url(),
+        "password_file": path(),
+        "threads": integer(1, 64),
+        "lease": duration(10, HOUR),
+    },
     config.Hl7Settings: {
         "host": listen_address(),
         "port": port(),

@@ -67,6 +67,7 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
     files.roots((tree.get("hl7", {}).get("tls") or {}).get("client_roots"), "hl7.tls.client_roots")
     files.roots((tree.get("audit", {}).get("atna") or {}).get("roots"), "audit.atna.roots")
     _whitelist(tree, report)
+    files.secret(tree.get("store", {}).get("password_file"), "store.password_file")
     files.secret(tree.get("psc", {}).get("client_secret_file"), "psc.client_secret_file")
     files.secret((tree.get("proxy") or {}).get("password_file"), "proxy.password_file")
     notifications = tree.get("notifications", {})

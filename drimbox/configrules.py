@@ -459,7 +459,7 @@ def store_url() -> Rule:
         if ":" in authority.rpartition("@")[0] or re.search(r"[?&]password=", words, re.IGNORECASE):
             raise Rejected(
                 "contient un mot de passe",
-                "l'écrire dans le fichier ~/.pgpass de l'utilisateur du service et le retirer d'ici",
+                "l'écrire dans un fichier, le nommer dans [store] password_file, et le retirer d'ici",
             )
         if scheme not in ("sqlite", "postgresql+psycopg") or "://" not in words:
             raise Rejected(f"{show(value)} n'est pas une base connue", mend)

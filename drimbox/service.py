@@ -34,6 +34,8 @@ from drimbox.doctor.runner import Doctor
 from drimbox.frontend import FrontEnds
 from drimbox.gauges import Gauges
 from drimbox.guard import WADO, Guard
+from drimbox.ports import OutageNotices
+from drimbox.presence import OwnNotices
 from drimbox.status import Status
 from drimbox.trust.transport import BulkTLSFactory
 from drimbox.wado.channel import WadoFactory
@@ -112,12 +114,12 @@ class Gateway(Service):
         self._threads.start()
         self._undo.append(self._stop_threads)
         await self._stores.open()
-        self._undo.append(self._stores.database.close)
+        self._undo.append(self._stores.close)
         self._guard = Guard(
             config,
             self._reactor,
             self._clock,
-            self._stores.notices,
+            self._own_notices(),
             self._defer,
             self._note,
             self._stores.audit,
@@ -156,7 +158,8 @@ class Gateway(Service):
             worker.startService()
         self._gauges.start()
         self._undo.append(self._gauges.stop)
-        await self._assembly.resync.resume()
+        await self._assembly.presence.beat()
+        await self._assembly.resync.look()
         self._status.ready = True
         self.log.info("gateway {version} started", version=__version__)
 
@@ -356,7 +359,7 @@ class Gateway(Service):
             gate=assembly.gate,
             doors=self._doors,
             verify=assembly.verifications(),
-            notices=self._stores.notices,
+            notices=self._own_notices(),
             defer=self._defer,
         )
         await weather.probes.start()
@@ -364,14 +367,21 @@ class Gateway(Service):
 
     # -- own ---------------------------------------------------------------------------------------
 
+    def _own_notices(self) -> OutageNotices:
+        """Return where to tell of what each node has of its own: of several, the notice says which."""
+        notices = self._stores.notices
+        if self._stores.database.dialect == "sqlite":
+            return notices
+        return OwnNotices(notices, self.config.drimbox.node)
+
     async def _open_cache(self) -> None:
         """Take over the cache of series; what is wrong with it costs no delivery, but is to be known."""
         cache = self._assembly.cache
         await cache.open()
         if cache.problem:
-            await self._stores.notices.post(key="cache", code="CACHE", text=cache.problem)
+            await self._own_notices().post(key="cache", code="CACHE", text=cache.problem)
         else:
-            await self._stores.notices.resolve("cache")
+            await self._own_notices().resolve("cache")
 
     async def _tell_homologation(self) -> None:
         """A test session that goes on, or left something behind, is to be known."""

@@ -8,6 +8,7 @@ from typing import Any
 from drimbox import __version__
 from drimbox.assembly import Assembly, Stores
 from drimbox.config import Config, Site
+from drimbox.store.nodes import SeenNode
 from drimbox.trust.whitelist import WhitelistHolder
 
 
@@ -49,7 +50,18 @@ class Status:
             "kos": {state.value: count for state, count in kos.items()},
             "homologation": {"enabled": self._config.homologation.enabled, "kos": loaded.kos},
             "notices": open_notices,
+            "node": self._config.drimbox.node,
+            "nodes": [self._node(node) for node in await self._stores.nodes.seen()],
             "sites": [self._site(site) for site in self._config.sites],
+        }
+
+    def _node(self, node: SeenNode) -> dict[str, Any]:
+        return {
+            "name": node.name,
+            "version": node.version,
+            "since": node.since.isoformat(),
+            "alive": self._stores.nodes.alive(node),
+            "roles": list(node.roles),
         }
 
     def _site(self, site: Site) -> dict[str, Any]:

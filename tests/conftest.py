@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.postgres import Absent, Cluster, find_programs
+from drimbox.sim.postgres import Absent, Cluster, find_programs
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "reports"

@@ -129,7 +129,7 @@ def example_files(folder: Path, text: str) -> Path:
         BestAvailableEncryption(b"secret"),
     )
     write_private(folder / "certs" / "psc.p12", p12)
-    for name in ("psc-client", "psc-p12", "orthanc", "smtp", "supervision", "proxy"):
+    for name in ("psc-client", "psc-p12", "orthanc", "postgresql", "smtp", "supervision", "proxy"):
         write_private(folder / "secrets" / name, b"secret\n")
     path = folder / "drimbox.toml"
     path.write_text(text, encoding="utf-8")

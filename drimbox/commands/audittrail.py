@@ -26,6 +26,7 @@ from drimbox.config import Config
 from drimbox.configfile import ConfigErrors, load
 from drimbox.ports import AuditEvent
 from drimbox.redaction import escape_control
+from drimbox.secretfile import SecretUnusable
 from drimbox.store.auditchain import ChainCheck, ChainHead
 from drimbox.store.auditdesk import AuditDesk
 from drimbox.store.auditsearch import AuditQuery, AuditRecord
@@ -70,7 +71,7 @@ class Search:
 def search_trail(search: Search, config_path: Path) -> None:
     """Audit the search, then print what it finds. Raises `Failed`."""
     config = configuration(config_path)
-    with desk(config.store_url) as trail:
+    with desk(config.store_url, config.store.password_file) as trail:
         own = trail.record(_event(search, config), SystemClock())
         # What is asked for does not begin with the question itself.
         before = own if search.before is None else min(search.before, own)
@@ -92,7 +93,8 @@ def verify_trail(known: tuple[int, str] | None, config_path: Path, *, as_json: b
             told = checked
             click.echo(f"{checked} événements vérifiés", err=True)
 
-    with desk(configuration(config_path).store_url) as trail:
+    config = configuration(config_path)
+    with desk(config.store_url, config.store.password_file) as trail:
         check = trail.verify(ChainHead(*known) if known else None, tell)
     if as_json:
         print_json(_shown(check))
@@ -158,12 +160,12 @@ def configuration(path: Path) -> Config:
 
 
 @contextmanager
-def desk(store_url: str) -> Iterator[AuditDesk]:
+def desk(store_url: str, password_file: Path | None = None) -> Iterator[AuditDesk]:
     """Open the trail of a store. Raises `Failed`."""
     try:
-        with AuditDesk(parse_url(store_url)) as opened:
+        with AuditDesk(parse_url(store_url, password_file)) as opened:
             yield opened
-    except StoreError as error:
+    except (StoreError, SecretUnusable) as error:
         raise Failed(escape_control(str(error))) from None
 
 

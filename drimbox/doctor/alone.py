@@ -61,7 +61,10 @@ async def examine_alone(config: Config, path: Path, reactor: Any, study: str) ->
                 ),
                 own=(
                     ("configuration", lambda: deferToThread(own.configuration, path)),
-                    ("store", lambda: deferToThread(own.store, config.store_url)),
+                    (
+                        "store",
+                        lambda: deferToThread(own.store, config.store_url, config.store.password_file),
+                    ),
                 ),
             ),
             study,

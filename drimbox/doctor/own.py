@@ -13,6 +13,7 @@ from twisted.internet.protocol import Factory
 from drimbox.config import Config, Listener
 from drimbox.configfile import ConfigErrors, ConfigMistake, check, load
 from drimbox.doctor.findings import Finding, State, bad, doubtful, good
+from drimbox.secretfile import SecretUnusable
 from drimbox.store.auditdesk import AuditDesk
 from drimbox.store.auditsearch import AuditQuery
 from drimbox.store.engine import parse_url
@@ -54,11 +55,11 @@ def _mistake(mistake: ConfigMistake, state: State) -> Finding:
     return Finding("configuration", mistake.path, state, mistake.problem, mistake.mend)
 
 
-def store(url: str) -> list[Finding]:
+def store(url: str, password_file: Path | None = None) -> list[Finding]:
     """Read from the store beside nobody. Blocks."""
     try:
         # The desk reads the version of the store, and part of the trail.
-        with AuditDesk(parse_url(url)) as desk:
+        with AuditDesk(parse_url(url, password_file)) as desk:
             next(desk.search(AuditQuery(), limit=1, before=_LAST), None)
     except StoreMissing:
         return [
@@ -68,7 +69,7 @@ def store(url: str) -> list[Finding]:
         ]
     except StoreError as error:
         return [bad("store", "base de données", str(error), _STORE)]
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, SecretUnusable) as error:
         return [bad("store", "base de données", f"illisible ({type(error).__name__})", _STORE)]
     return [good("store", "base de données", "lisible, de cette version")]
 

@@ -8,6 +8,7 @@ its own that can be killed. The PACS is whoever the caller brings.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,8 +93,11 @@ class Stand:
         extra: Mapping[str, Mapping[str, str]] | None = None,
         options: Sequence[str] = (),
         ris: Mapping[str, str] | None = None,
+        world: Stand | None = None,
     ) -> None:
-        """`extra` adds keys to sections of the configuration: {"wado": {"window": "1048576"}}.
+        """`world` is a stand already started: then this is one more gateway in its world, another node.
+
+        `extra` adds keys to sections of the configuration: {"wado": {"window": "1048576"}}.
 
         `ris` adds keys to the `[[ris]]`.
 
@@ -106,6 +110,7 @@ class Stand:
         self._extra = {section: dict(keys) for section, keys in (extra or {}).items()}
         self._options = tuple(options)
         self._ris = {"name": _text("RIS"), "sending_application": _text("RIS-Y"), **(ris or {})}
+        self._world = world
         self.dicom_port = dicom_port or free_port()
         self.wado_port, self.hl7_port, self.admin_port = free_port(), free_port(), free_port()
         numbers = range(1, len(self._pacses) + 1)
@@ -119,8 +124,11 @@ class Stand:
     # -- the world ---------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Make keys, lists and configuration; start DMP and Pro Santé Connect."""
+        """Make keys, lists and configuration; start DMP and Pro Santé Connect, or join those there are."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._world is not None:
+            self._join(self._world)
+            return
         self.pki = make_pki(
             self.folder / "pki",
             sites=[*self.sites, CONSUMER, OTHER_CONSUMER, STRANGER],
@@ -147,9 +155,18 @@ class Stand:
         self.config = self.folder / "drimbox.toml"
         self.config.write_text(self._toml(), "utf-8")
 
+    def _join(self, world: Stand) -> None:
+        self.pki, self.dmp, self.psc, self._client = world.pki, world.dmp, world.psc, world._client
+        for name in ("whitelist.xml", "psc-secret"):
+            shutil.copy2(world.folder / name, self.folder / name)
+        self.config = self.folder / "drimbox.toml"
+        self.config.write_text(self._toml(), "utf-8")
+
     async def stop(self) -> None:
-        """Stop the gateway, then the world."""
+        """Stop the gateway, then the world if it is ours."""
         await self.stop_gateway()
+        if self._world is not None:
+            return
         await self.dmp.stop()
         await self.psc.stop()
 
@@ -162,6 +179,10 @@ class Stand:
     async def start_gateway(self, *, seconds: float = 60.0) -> None:
         """Start `twistd drimbox` and wait until it is ready. Raises `GatewayFailed`."""
         self.spawn_gateway()
+        await self.ready(seconds=seconds)
+
+    async def ready(self, *, seconds: float = 60.0) -> None:
+        """Wait until the gateway that was spawned is ready. Raises `GatewayFailed`."""
         assert self._process is not None
         limit = self._reactor.seconds() + seconds
         while not await self._is_ready():

@@ -1,13 +1,14 @@
 """The walks over the archive of all sites: begun by hand, taken up again after a restart (DB.SO.28, 31).
 
 A walk is never begun by itself. One that was running when the process ended goes on when it starts again,
-because an administrator began it and nobody stopped it. A walk that breaks for a reason nobody foresaw (a
-full disk) is told, and tried again from where it was.
+because an administrator began it and nobody stopped it. Of several nodes one works on walks, whichever of
+them an administrator speaks to: it sees in the store what was begun or stopped. A walk that breaks for a
+reason nobody foresaw (a full disk) is told, and tried again from where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import attrs
 from twisted.internet.defer import Deferred, gatherResults
@@ -25,6 +26,10 @@ from drimbox.walks import OPEN_STATES, Walk, WalkKind, WalkOpen, WalkState
 _BROKEN = (10.0, 600.0)
 
 
+async def _always() -> bool:
+    return True
+
+
 class WalkRefused(Exception):
     """What was asked for cannot be; the text says why and what to do, in French."""
 
@@ -39,12 +44,21 @@ class _Hand:
 
 
 class Resync:
-    """All walks of this process. `examiner` makes what judges the studies of one."""
+    """All walks of this process. `examiner` makes what judges the studies of one.
+
+    `leads` says whether this node is the one that works on walks, `holds` whether it was a moment ago.
+    """
 
     log = Logger()
 
     def __init__(
-        self, config: Config, doors: Doors, examiner: Callable[[WalkKind, Site], Examines]
+        self,
+        config: Config,
+        doors: Doors,
+        examiner: Callable[[WalkKind, Site], Examines],
+        *,
+        leads: Callable[[], Awaitable[bool]] = _always,
+        holds: Callable[[], bool] = lambda: True,
     ) -> None:
         self._config = config
         self._doors = doors
@@ -53,10 +67,24 @@ class Resync:
         #: By the number of the walk.
         self._hands: dict[int, _Hand] = {}
         self._closed = False
+        self._leads = leads
+        self._holds = holds
+
+    async def look(self) -> None:
+        """Work on the walks that run, if this node is the one that does, and on no other."""
+        if not await self._leads():
+            for number in list(self._hands):
+                self._tell_to_stop(number)
+            return
+        await self.resume()
 
     async def resume(self) -> None:
-        """Go on with the walks that were running when the process ended."""
-        for walk in await self._doors.store.running():
+        """Go on with the walks that are running and that nobody has in hand; leave those that are not."""
+        mine = set(self._hands)
+        running = await self._doors.store.running()
+        for number in mine - {walk.id for walk in running}:
+            self._tell_to_stop(number)
+        for walk in running:
             site = self._sites.get(walk.site)
             if site is not None and not self._to_same_address(walk, site):
                 text = f"Site {site.name} : passage {walk.id} abandonné, l'adresse a changé : le relancer"
@@ -77,6 +105,8 @@ class Resync:
             return hand.walking.waiting
         if walk.state is WalkState.RUNNING and walk.site not in self._sites:
             return "le site n'est plus dans la configuration"
+        if walk.state is WalkState.RUNNING and not self._holds():
+            return "un autre nœud s'en charge"
         return ""
 
     # -- what an administrator may do --------------------------------------------------------------
@@ -168,7 +198,7 @@ class Resync:
         await gatherResults(waiting)
 
     def _work_on(self, walk: Walk) -> None:
-        if self._closed or walk.id in self._hands:
+        if self._closed or walk.id in self._hands or not self._holds():
             return
         site = self._sites.get(walk.site)
         if site is None:

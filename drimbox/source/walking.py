@@ -34,7 +34,7 @@ from drimbox.source.hours import until_open
 from drimbox.source.judging import NotAnswered
 from drimbox.source.link import Link
 from drimbox.source.outage import OutageNotices
-from drimbox.source.pauses import Pauses
+from drimbox.source.pauses import Pauses, Stopped
 from drimbox.walks import Finding, Milestone, Step, Verdict, Walk, WalkKind, WalkState, WalkStore
 
 #: Studies of one page.
@@ -282,6 +282,9 @@ class Walking:
         A job that is on its way already is not ours: it is waited for, and opened again then.
         """
         store, number = self._doors.store, self.walk.id
+        if (await store.get(number)).state is not WalkState.RUNNING:
+            # Somebody stopped it through another node.
+            raise Stopped
         counts = await store.settle(number)
         room = min(most, BACKLOG - counts[Step.QUEUED] - counts[Step.SENT])
         if room <= 0 or not counts[step]:

@@ -114,7 +114,8 @@ class Database:
     """The store: `open`, then `run` and `read`, then `close`.
 
     `url` is a SQLAlchemy URL, `sqlite:///<absolute file>` or `postgresql+psycopg://…`; a wrong one
-    raises `ValueError` here. `threads` is the number of readers on SQLite, of all threads on a server.
+    raises `ValueError` here, and `SecretUnusable` the file of its password. `threads` is the number of
+    readers on SQLite, of all threads on a server.
     With `exclusive`, `open` also takes the ownership of the SQLite file and refuses to share it with
     another owner: the service does, because two would hand out each other's queue rows; tools do not.
     """
@@ -127,8 +128,9 @@ class Database:
         threads: int = 4,
         max_waiting: int = MAX_WAITING,
         exclusive: bool = False,
+        password_file: Path | None = None,
     ) -> None:
-        self._url = engines.parse_url(url)
+        self._url = engines.parse_url(url, password_file)
         self._reactor = reactor
         self._threads = max(1, threads)
         self._max_waiting = max_waiting

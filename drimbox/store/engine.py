@@ -18,12 +18,30 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
+from drimbox.secretfile import read_secret
+
 #: Seconds a connection waits for a lock held by somebody else (a backup, the command line).
 BUSY_TIMEOUT = 15.0
 
 
-def parse_url(url: str) -> URL:
-    """Read a `[store] url`; raise `ValueError` (French text) for what cannot hold durable state."""
+#: What libpq is told (seconds; milliseconds for the last of TCP), unless the URL says otherwise. A server
+#: that is gone is noticed, and a node that was frozen inside a transaction keeps nobody from his turn.
+_SERVER: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+    "application_name": "drimbox",
+    "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s -c statement_timeout=300s",
+}
+
+
+def parse_url(url: str, password_file: Path | None = None) -> URL:
+    """Read a `[store] url`, and the password that goes with it; blocks.
+
+    Raises `ValueError` (French text) for what cannot hold durable state, `SecretUnusable` for the file.
+    """
     try:
         parsed = make_url(url)
     except Exception:
@@ -34,6 +52,8 @@ def parse_url(url: str) -> URL:
         raise ValueError(f"base de données « {backend} » non prise en charge (sqlite ou postgresql)")
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ValueError("la base SQLite doit être un fichier : en mémoire, rien n'est durable")
+    if backend == "postgresql" and password_file is not None:
+        return parsed.set(password=read_secret(password_file, blanks=True))
     return parsed
 
 
@@ -107,7 +127,9 @@ def reader_engine(url: URL, threads: int) -> Engine:
 def migration_engine(url: URL) -> Engine:
     """Engine for one schema upgrade; DDL is inside the transaction, on both databases."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, poolclass=NullPool, hide_parameters=True)
+        # An upgrade may take its time, and waits for that of another node.
+        patient = {key: value for key, value in _server_arguments(url).items() if key != "options"}
+        return create_engine(url, poolclass=NullPool, connect_args=patient, hide_parameters=True)
     engine = create_engine(
         url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT}, hide_parameters=True
     )
@@ -126,4 +148,15 @@ def _sqlite(url: URL, size: int) -> Engine:
 
 
 def _server(url: URL, size: int) -> Engine:
-    return create_engine(url, pool_size=size, max_overflow=0, pool_pre_ping=True, hide_parameters=True)
+    return create_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args=_server_arguments(url),
+        hide_parameters=True,
+    )
+
+
+def _server_arguments(url: URL) -> dict[str, Any]:
+    return {key: value for key, value in _SERVER.items() if key not in url.query}

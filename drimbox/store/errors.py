@@ -19,6 +19,10 @@ class StoreLocked(StoreError):
     """Another process already owns this store."""
 
 
+class NodeRefused(StoreError):
+    """This node may not work on the store beside those that do: same name, folder or AE titles."""
+
+
 class StoreMissing(StoreError):
     """There is no store where one was looked for."""
 

@@ -11,7 +11,7 @@ import errno
 import traceback
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 import drimbox
@@ -37,6 +37,9 @@ def blames_row(error: BaseException) -> bool:
     if isinstance(error, OperationalError) and "decode to UTF-8" in str(error.orig):
         # What SQLite's driver says of a damaged text.
         return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        # The server went away under it.
+        return False
     if isinstance(error, StoreBusy | StoreClosed | OperationalError | PoolTimeout | MemoryError):
         return False
     return not (isinstance(error, OSError) and error.errno in _MACHINE)

@@ -146,10 +146,18 @@ class Outbox(Queue):
         overtake(connection, connection.execute(study).scalar_one(), self._clock.now())
 
     async def begin(self, item_id: int) -> None:
-        """Commit that an attempt begins. Only then may its first byte leave."""
+        """Commit that an attempt begins. Only then may its first byte leave.
+
+        The row is ours for a whole lease from now, longer than an attempt may take: even of a node that
+        cannot renew any more, no other makes a second attempt beside the first.
+        """
         await self._database.run(
             lambda connection: self._change(
-                connection, item_id, attempts=outbox.c.attempts + 1, outcome_unknown=True
+                connection,
+                item_id,
+                attempts=outbox.c.attempts + 1,
+                outcome_unknown=True,
+                held_until=self._clock.now() + self._lease,
             )
         )
 

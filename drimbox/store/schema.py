@@ -505,3 +505,26 @@ key_object = Table(
     Column("title", String(16), nullable=False),
     Column("known_at", UtcDateTime, nullable=False),
 )
+
+node = Table(
+    "node",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    #: Identity of its state folder (`nodes.Home`).
+    Column("home", String(64), nullable=False),
+    Column("version", Text, nullable=False),
+    #: JSON list of the AE titles it answers to.
+    Column("titles", Text, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("held_until", UtcDateTime, nullable=False),
+)
+
+#: What one node at a time does for all.
+node_role = Table(
+    "node_role",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("node", String(64), nullable=False),
+    Column("taken_at", UtcDateTime, nullable=False),
+    Column("held_until", UtcDateTime, nullable=False),
+)

@@ -46,9 +46,10 @@ class FeedStand(Stand):
         sites: Sequence[Mapping[str, str]] = (),
         extra: Mapping[str, Mapping[str, str]] | None = None,
         dicom_port: int | None = None,
+        world: Stand | None = None,
     ) -> None:
         settings = {"dmp": {"timeout": "3", "connect_timeout": "2"}, **(extra or {})}
-        super().__init__(folder, reactor, pacses, extra=settings, dicom_port=dicom_port)
+        super().__init__(folder, reactor, pacses, extra=settings, dicom_port=dicom_port, world=world)
         self._more_ris = dict(ris or {})
         self._site_keys = list(sites)
         self.requests: list[Request] = []

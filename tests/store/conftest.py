@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from sqlalchemy import make_url
 
+from drimbox.sim.postgres import Cluster
 from drimbox.store.archive import Archive
 from drimbox.store.audit import AuditStore
 from drimbox.store.database import Database
@@ -18,7 +19,6 @@ from drimbox.store.inbox import Inbox
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox
 from drimbox.store.upgrade import upgrade
-from tests.postgres import Cluster
 from tests.store.samples import TestClock
 
 #: The databases of a test: with PostgreSQL as a real peer, which CI must have.

@@ -1,4 +1,4 @@
-"""A private PostgreSQL server for tests: its own cluster in a temporary folder, on a Unix socket alone.
+"""A private PostgreSQL server for tests and bench: a cluster in a temporary folder, on a Unix socket alone.
 
 The server refuses to run as root, who lends it to the `postgres` account that Debian's package makes.
 """

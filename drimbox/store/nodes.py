@@ -1,0 +1,236 @@
+"""The nodes that share a store: who is there, and which of them does what only one may do at a time.
+
+Theory of operation. A *node* is one process of the gateway. It joins under its name, which no two may have:
+rows of the queues are held in that name. What it does alone for all (notices that leave, walks, purges) is
+a *role*, a row that whoever comes first takes. Name and roles are leases: `beat` moves them forward while
+the process lives, and those of a dead one end by themselves. There is no leader and no election: a role
+that is free is taken by the next node that looks.
+
+A process that was killed and starts again must not wait for the end of its own lease: the state folder has
+an identity (`Home`) that only one process at a time can own, so whoever owns it knows its predecessor dead.
+
+Instants are those of the node's clock. `beat` says how far it is from the database's: leases mean nothing
+between nodes whose clocks differ by as much.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+from sqlalchemy import Connection, delete, or_, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from drimbox.ports import Clock
+from drimbox.store.database import Database
+from drimbox.store.errors import NodeRefused
+from drimbox.store.schema import node, node_role
+
+#: The file of a state folder that says which one it is.
+HOME = "node.id"
+#: After which a node that died without leaving is no longer listed.
+FORGOTTEN = timedelta(days=30)
+
+
+@attrs.frozen
+class SeenNode:
+    """One node, as the store knows it."""
+
+    name: str
+    version: str
+    since: datetime
+    held_until: datetime
+    #: What it does alone for all.
+    roles: tuple[str, ...]
+
+
+class Home:
+    """The identity of a state folder, owned by this process until it ends or lets go.
+
+    Raises `NodeRefused` when another process owns it, `OSError` when the file cannot be written. Blocks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / HOME
+        self._file: int | None = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.id = os.pread(self._file, 64, 0).decode("ascii", "replace").strip()
+            if not self.id:
+                self.id = uuid.uuid4().hex
+                os.pwrite(self._file, f"{self.id}\n".encode("ascii"), 0)
+                os.fsync(self._file)
+        except BlockingIOError:
+            self.release()
+            raise NodeRefused(
+                f"Un autre processus travaille déjà dans {folder} : "
+                "donner à chaque nœud son [drimbox] state_dir."
+            ) from None
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let another process own it."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Nodes:
+    """This node among those of the store. `titles` are the AE titles it answers to, `PACS/TITLE`."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        name: str,
+        home: str,
+        version: str,
+        lease: float,
+        titles: Collection[str] = (),
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self.name = name
+        self._home = home
+        self._version = version
+        self._lease = timedelta(seconds=lease)
+        self._titles = sorted(titles)
+        self._dialect: Any = sqlite if database.dialect == "sqlite" else postgresql
+        #: Roles of this node, and until when they surely are.
+        self._roles: dict[str, datetime] = {}
+
+    async def join(self) -> None:
+        """Enter under our name.
+
+        Raises `NodeRefused` while a living node has the name, or answers to one of our AE titles.
+        """
+        try:
+            await self._database.run(self._join)
+        except IntegrityError:
+            raise NodeRefused(self._taken(None)) from None
+
+    async def beat(self) -> timedelta:
+        """Move name and roles forward; return how far our clock is ahead of the database's.
+
+        Raises `NodeRefused` when the name is another's by now.
+        """
+        until = self._clock.now() + self._lease
+        behind, roles = await self._database.run(lambda connection: self._beat(connection, until))
+        self._roles = dict.fromkeys(roles, until)
+        return behind
+
+    async def leave(self) -> None:
+        """Give name and roles back: others need not wait for their end."""
+        self._roles = {}
+        await self._database.run(self._leave)
+
+    async def leads(self, role: str) -> bool:
+        """Say whether this node has a role, taking it when it is free."""
+        if self.holds(role):
+            return True
+        now = self._clock.now()
+        until = now + self._lease
+        if await self._database.run(lambda connection: self._take(connection, role, now, until)):
+            self._roles[role] = until
+            return True
+        return False
+
+    def holds(self, role: str) -> bool:
+        """Say whether this node surely has a role now."""
+        until = self._roles.get(role)
+        return until is not None and self._clock.now() < until
+
+    async def seen(self) -> list[SeenNode]:
+        """Return the nodes of the store, those that died without leaving too."""
+
+        def work(connection: Connection) -> list[SeenNode]:
+            roles: dict[str, list[str]] = {}
+            for row in connection.execute(select(node_role).order_by(node_role.c.name)):
+                roles.setdefault(row.node, []).append(row.name)
+            return [
+                SeenNode(row.name, row.version, row.since, row.held_until, tuple(roles.get(row.name, ())))
+                for row in connection.execute(select(node).order_by(node.c.name))
+            ]
+
+        return await self._database.read(work)
+
+    def alive(self, seen: SeenNode) -> bool:
+        """Say whether a node shows that it lives."""
+        return self._clock.now() <= seen.held_until
+
+    # -- in a transaction --------------------------------------------------------------------------
+
+    def _join(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            # One at a time: each sees the titles of the others.
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('drimbox.node'))"))
+        now = self._clock.now()
+        for row in connection.execute(select(node).where(node.c.held_until >= now)).all():
+            if row.home == self._home:
+                continue
+            if row.name == self.name:
+                raise NodeRefused(self._taken(row.held_until))
+            for title in sorted(set(json.loads(row.titles)) & set(self._titles)):
+                raise NodeRefused(
+                    f"L'AE title {title} est déjà celui du nœud « {row.name} » : les images demandées par "
+                    "l'un arriveraient chez l'autre. Donner à chaque nœud son [site.pacs] pool."
+                )
+        # Whoever had our name, or our folder under another name, is dead.
+        dead = or_(node.c.name == self.name, node.c.home == self._home, node.c.held_until < now - FORGOTTEN)
+        names = list(connection.execute(delete(node).where(dead).returning(node.c.name)).scalars())
+        connection.execute(delete(node_role).where(node_role.c.node.in_(names)))
+        connection.execute(
+            node.insert().values(
+                name=self.name,
+                home=self._home,
+                version=self._version,
+                titles=json.dumps(self._titles),
+                since=now,
+                held_until=now + self._lease,
+            )
+        )
+
+    def _beat(self, connection: Connection, until: datetime) -> tuple[timedelta, list[str]]:
+        mine = update(node).where(node.c.name == self.name, node.c.home == self._home)
+        if connection.execute(mine.values(held_until=until)).rowcount != 1:
+            # It ended, and somebody has swept it or taken the name.
+            self._join(connection)
+        kept = update(node_role).where(node_role.c.node == self.name).values(held_until=until)
+        roles = list(connection.execute(kept.returning(node_role.c.name)).scalars())
+        ahead = timedelta()
+        if connection.dialect.name == "postgresql":
+            theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            ahead = self._clock.now() - theirs
+        return ahead, roles
+
+    def _take(self, connection: Connection, role: str, now: datetime, until: datetime) -> bool:
+        values = {"node": self.name, "taken_at": now, "held_until": until}
+        free = or_(node_role.c.node == self.name, node_role.c.held_until < now)
+        change = update(node_role).where(node_role.c.name == role, free).values(values)
+        if connection.execute(change).rowcount == 1:
+            return True
+        add = self._dialect.insert(node_role).values(name=role, **values).on_conflict_do_nothing()
+        return connection.execute(add.returning(node_role.c.name)).first() is not None
+
+    def _leave(self, connection: Connection) -> None:
+        gone = delete(node).where(node.c.name == self.name, node.c.home == self._home)
+        if connection.execute(gone).rowcount:
+            connection.execute(delete(node_role).where(node_role.c.node == self.name))
+
+    def _taken(self, until: datetime | None) -> str:
+        when = f" (jusqu'à {until.astimezone():%H:%M:%S} s'il est arrêté)" if until is not None else ""
+        return (
+            f"Un autre nœud travaille sous le nom « {self.name} » sur cette base{when} : "
+            "donner à chaque nœud son [drimbox] node."
+        )
