@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.feedreport import FEED_SECTIONS, OWN_SECTIONS
+from bench.feedreport import FEED_SECTIONS, OWN_SECTIONS, feed_machine
 from bench.figures import Figures, table
 from bench.machine import FREE
 from bench.program import ROOT
@@ -223,7 +223,7 @@ def door(figures: Figures) -> str:
         ("OpenSSL alone, both sides, full handshake", "", figures.cell("door.bare.full")),
         ("OpenSSL alone, both sides, resumed", "", figures.cell("door.bare.resumed")),
     ]
-    return f"{machine(figures)}\n{wide}\n{table(('', 'target', ''), more)}"
+    return f"{feed_machine(figures)}\n{wide}\n{table(('', 'target', ''), more)}"
 
 
 def missing(figures: Figures) -> str:
