@@ -152,7 +152,7 @@ class Stores:
         self.audit = AuditStore(self.database, clock=clock)
         atna = config.audit.atna
         lease = 2 * atna.timeout + _MINUTE if atna is not None else _MINUTE
-        self.audit_export = AuditExport(self.database, clock=clock, lease=lease)
+        self.audit_export = AuditExport(self.database, clock=clock, lease=lease, node=config.drimbox.node)
         self.notices = NoticeStore(self.database, clock=clock)
         self.notice_deliveries = NoticeDeliveries(self.database, clock=clock)
         self.parked = ParkedRows(self.database, clock=clock)
