@@ -35,6 +35,7 @@ from bench.health import measure_health
 from bench.kosarchive import measure_archive
 from bench.machine import describe, measure_again, measure_machine
 from bench.native import measure_native
+from bench.nodes import measure_nodes
 from bench.parallel import measure_parallel
 from bench.pipeline import measure_pipeline
 from bench.plan import QUICK, Plan
@@ -86,6 +87,7 @@ BY_THEMSELVES: dict[str, Callable[[Results, Plan, Path], None]] = {
     "audit": measure_audit,
     "door": measure_door,
     "backup": measure_backup,
+    "nodes": measure_nodes,
 }
 
 

@@ -167,6 +167,29 @@ def backup(figures: Figures) -> str:
     return f"{feed_machine(figures)}\n{_rows('backup', figures, rows)}"
 
 
+def nodes(figures: Figures) -> str:
+    """Several processes on one store."""
+    rows = [
+        (
+            number,
+            *(
+                figures.cell(f"nodes.{number}.{key}")
+                for key in ("accepted", "published", "publication_cpu", "delivered", "busiest")
+            ),
+        )
+        for number in figures.numbers(r"nodes\.(\d+)\.published")
+    ]
+    head = (
+        "processes",
+        "reports accepted",
+        "published",
+        "processor of all nodes, a publication",
+        "four deliveries at once",
+        "part of the busiest node",
+    )
+    return f"{feed_machine(figures)}\n{table(head, rows)}"
+
+
 def _rows(title: str, figures: Figures, rows: list[tuple[str, str]]) -> str:
     return table(
         (title, "target", ""),
@@ -182,4 +205,9 @@ FEED_SECTIONS: dict[str, Callable[[Figures], str]] = {
     "archive": archive,
 }
 #: Sections of a run of their own, called by its name.
-OWN_SECTIONS: dict[str, Callable[[Figures], str]] = {"scale": scale, "audit": audit, "backup": backup}
+OWN_SECTIONS: dict[str, Callable[[Figures], str]] = {
+    "scale": scale,
+    "audit": audit,
+    "backup": backup,
+    "nodes": nodes,
+}

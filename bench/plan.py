@@ -57,6 +57,9 @@ class Plan:
     scale_month: int = 30_000
     #: Events in the audit trail.
     audited: int = 10_000_000
+    #: Processes on one store, and reports of the burst they publish.
+    nodes: tuple[int, ...] = (1, 2, 4)
+    nodes_burst: int = 400
     #: Seconds of polls by the weather service.
     health_seconds: float = 20.0
     #: Seconds each kind of connection is opened for; Consumers in the whitelist, certificates revoked.
@@ -91,6 +94,8 @@ QUICK = Plan(
     scale_walk=60,
     scale_month=100,
     audited=20_000,
+    nodes=(1, 2),
+    nodes_burst=20,
     health_seconds=2.0,
     door_seconds=2.0,
     door_listed=50,

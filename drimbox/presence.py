@@ -88,6 +88,7 @@ class Presence:
         if why != self._barred:
             self.log.error("this node takes no work: {why}", why=why)
         self._barred = why
+        await self._nodes.resign()
         await self._notices.post(key=self._key, code=_CODE, text=why)
 
     async def _admit(self) -> None:

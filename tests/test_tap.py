@@ -30,7 +30,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """Stand a composition root in for the real one; return the configurations it was asked to serve."""
     asked: list[Config] = []
 
-    def make_service(config: Config) -> MultiService:
+    def make_service(config: Config, path: Path) -> MultiService:
         asked.append(config)
         return MultiService()
 
@@ -156,7 +156,7 @@ class Loud(Service):
         super().stopService()
         from twisted.logger import Logger
         Logger(namespace="drimbox.essai").info("arrêté")
-def make_service(config):
+def make_service(config, path):
     service = Loud()
     service.name_of = config.sites[0].name
     return service

@@ -66,6 +66,8 @@ class Resync:
         self._sites = {site.name: site for site in config.sites}
         #: By the number of the walk.
         self._hands: dict[int, _Hand] = {}
+        #: Walks of sites that are not configured, once said.
+        self._strangers: set[int] = set()
         self._closed = False
         self._leads = leads
         self._holds = holds
@@ -202,7 +204,9 @@ class Resync:
             return
         site = self._sites.get(walk.site)
         if site is None:
-            self.log.error("walk {id}: site {site} is not configured", id=walk.id, site=walk.site)
+            if walk.id not in self._strangers:
+                self._strangers.add(walk.id)
+                self.log.error("walk {id}: site {site} is not configured", id=walk.id, site=walk.site)
             return
         examiner = self._examiner(walk.kind, site)
         walking = Walking(walk, site, examiner, self._doors, self._config.resync, self._config.feed)

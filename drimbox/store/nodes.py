@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, delete, or_, select, text, update
+from sqlalchemy import Connection, delete, exists, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -135,6 +135,11 @@ class Nodes:
         self._roles = {}
         await self._database.run(self._leave)
 
+    async def resign(self) -> None:
+        """Give the roles back, and stay: another node does what this one may not do now."""
+        self._roles = {}
+        await self._database.run(self._resign)
+
     async def leads(self, role: str) -> bool:
         """Say whether this node has a role, taking it when it is free."""
         if self.holds(role):
@@ -223,10 +228,14 @@ class Nodes:
         add = self._dialect.insert(node_role).values(name=role, **values).on_conflict_do_nothing()
         return connection.execute(add.returning(node_role.c.name)).first() is not None
 
+    def _resign(self, connection: Connection) -> None:
+        # Whoever has our name now has its roles too.
+        mine = exists().where(node.c.name == self.name, node.c.home == self._home)
+        connection.execute(delete(node_role).where(node_role.c.node == self.name, mine))
+
     def _leave(self, connection: Connection) -> None:
-        gone = delete(node).where(node.c.name == self.name, node.c.home == self._home)
-        if connection.execute(gone).rowcount:
-            connection.execute(delete(node_role).where(node_role.c.node == self.name))
+        self._resign(connection)
+        connection.execute(delete(node).where(node.c.name == self.name, node.c.home == self._home))
 
     def _taken(self, until: datetime | None) -> str:
         when = f" (jusqu'à {until.astimezone():%H:%M:%S} s'il est arrêté)" if until is not None else ""

@@ -177,7 +177,18 @@ class World:
         self.config = attrs.evolve(
             config(site()), resync=resync, feed=FeedSettings(retry_first=10, retry_max=40)
         )
-        self.resync = Resync(self.config, doors, lambda kind, site: self)
+        #: Of several nodes, this is the one that works on walks.
+        self.leading = True
+        self.resync = Resync(
+            self.config,
+            doors,
+            lambda kind, site: self,
+            leads=self.leads,
+            holds=lambda: self.leading,
+        )
+
+    async def leads(self) -> bool:
+        return self.leading
 
     def now(self) -> Any:
         return START + timedelta(seconds=self.clock.seconds())
@@ -230,6 +241,62 @@ def test_it_asks_no_faster_than_the_rate_whatever_is_done_at_once() -> None:
     assert [study for study, _ in world.asked] == _names(10)
     assert all(later - earlier == 0.5 for earlier, later in itertools.pairwise(instants))
     assert world.state is WalkState.DONE
+
+
+def test_a_walk_begun_through_another_node_is_worked_on_by_the_one_that_does() -> None:
+    world = World(3)
+    world.leading = False
+    walk, _ = world.start()
+    done(world.resync.look())
+    world.pump(5)
+    assert world.asked == []
+    assert "autre nœud" in world.resync.waiting(walk)
+    world.leading = True
+    done(world.resync.look())
+    world.pump(5)
+    assert world.state is WalkState.DONE
+
+
+def test_a_node_that_leads_no_more_leaves_its_walk_where_it_is() -> None:
+    world = World(30, rate=2.0)
+    world.start()
+    world.pump(3)
+    world.leading = False
+    done(world.resync.look())
+    asked = len(world.asked)
+    assert 0 < asked < 30
+    world.pump(20)
+    assert len(world.asked) == asked
+    # What it had judged of its page was kept: whoever goes on asks about nothing twice.
+    world.leading = True
+    done(world.resync.look())
+    world.pump(30)
+    assert world.state is WalkState.DONE
+
+
+@pytest.mark.parametrize("state", [WalkState.STOPPED, WalkState.ABANDONED])
+def test_a_walk_that_was_stopped_through_another_node_mends_nothing_more(state: WalkState) -> None:
+    world = World(PAGE, rate=10.0)
+    world.findings = {"01": CHANGED}
+    world.start()
+    world.pump(1)
+    # Nobody tells this node: it is in the store.
+    world.store.walk = attrs.evolve(world.store.now, state=state)
+    world.pump(10)
+    assert len(world.store.rows) == PAGE
+    assert world.jobs.opened == []
+    assert world.state is state
+
+
+def test_a_walk_that_was_stopped_through_another_node_rests_at_the_next_look() -> None:
+    world = World(PAGE, rate=2.0)
+    world.start()
+    world.pump(2)
+    world.store.walk = attrs.evolve(world.store.now, state=WalkState.STOPPED)
+    done(world.resync.look())
+    asked = len(world.asked)
+    world.pump(20)
+    assert len(world.asked) == asked < PAGE
 
 
 def test_images_that_somebody_waits_for_go_first() -> None:

@@ -233,6 +233,22 @@ async def test_a_node_that_does_not_show_that_it_lives_rests(stores: Stores, clo
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_a_barred_node_did_for_all_goes_to_another(stores: Stores, clock: TestClock) -> None:
+    first, second = make(stores.database, clock, "a"), make(stores.database, clock, "b")
+    await first.join()
+    await second.join()
+    presence = Presence(first, stores.notices, Clock(), lease=LEASE)
+    presence._most = timedelta.max
+    await presence.beat()
+    assert await presence.leads("walks")
+    # Its clock goes astray.
+    presence._most = timedelta(seconds=-1)
+    await presence.beat()
+    assert not await presence.leads("walks")
+    assert await second.leads("walks")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_node_whose_name_was_taken_says_so_and_rests(stores: Stores, clock: TestClock) -> None:
     nodes = make(stores.database, clock, "a")
     await nodes.join()
