@@ -8,6 +8,7 @@ from io import TextIOWrapper
 
 import click
 
+from drimbox.commands.accounts import accounts
 from drimbox.commands.archive import archive
 from drimbox.commands.audit import audit
 from drimbox.commands.backup import backup, backup_key, restore
@@ -49,6 +50,7 @@ def version() -> None:
 
 
 for command in (
+    accounts,
     archive,
     audit,
     backup,

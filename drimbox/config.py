@@ -49,14 +49,6 @@ class LogSettings:
 
 
 @attrs.frozen
-class Listener:
-    """A listening address."""
-
-    host: str
-    port: int
-
-
-@attrs.frozen
 class StoreSettings:
     """`[store]`: SQLAlchemy URL; None is `sqlite:///<state_dir>/drimbox.db`."""
 
@@ -237,6 +229,18 @@ class SiteResyncSettings:
 
     #: StudyInstanceUID that it always holds; None: some study that the walk has just found.
     control_study: str | None = None
+
+
+@attrs.frozen
+class Listener:
+    """`[admin]`: a listening address, and who may call there."""
+
+    host: str
+    port: int
+    #: Pair of the listener, for HTTPS; None listens in clear.
+    certificate: Certificate | None = None
+    #: File of the accounts (`drimbox accounts`); None asks nobody, which belongs on the loop.
+    accounts: Path | None = None
 
 
 @attrs.frozen

@@ -328,7 +328,7 @@ def _ordered(values: Tree, path: str, smaller: str, larger: str, report: Report)
 
 
 def _listeners(tree: Tree, report: Report) -> None:
-    """No two listeners on one port, and the admin one on the loop: it asks nobody who they are."""
+    """No two listeners on one port, and the admin one on the loop, or with TLS and accounts."""
     taken: list[tuple[str, str, int]] = []
     for section in ("admin", "hl7", "dicom", "wado"):
         values = tree.get(section, {})
@@ -343,11 +343,14 @@ def _listeners(tree: Tree, report: Report) -> None:
         taken.append((section, host, port))
     admin = tree.get("admin", {}).get("host")
     if admin is not None and not ipaddress.ip_address(admin).is_loopback:
-        report.warn(
-            "admin.host",
-            f"« {admin} » n'est pas une adresse de bouclage : cette écoute ne demande aucun mot de passe",
-            'écrire "127.0.0.1", ou fermer ce port aux autres machines par un pare-feu',
-        )
+        needed = {"certificate": "chiffrement", "accounts": "compte"}
+        missing = [word for key, word in needed.items() if tree["admin"].get(key, "wrong") is None]
+        if missing:
+            report.error(
+                "admin.host",
+                f"« {admin} » n'est pas une adresse de bouclage : il y manque {' et '.join(missing)}",
+                'écrire "127.0.0.1", ou certificate et accounts (docs/exploitation-administration.md)',
+            )
 
 
 def _front_ends(tree: Tree, report: Report) -> None:

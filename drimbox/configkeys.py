@@ -65,7 +65,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "level": choice("debug", "info", "warn", "error"),
         "file": path(),
     },
-    config.Listener: {"host": listen_address(), "port": port()},
+    config.Listener: {"host": listen_address(), "port": port(), "accounts": path()},
     config.StoreSettings: {
         "url": store_url(),
         "password_file": path(),

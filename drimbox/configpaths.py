@@ -17,6 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from drimbox.accounts import AccountsUnusable, read_accounts
 from drimbox.configcheck import Report, Tree, sites
 from drimbox.configtrust import pairs
 from drimbox.keypairs import CertificateUnusable, open_pkcs12
@@ -69,6 +70,7 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
     _whitelist(tree, report)
     files.secret(tree.get("store", {}).get("password_file"), "store.password_file")
     files.secret(tree.get("psc", {}).get("client_secret_file"), "psc.client_secret_file")
+    files.accounts(tree.get("admin", {}).get("accounts"), "admin.accounts")
     files.secret((tree.get("proxy") or {}).get("password_file"), "proxy.password_file")
     notifications = tree.get("notifications", {})
     for channel, key in (("mail", "password_file"), ("webhook", "token_file")):
@@ -194,6 +196,19 @@ class _Files:
             self._report.error(where, f"{path} est vide", "y écrire le secret, sur une ligne")
         elif len(data.strip().splitlines()) > 1:
             self._report.error(where, f"{path} compte plusieurs lignes", "n'y laisser que le secret")
+        self._private(path, where)
+
+    def accounts(self, path: Path | None, where: str) -> None:
+        """Check a file of accounts."""
+        if path is None:
+            return
+        try:
+            found = read_accounts(path)
+        except AccountsUnusable as error:
+            self._report.error(where, str(error), "l'écrire par « drimbox accounts add »")
+            return
+        if not found:
+            self._report.warn(where, f"{path} ne contient aucun compte", "drimbox accounts add")
         self._private(path, where)
 
     def _data(self, path: Path, where: str, most: int, mend: str) -> bytes | None:

@@ -24,6 +24,7 @@ def pairs(tree: Tree) -> Iterator[tuple[str, Tree, str | None]]:
             found.append((f"{path}.{key}", site.get(key), site.get(f"{role}_fqdn")))
     tls = tree.get("hl7", {}).get("tls") or {}
     found.append(("hl7.tls.certificate", tls.get("certificate"), None))
+    found.append(("admin.certificate", tree.get("admin", {}).get("certificate"), None))
     found.append(("psc.certificate", tree.get("psc", {}).get("certificate"), None))
     atna = tree.get("audit", {}).get("atna") or {}
     found.append(("audit.atna.client", atna.get("client"), None))

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from drimbox import metrics
 from drimbox.audit import messages
-from drimbox.config import Config
+from drimbox.config import Config, Hl7TlsSettings
 from drimbox.errors import PeerNotTrusted, TooManyRequests
 from drimbox.limits import Why
 from drimbox.periodic import Periodic, random_fraction
@@ -81,6 +81,7 @@ class Guard:
         self.contexts: ServerContexts
         #: TLS of the HL7 door, None where it speaks in clear.
         self.hl7: ListenerContext | None = None
+        self.admin: ListenerContext | None = None
         self.tls: TlsKeeper
 
     def turned_away(self, door: str, address: str, why: Why, name: str = "") -> None:
@@ -118,6 +119,10 @@ class Guard:
             in_thread=self._defer,
             noted=self._note,
         )
+        if self._config.admin.certificate is not None:
+            settings = Hl7TlsSettings(self._config.admin.certificate)
+            self.admin = ListenerContext(settings, self._config.trust.ciphers)
+            self.tls.watch(self.admin.files, self.admin.reload)
         if self._config.hl7.tls is not None:
             self.hl7 = ListenerContext(self._config.hl7.tls, self._config.trust.ciphers)
             self.tls.watch(self.hl7.files, self.hl7.reload)

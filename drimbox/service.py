@@ -52,7 +52,8 @@ from drimbox.web import (
     trust,
     walks,
 )
-from drimbox.web.admin import admin_factory, core_api
+from drimbox.web.access import CALLER, Access
+from drimbox.web.admin import AdminApi, admin_factory, core_api
 from drimbox.web.doors import Doors, is_viewer
 
 T = TypeVar("T")
@@ -185,7 +186,7 @@ class Gateway(Service):
         event = messages.administration(
             name=names["name"],
             source_name=names["source_name"],
-            user="admin",
+            user=CALLER.get(),
             action=action,
             subject=subject,
         )
@@ -237,13 +238,20 @@ class Gateway(Service):
         doctor.register(api, self._doctor, self._note)
         self._undo.append(self._doctor.stop)
         for settings, factory in (
-            (config.admin, admin_factory(api, config.admin, reactor)),
+            (config.admin, self._administration(api)),
             (config.dicom, self._assembly.acceptor),
             (config.wado, self._behind(config.wado, WADO, tls)),
             (config.hl7, self._behind(config.hl7, "hl7", self._mllp())),
         ):
             self._ports.append(reactor.listenTCP(settings.port, factory, interface=settings.host))
         self._undo += [self._close_doors, self._stop_periodics]
+
+    def _administration(self, api: AdminApi) -> Any:
+        """Return the factory of the admin door, behind TLS and accounts where they are configured."""
+        settings = self.config.admin
+        access = Access(settings.accounts, self._reactor, self._defer, self._note)
+        door = admin_factory(api, settings, self._reactor, access)
+        return door if self._guard.admin is None else BulkTLSFactory(self._guard.admin, False, door)
 
     def _mllp(self) -> Any:
         """Return the factory of the HL7 door, behind TLS where that is configured."""

@@ -106,7 +106,7 @@ def test_strictness_without_a_check_is_a_warning(tmp_path: Path) -> None:
 
 def example_files(folder: Path, text: str) -> Path:
     """Write the example beside the files it names."""
-    for name in ("chu-auth", "chu-sign", "db1", "db2", "db3", "vi1", "hl7", "audit"):
+    for name in ("chu-auth", "chu-sign", "db1", "db2", "db3", "vi1", "hl7", "audit", "admin"):
         certificate, key = pair(f"{name}.350.mesimagesmedicales.fr")
         write_private(folder / "certs" / f"{name}.key", key)
         (folder / "certs" / f"{name}.pem").write_bytes(certificate)
@@ -131,6 +131,7 @@ def example_files(folder: Path, text: str) -> Path:
     write_private(folder / "certs" / "psc.p12", p12)
     for name in ("psc-client", "psc-p12", "orthanc", "postgresql", "smtp", "supervision", "proxy"):
         write_private(folder / "secrets" / name, b"secret\n")
+    write_private(folder / "secrets" / "comptes", b"")
     path = folder / "drimbox.toml"
     path.write_text(text, encoding="utf-8")
     return path

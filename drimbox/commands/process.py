@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import re
+import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import click
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from drimbox.commands.common import (
     Command,
@@ -22,7 +26,9 @@ from drimbox.commands.common import (
 )
 from drimbox.config import Listener
 from drimbox.configfile import ConfigErrors, admin_listener
+from drimbox.keypairs import CertificateUnusable, read_leaf
 from drimbox.redaction import escape_control
+from drimbox.secretfile import SecretUnusable, read_secret
 
 TIMEOUT = 10.0
 MAX_ANSWER = 16 * 1024 * 1024
@@ -42,12 +48,29 @@ class AdminClient:
 
     host: str
     port: int
+    tls: bool = False
+    #: Certificate that the listener must show, DER; None verifies it by `roots` and its name.
+    pinned: bytes | None = None
+    #: PEM file of the authorities of its certificate; None uses the system's.
+    roots: Path | None = None
+    #: `name:password`; None gives none.
+    credentials: str | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def of(cls, listener: Listener) -> AdminClient:
-        """Return the client of a listener; one that listens everywhere is called on the loop."""
+        """Return the client of a listener; one that listens everywhere is called on the loop.
+
+        Raises `Failed` when its certificate, which must be the one that is met, cannot be read.
+        """
         everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
-        return cls(everywhere.get(listener.host, listener.host), listener.port)
+        client = cls(everywhere.get(listener.host, listener.host), listener.port)
+        if listener.certificate is None:
+            return client
+        try:
+            pinned = read_leaf(listener.certificate).public_bytes(Encoding.DER)
+        except CertificateUnusable as error:
+            raise Failed(str(error)) from None
+        return attrs.evolve(client, tls=True, pinned=pinned)
 
     @property
     def where(self) -> str:
@@ -71,10 +94,14 @@ class AdminClient:
     def _exchange(
         self, method: str, path: str, body: dict[str, Any] | None, timeout: float, limit: int
     ) -> bytes:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        connection = self._connection(timeout)
         headers = {"Content-Type": "application/json"} if method != "GET" else {}
+        if self.credentials is not None:
+            encoded = base64.b64encode(self.credentials.encode()).decode("ascii")
+            headers["Authorization"] = f"Basic {encoded}"
         data = json.dumps(body or {}) if method != "GET" else None
         try:
+            self._connect(connection)
             connection.request(method, path, body=data, headers=headers)
             response = connection.getresponse()
             content = response.read(limit + 1)
@@ -85,6 +112,8 @@ class AdminClient:
             ) from None
         except TimeoutError:
             raise Failed(f"DRIMbox n'a pas répondu en {timeout:g} s sur {self.where}.") from None
+        except ssl.SSLError:
+            raise Failed(f"certificat ou négociation TLS refusés : {self.where}.") from None
         except http.client.HTTPException:
             raise Failed(f"ce qui écoute sur {self.where} n'est pas DRIMbox.") from None
         except OSError as error:
@@ -96,6 +125,28 @@ class AdminClient:
         if response.status >= 400:
             raise Failed(f"refusé par DRIMbox ({response.status}) : {_refusal(content)}")
         return content
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        if not self.tls:
+            return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        try:
+            context = ssl.create_default_context(cafile=str(self.roots) if self.roots else None)
+        except OSError:
+            raise Failed(f"{self.roots} : certificats illisibles.") from None
+        if self.pinned is not None:
+            # The very certificate says more than who signed it.
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=context)
+
+    def _connect(self, connection: http.client.HTTPConnection) -> None:
+        """Connect, and make sure of whom before anything is said."""
+        connection.connect()
+        if self.pinned is None:
+            return
+        assert isinstance(connection.sock, ssl.SSLSocket)
+        if connection.sock.getpeercert(binary_form=True) != self.pinned:
+            raise Failed(f"{self.where} ne présente pas le certificat de la configuration.")
 
 
 def _refusal(content: bytes) -> str:
@@ -110,32 +161,72 @@ def _refusal(content: bytes) -> str:
 def _address(_: click.Context, __: click.Parameter, value: str | None) -> AdminClient | None:
     if value is None:
         return None
-    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]+)):([0-9]{1,5})", value)
+    found = re.fullmatch(r"(https://)?(?:\[([^\]]+)\]|([^:/]+)):([0-9]{1,5})/?", value)
     if found is None:
-        raise click.BadParameter("écrire ADRESSE:PORT, par exemple 127.0.0.1:9349")
-    return AdminClient(found[1] or found[2], int(found[3]))
+        raise click.BadParameter("écrire ADRESSE:PORT ou https://NOM:PORT, par exemple 127.0.0.1:9349")
+    return AdminClient(found[2] or found[3], int(found[4]), tls=bool(found[1]))
+
+
+#: Where `_keep` puts what the two options below say.
+_META = "drimbox.admin"
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.meta[f"{_META}.{parameter.name}"] = value
 
 
 def admin_option(command: Command) -> Command:
     """Add `--admin` and `--config` to a command that speaks to the process."""
-    add = click.option(
-        "--admin",
-        "client",
-        callback=_address,
-        metavar="ADRESSE:PORT",
-        help="Écoute d'administration ; par défaut, celle de la configuration.",
+    for add in (
+        click.option(
+            "--admin",
+            "--url",
+            "client",
+            callback=_address,
+            envvar="DRIMBOX_ADMIN",
+            metavar="ADRESSE:PORT",
+            help="Écoute d'administration (à distance https://NOM:PORT) ; par défaut, celle configurée.",
+        ),
+        _path_option(
+            "--credentials", "DRIMBOX_CREDENTIALS", "Fichier d'une ligne « compte:mot de passe »."
+        ),
+        _path_option("--roots", "DRIMBOX_ADMIN_ROOTS", "Autorités du certificat de cette écoute (PEM)."),
+    ):
+        command = add(command)
+    return config_option(command)
+
+
+def _path_option(name: str, variable: str, told: str) -> Callable[[Command], Command]:
+    return click.option(
+        name,
+        type=click.Path(path_type=Path, dir_okay=False),
+        callback=_keep,
+        expose_value=False,
+        envvar=variable,
+        metavar="FICHIER",
+        help=told,
     )
-    return config_option(add(command))
 
 
 def client_of(client: AdminClient | None, config_path: Path) -> AdminClient:
     """Return the client asked for, else the one the configuration gives. Raises `Failed`."""
-    if client is not None:
-        return client
+    if client is None:
+        try:
+            client = AdminClient.of(admin_listener(config_path))
+        except ConfigErrors as errors:
+            raise refused(errors) from None
+    meta = click.get_current_context().meta
+    given = meta.get(f"{_META}.credentials")
+    if given is None:
+        return attrs.evolve(client, roots=meta.get(f"{_META}.roots"))
+    if not client.tls and client.host not in ("127.0.0.1", "::1", "localhost"):
+        raise Failed("le mot de passe partirait en clair : écrire --url https://NOM:PORT.")
     try:
-        return AdminClient.of(admin_listener(config_path))
-    except ConfigErrors as errors:
-        raise refused(errors) from None
+        credentials = read_secret(given, blanks=True)
+    except SecretUnusable as error:
+        raise Failed(str(error)) from None
+    return attrs.evolve(client, roots=meta.get(f"{_META}.roots"), credentials=credentials)
 
 
 @click.command()

@@ -179,6 +179,8 @@ def own_pairs(config: Config) -> Iterator[tuple[str, Certificate]]:
         yield f"{structure.id} signature", structure.signature
     if config.hl7.tls is not None:
         yield "HL7 (MLLP)", config.hl7.tls.certificate
+    if config.admin.certificate is not None:
+        yield "administration", config.admin.certificate
     if config.psc.certificate is not None:
         yield "proxy e-Santé", config.psc.certificate
     if config.audit.atna is not None:

@@ -4,11 +4,12 @@ Theory of operation. `AdminApi` is a registry of routes: a later command adds it
 `api.register("POST", "/resync/{site}", handler)`; a handler is an `async def` that takes an `AdminCall`
 and returns what JSON can hold. `admin_factory` puts a registry behind HTTP.
 
-The listener asks nobody who they are: it belongs on the loop, where only the machine's own users reach
-it. What else can reach a loopback port is a browser of this machine led by a foreign page, so every
-request is refused whose Host is a name other than ours (DNS rebinding), that carries an Origin or says it
-comes from another site, or that changes something without a JSON body type (which no page can send
-without asking first). Bodies, connections, and the time of a handler are bounded.
+Without accounts the listener asks nobody who they are: it belongs on the loop, where only the machine's own
+users reach it (`access.py` for those it asks). What else can reach a loopback port is a browser of this
+machine led by a foreign page, so every request is refused whose Host is a name other than ours (DNS
+rebinding), that carries an Origin or says it comes from another site, or that changes something without a
+JSON body type (which no page can send without asking first). Bodies, connections, and the time of a handler
+are bounded.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from twisted.web import resource, server
 
 from drimbox.config import Listener
 from drimbox.errors import DrimboxError
+from drimbox.web.access import CALLER, Access, AccessDenied, Caller
 
 __all__ = ["AdminApi", "AdminCall", "AdminProblem", "Reply", "admin_factory", "core_api"]
 
@@ -231,9 +233,10 @@ class AdminResource(resource.Resource):
 
     isLeaf = True
 
-    def __init__(self, api: AdminApi, listening: str, clock: Any) -> None:
+    def __init__(self, api: AdminApi, listening: str, clock: Any, access: Access) -> None:
         super().__init__()
         self._api = api
+        self._access = access
         self._listening = listening
         self._clock = clock
 
@@ -247,10 +250,17 @@ class AdminResource(resource.Resource):
 
     async def _answer(self, request: AdminRequest) -> None:
         try:
-            call, route = self._accept(request)
+            self._refuse_pages(request)
+            caller = await self._caller(request)
+            call, route = self._accept(request, caller)
         except AdminProblem as problem:
             self._problem(request, problem)
             return
+        except AccessDenied as denied:
+            self._send_error(request, denied.status, denied.detail)
+            return
+        # Of this request alone: whoever writes down what is done finds it.
+        CALLER.set(caller.name)
         try:
             result = await route.handler(call)
             reply = result if isinstance(result, Reply) else Reply(result)
@@ -264,27 +274,45 @@ class AdminResource(resource.Resource):
             reply = Reply(b"", error.status)
         if route.method != "GET":
             log.info(
-                "administration : {method} {route} -> {status}",
+                "administration : {caller} {method} {route} -> {status}",
+                caller=caller.name,
                 method=route.method,
                 route=route.template,
                 status=reply.status,
             )
 
-    def _accept(self, request: AdminRequest) -> tuple[AdminCall, _Route]:
-        """Return the call a request makes. Raises `AdminProblem` for one that may not be answered."""
+    async def _caller(self, request: AdminRequest) -> Caller:
+        """Return who calls. Raises `AccessDenied`."""
+        given = request.requestHeaders.getRawHeaders(b"authorization", [])
+        path = request.uri.decode("ascii", "replace").partition("?")[0]
+        address = str(getattr(request.getClientAddress(), "host", ""))
+        return await self._access.caller(path, given[0] if len(given) == 1 else None, address)
+
+    def _refuse_pages(self, request: AdminRequest) -> None:
+        """Refuse what a foreign page has a browser send. Raises `AdminProblem`."""
         headers = request.requestHeaders
         hosts = headers.getRawHeaders(b"host", [])
-        if len(hosts) != 1 or not host_accepted(hosts[0], self._listening):
+        # With accounts any name of ours will do: whoever rebinds one has no account.
+        named = self._access.asks or (len(hosts) == 1 and host_accepted(hosts[0], self._listening))
+        if len(hosts) != 1 or not named:
             raise AdminProblem(403, "nom d'hôte refusé : appeler cette écoute par son adresse ou localhost")
         if headers.hasHeader(b"origin"):
             raise AdminProblem(403, "requête d'une page web refusée")
         if headers.getRawHeaders(b"sec-fetch-site", [b"none"]) != [b"none"]:
             raise AdminProblem(403, "requête d'une page web refusée")
+
+    def _accept(self, request: AdminRequest, caller: Caller) -> tuple[AdminCall, _Route]:
+        """Return the call a request makes.
+
+        Raises `AdminProblem` for one that may not be answered, `AccessDenied` for one that is not the
+        caller's to make.
+        """
         if request.received > MAX_BODY:
             raise AdminProblem(413, f"corps de plus de {MAX_BODY} octets")
         path, _, query = request.uri.decode("ascii", "replace").partition("?")
         method = request.method.decode("ascii", "replace")
         route, params = self._api.find("GET" if method == "HEAD" else method, path)
+        caller.require(route.method, route.template)
         try:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=32)
         except ValueError:
@@ -355,10 +383,23 @@ class _Bounded(WrappingFactory):
         return super().buildProtocol(addr)
 
 
-def admin_factory(api: AdminApi, listener: Listener, clock: Any) -> IProtocolFactory:
-    """Return the factory to listen with on `listener`; `clock` is the reactor."""
+async def _here(work: Callable[[], Any]) -> Any:
+    return work()
+
+
+async def _unnoted(_action: str, _subject: str) -> None:
+    """Nobody is refused where nobody is asked."""
+
+
+def admin_factory(
+    api: AdminApi, listener: Listener, clock: Any, access: Access | None = None
+) -> IProtocolFactory:
+    """Return the factory to listen with on `listener`; `clock` is the reactor.
+
+    Without `access` nobody is asked who they are.
+    """
     site = server.Site(
-        AdminResource(api, listener.host, clock),
+        AdminResource(api, listener.host, clock, access or Access(None, clock, _here, _unnoted)),
         requestFactory=AdminRequest,
         reactor=clock,
         timeout=IDLE_TIMEOUT,

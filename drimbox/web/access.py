@@ -1,0 +1,191 @@
+"""Who calls the admin listener, and what they may do.
+
+Without a file of accounts the listener asks nobody, and belongs on the loop. With one, every request
+carries HTTP Basic credentials (over TLS, where it leaves the machine), except the two that say only whether
+we live. There is no cookie, and no challenge that would have a browser keep credentials. Failures are
+limited by address, audited, and cost the same whether the account exists or not; how many hashes are
+computed at once is bounded. A password found good is known again for a while, as long as its line is the
+same.
+
+Roles: an operator may do everything; an auditor what `AUDITOR` lists, which changes nothing and shows no
+content of a message. A route that nobody listed is the operator's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from pathlib import Path
+
+import attrs
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+
+from drimbox.accounts import MAX_PASSWORD, NOBODY, Account, AccountsUnusable, Role, read_accounts
+from drimbox.ports import InThread
+
+#: Who called, for the audit trail; follows the work that a request began.
+CALLER: ContextVar[str] = ContextVar("caller", default="admin")
+#: Paths that anybody may ask, and what an auditor may.
+OPEN = frozenset({"/live", "/ready"})
+AUDITOR = frozenset(
+    {
+        ("GET", "/addresses"),
+        ("GET", "/archive"),
+        ("GET", "/certificates"),
+        ("GET", "/doctor"),
+        ("GET", "/homologation"),
+        ("GET", "/live"),
+        ("GET", "/metrics"),
+        ("GET", "/notices"),
+        ("GET", "/queues/{queue}"),
+        ("GET", "/queues/{queue}/{id}"),
+        ("GET", "/ready"),
+        ("GET", "/speedtest"),
+        ("GET", "/speedtest/measures"),
+        ("GET", "/speedtest/results"),
+        ("GET", "/statistics"),
+        ("GET", "/statistics/raw"),
+        ("GET", "/status"),
+        ("GET", "/walks"),
+        ("GET", "/walks/{number}"),
+        ("GET", "/walks/{number}/studies"),
+        ("GET", "/whitelist"),
+    }
+)
+#: Failures of one address within so many seconds after which it waits, and addresses remembered.
+MAX_FAILURES, WINDOW, MAX_ADDRESSES = 5, 60.0, 1000
+#: Hashes computed at once, requests that may wait for one, and seconds a good password is known again.
+_AT_ONCE, _MAX_WAITING, _KNOWN, _MAX_KNOWN = 2, 16, 300.0, 200
+
+
+class AccessDenied(Exception):
+    """The request is not answered: `status` 401, 403, 429 or 503, and why (French)."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+@attrs.frozen
+class Caller:
+    """Whoever calls."""
+
+    name: str
+    role: Role
+
+    def require(self, method: str, template: str) -> None:
+        """Raise `AccessDenied` 403 unless this route is the caller's to call."""
+        if self.role is not Role.OPERATOR and (method, template) not in AUDITOR:
+            raise AccessDenied(403, f"le rôle {self.role.value} ne permet pas cette action")
+
+
+#: The listener on the loop asks nobody.
+LOCAL = Caller("admin", Role.OPERATOR)
+
+
+class Access:
+    """Says who is behind a request. `note` writes refusals in the audit trail: the action, and of whom."""
+
+    def __init__(
+        self,
+        accounts: Path | None,
+        clock: IReactorTime,
+        in_thread: InThread,
+        note: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        self._path = accounts
+        self._clock = clock
+        self._in_thread = in_thread
+        self._note = note
+        self._failures: OrderedDict[str, list[float]] = OrderedDict()
+        self._key = secrets.token_bytes(32)
+        self._known: OrderedDict[bytes, tuple[float, Account]] = OrderedDict()
+        self._hashing = DeferredSemaphore(_AT_ONCE)
+
+    @property
+    def asks(self) -> bool:
+        """Say whether callers have to say who they are."""
+        return self._path is not None
+
+    async def caller(self, path: str, authorization: bytes | None, address: str) -> Caller:
+        """Return who calls `path` from `address`. Raises `AccessDenied`."""
+        if self._path is None:
+            return LOCAL
+        if path in OPEN:
+            return Caller("", Role.AUDITOR)
+        if authorization is None:
+            raise AccessDenied(401, "compte et mot de passe attendus (--credentials)")
+        if self._blocked(address):
+            raise AccessDenied(429, f"trop d'échecs depuis cette adresse : attendre {WINDOW:.0f} s")
+        name, password = _credentials(authorization)
+        try:
+            accounts = await self._in_thread(lambda: read_accounts(self._accounts))
+        except AccountsUnusable as error:
+            raise AccessDenied(503, str(error)) from None
+        account = accounts.get(name)
+        if not await self._verified(account, name, password):
+            await self._refused(name, address)
+            raise AccessDenied(401, "compte ou mot de passe inconnus")
+        assert account is not None
+        self._failures.pop(address, None)
+        return Caller(account.name, account.role)
+
+    @property
+    def _accounts(self) -> Path:
+        assert self._path is not None
+        return self._path
+
+    async def _verified(self, account: Account | None, name: str, password: str) -> bool:
+        mark = hmac.digest(self._key, f"{name}\0{password}".encode(), hashlib.sha256)
+        known = self._known.get(mark)
+        if known is not None and known[1] == account and self._clock.seconds() < known[0]:
+            return True
+        if len(self._hashing.waiting) >= _MAX_WAITING:
+            raise AccessDenied(503, "trop de connexions à la fois")
+        await self._hashing.acquire()
+        try:
+            good = await self._in_thread(lambda: (account or NOBODY).accepts(password))
+        finally:
+            self._hashing.release()
+        if not good or account is None:
+            return False
+        self._known[mark] = (self._clock.seconds() + _KNOWN, account)
+        while len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+        return True
+
+    def _blocked(self, address: str) -> bool:
+        since = self._clock.seconds() - WINDOW
+        recent = [each for each in self._failures.get(address, ()) if each > since]
+        return len(recent) >= MAX_FAILURES
+
+    async def _refused(self, name: str, address: str) -> None:
+        since = self._clock.seconds() - WINDOW
+        recent = [each for each in self._failures.pop(address, []) if each > since]
+        self._failures[address] = [*recent, self._clock.seconds()]
+        while len(self._failures) > MAX_ADDRESSES:
+            self._failures.popitem(last=False)
+        shown = name if name.isprintable() and len(name) <= 64 else "illisible"
+        await self._note("Connexion d'administration refusée", f"compte {shown} depuis {address}")
+
+
+def _credentials(authorization: bytes) -> tuple[str, str]:
+    """Read HTTP Basic (RFC 7617). Raises `AccessDenied`."""
+    scheme, _, rest = authorization.partition(b" ")
+    try:
+        if scheme.lower() != b"basic" or len(rest) > 8 * MAX_PASSWORD:
+            raise ValueError
+        name, colon, password = base64.b64decode(rest.strip(), validate=True).decode().partition(":")
+    except (ValueError, binascii.Error):
+        raise AccessDenied(401, "en-tête Authorization illisible") from None
+    if not colon:
+        raise AccessDenied(401, "en-tête Authorization illisible")
+    return name, password

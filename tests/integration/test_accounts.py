@@ -1,0 +1,223 @@
+"""The admin listener with TLS and accounts: who may call what, over real sockets, and who did it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
+
+import drimbox.web
+from drimbox.accounts import Role, make_account, read_accounts, write_accounts
+from drimbox.httpbody import read_body
+from drimbox.sim.pacs import SimulatedPacs
+from drimbox.sim.pki import Pair
+from drimbox.sim.stand import LOOPBACK, PacsAddress, Stand
+from drimbox.trust.outgoing import client_policy
+from drimbox.web.access import AUDITOR, MAX_FAILURES, OPEN
+from tests.integration.feed_stand import POOL
+from tests.integration.operator import drimbox as drimbox_command
+from tests.integration.waiting import wait
+
+pytestmark = pytest.mark.requirement("DB.CS.06", "DB.SO.21")
+PASSWORDS = {"anne": "mot-de-passe-anne", "aude": "mot-de-passe-aude"}
+ROLES = {"anne": Role.OPERATOR, "aude": Role.AUDITOR}
+
+
+def routes() -> list[tuple[str, str]]:
+    """Return every route that the sources register."""
+    found = set()
+    for source in Path(drimbox.web.__file__).parent.glob("*.py"):
+        text = source.read_text("utf-8")
+        found |= set(re.findall(r'(?m)^ +api\.register\("([A-Z]+)", "(/[^"]*)"', text))
+        if "for action in" in text:
+            actions = re.findall(r"for action in \(([^)]*)\)", text)
+            for action in re.findall(r'"([a-z]+)"', actions[0] if actions else ""):
+                found.add(("POST", f"/walks/{{number}}/{action}"))
+    return sorted(found)
+
+
+class AccountStand(Stand):
+    """A stand whose admin listener asks who calls."""
+
+    async def start(self) -> None:
+        await super().start()
+        self.administration: Pair = self.pki.issue_ssl_serv("localhost", name="administration")
+        self.accounts = self.folder / "comptes"
+        write_accounts(self.accounts, [make_account(name, ROLES[name], PASSWORDS[name]) for name in ROLES])
+        pair = f'{{ certificate = "{self.administration.certificate}", key = "{self.administration.key}" }}'
+        text = self.config.read_text("utf-8").replace(
+            "[admin]\n", f'[admin]\ncertificate = {pair}\naccounts = "{self.accounts}"\n'
+        )
+        self.config.write_text(text, "utf-8")
+
+    async def admin(self, path: str) -> tuple[int, bytes]:
+        return await self.call("GET", path, "aude")
+
+    async def call(
+        self, method: str, path: str, name: str = "", password: str = "", **headers: str
+    ) -> tuple[int, bytes]:
+        """Call the listener over HTTPS, its certificate and name verified."""
+        agent = Agent(self._reactor, client_policy(self.pki.roots, None), connectTimeout=10.0)
+        given = Headers(
+            {key.replace("_", "-").encode(): [value.encode()] for key, value in headers.items()}
+        )
+        if name:
+            secret = f"{name}:{password or PASSWORDS[name]}"
+            given.addRawHeader(b"Authorization", b"Basic " + base64.b64encode(secret.encode()))
+        url = f"https://localhost:{self.admin_port}{path}".encode()
+        response: Any = await agent.request(method.encode(), url, given)
+        return response.code, await read_body(response, 16 * 1024 * 1024)
+
+
+@attrs.define
+class World:
+    stand: AccountStand
+
+    def audited(self) -> list[str]:
+        """Return who did what, as the audit trail says."""
+        with closing(sqlite3.connect(self.stand.folder / "state" / "drimbox.db")) as database:
+            rows = database.execute("SELECT payload FROM audit ORDER BY id").fetchall()
+        return [str(row[0]) for row in rows]
+
+    async def drimbox(self, *arguments: str, account: str = "anne", remote: bool = True) -> tuple[int, str]:
+        credentials = self.stand.folder / f"credentials-{account}"
+        credentials.write_text(f"{account}:{PASSWORDS[account]}\n")
+        command = [sys.executable, "-m", "drimbox.cli", *arguments, "--credentials", str(credentials)]
+        if remote:
+            command += [
+                "--url",
+                f"https://localhost:{self.stand.admin_port}",
+                "--roots",
+                str(self.stand.pki.roots),
+            ]
+        else:
+            command += ["--config", str(self.stand.config)]
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+        done: Any = await deferToThread(
+            lambda: subprocess.run(
+                command, capture_output=True, text=True, timeout=90, env=environment, check=False
+            )
+        )
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    pacs = SimulatedPacs("PACS")
+    pacs.start()
+    stand = AccountStand(
+        tmp_path_factory.mktemp("accounts"), reactor, [PacsAddress("PACS", pacs.port, POOL)]
+    )
+    wait(stand.start())
+    wait(stand.start_gateway())
+    yield World(stand)
+    wait(stand.stop())
+    pacs.stop()
+
+
+def test_the_table_names_routes_that_exist_and_an_auditor_changes_nothing() -> None:
+    assert len(routes()) > 25
+    assert set(routes()) >= AUDITOR
+    assert {method for method, _ in AUDITOR} == {"GET"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_role_on_each_route(world: World) -> None:
+    for method, template in routes():
+        path = re.sub(r"\{[a-z_]+\}", "1", template)
+        # Without JSON, what changes something gets no further than its authorisation.
+        nobody, _ = await world.stand.call(method, path)
+        auditor, _ = await world.stand.call(method, path, "aude")
+        operator, _ = await world.stand.call(method, path, "anne")
+        assert (nobody == 401) is (template not in OPEN), (method, template, nobody)
+        assert (auditor == 403) is ((method, template) not in AUDITOR), (method, template, auditor)
+        assert operator not in (401, 403, 429), (method, template, operator)
+        assert method == "GET" or operator == 415, (method, template, operator)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_is_refused_whatever_it_knows(world: World) -> None:
+    status, _ = await world.stand.call("GET", "/status", "anne", origin="https://ailleurs.exemple")
+    assert status == 403
+    status, _ = await world.stand.call("GET", "/status", "anne", sec_fetch_site="cross-site")
+    assert status == 403
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_command_speaks_to_it_and_the_trail_says_who(world: World) -> None:
+    code, text = await world.drimbox("status", "--json")
+    assert (code, json.loads(text)["ready"]) == (0, True), text
+    # With the configuration alone, the certificate met must be the one it names.
+    code, text = await world.drimbox("whitelist", "refresh", remote=False)
+    assert "refusé" not in text, text
+    code, text = await world.drimbox("whitelist", "refresh", account="aude")
+    assert code == 1
+    assert "le rôle auditor ne permet pas" in text
+    payloads = [payload for payload in world.audited() if "liste blanche" in payload]
+    assert payloads
+    assert all('"anne"' in payload for payload in payloads)
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_certificate_than_the_configured_one_is_not_spoken_to(world: World) -> None:
+    stand = world.stand
+    other = stand.pki.issue_ssl_serv("localhost", name="other-admin")
+    changed = stand.folder / "changed.toml"
+    text = stand.config.read_text("utf-8")
+    text = text.replace(str(stand.administration.certificate), str(other.certificate))
+    changed.write_text(text.replace(str(stand.administration.key), str(other.key)), "utf-8")
+    credentials = stand.folder / "credentials-anne"
+    credentials.write_text(f"anne:{PASSWORDS['anne']}\n")
+    done = await drimbox_command(changed, "status", "--credentials", str(credentials))
+    assert done.returncode == 1
+    assert "ne présente pas le certificat" in done.stderr
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_account_removed_or_changed_counts_at_once(world: World) -> None:
+    path = world.stand.accounts
+    before = read_accounts(path)
+    try:
+        assert (await world.stand.call("GET", "/status", "anne"))[0] == 200
+        write_accounts(path, [before["aude"]])
+        assert (await world.stand.call("GET", "/status", "anne"))[0] == 401
+        path.write_text("n'importe quoi\n")
+        assert (await world.stand.call("GET", "/status", "aude"))[0] == 503
+        path.unlink()
+        assert (await world.stand.call("GET", "/status", "aude"))[0] == 503
+        assert (await world.stand.call("GET", "/live"))[0] == 200
+    finally:
+        write_accounts(path, before.values())
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_guesses_has_to_wait_and_is_in_the_trail(world: World) -> None:
+    assert (await world.stand.call("GET", "/status", "anne"))[0] == 200
+    statuses = [
+        (await world.stand.call("GET", "/status", "anne", f"mauvais-mot-de-passe-{number}"))[0]
+        for number in range(MAX_FAILURES)
+    ]
+    assert statuses == [401] * MAX_FAILURES
+    # Even the right password now.
+    assert (await world.stand.call("GET", "/status", "anne"))[0] == 429
+    refused = [payload for payload in world.audited() if "Connexion d'administration" in payload]
+    assert len(refused) >= MAX_FAILURES
+    assert any(f"compte anne depuis {LOOPBACK}" in payload for payload in refused)
+    assert not any("mauvais-mot-de-passe" in payload for payload in refused)
+    assert "mauvais-mot-de-passe" not in world.stand.log.read_text("utf-8")
