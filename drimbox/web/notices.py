@@ -11,6 +11,7 @@ import attrs
 from drimbox.ports import Notice, Severity
 from drimbox.source.notifying import Notifier
 from drimbox.store.notices import NoticeStore
+from drimbox.web.access import CALLER
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem
 
 #: Longest name of whoever acknowledges, characters.
@@ -85,12 +86,12 @@ def _at_least(word: str) -> list[Severity]:
 
 
 def _who(name: object) -> str:
-    """Return who acknowledges: the listener knows no name but the one that is given."""
+    """Return who acknowledges: the account, and the name that is given."""
     if name is None:
-        return "admin"
+        return CALLER.get()
     if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME or not name.isprintable():
         raise AdminProblem(400, f"by : un nom de {MAX_NAME} caractères au plus")
-    return f"admin ({name.strip()})"
+    return f"{CALLER.get()} ({name.strip()})"
 
 
 def _number(value: str | None, what: str) -> int | None:

@@ -58,6 +58,19 @@ def bench() -> Bench:
     return Bench()
 
 
+def test_a_title_asked_for_by_name_is_that_one_now_or_not_at_all(bench: Bench) -> None:
+    first, second = bench.pacs.pool[:2]
+    named = apart(bench.pool.lease(Sink(bench.clock), 10.0, second))
+    assert named.result.ae_title == second
+    assert bench.pool.titles[first].state is FREE
+    busy = apart(bench.pool.lease(Sink(bench.clock), 10.0, second))
+    busy.addErrback(lambda failure: failure.value)
+    assert isinstance(busy.result, TooManyRequests)
+    assert not bench.pool.waiting
+    named.result.release(final=True)
+    assert bench.pool.free == 2
+
+
 def failure(deferred: Any) -> Any:
     """The error of a deferred that has one."""
     failures: list[Any] = []
