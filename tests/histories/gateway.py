@@ -198,7 +198,6 @@ class Gateway:
             mock.patch.object(assembly, "Database", Store),
             mock.patch.object(assembly, "DmpClient", return_value=record),
             mock.patch.object(assembly, "client_policy", return_value=None),
-            mock.patch.object(assembly, "Agent"),
             mock.patch.object(assembly, "TokenIntrospector"),
             # Looks at empty queues are most of what a history costs.
             mock.patch.dict(Worker.__init__.__kwdefaults__, interval=4.0),
