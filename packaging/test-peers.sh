@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the Debian packages that the tests use as real peers. Without root, say what is missing.
 set -u
-packages="dcmtk haproxy orthanc orthanc-dicomweb dicom3tools xmlsec1 curl openssl poppler-utils prometheus postgresql rsyslog rsyslog-openssl age"
+packages="dcmtk haproxy orthanc orthanc-dicomweb dicom3tools xmlsec1 curl openssl poppler-utils prometheus postgresql rsyslog rsyslog-openssl age tinyproxy"
 missing=""
 for package in $packages; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"

@@ -48,7 +48,8 @@ class Servers:
         settings, subject = self._config.dmp, f"structure {structure.id}"
         try:
             policy = await self._in_thread(lambda: client_policy(settings.roots, structure.authentication))
-            agent = self._ways().agent("dmp", policy, settings.connect_timeout)
+            ways = await self._in_thread(self._ways)
+            agent = ways.agent("dmp", policy, settings.connect_timeout)
             url = f"{settings.base_url.rstrip('/')}/".encode("ascii")
             response: IResponse = await self._within(
                 settings.timeout, agent.request(b"GET", url, Headers({b"User-Agent": [b"DRIMbox"]}))
@@ -79,7 +80,8 @@ class Servers:
         )
         try:
             policy = await self._in_thread(lambda: client_policy(settings.roots, settings.certificate))
-            agent = self._ways().agent("psc", policy, settings.timeout)
+            ways = await self._in_thread(self._ways)
+            agent = ways.agent("psc", policy, settings.timeout)
             asking = TokenIntrospector(settings, agent, self._reactor, self._clock.now)
             status, unknown = await self._within(
                 settings.timeout, asking.try_link(f"essai-{secrets.token_urlsafe(16)}")
