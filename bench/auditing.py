@@ -44,10 +44,10 @@ from bench.processes import peak_mb, reset_peak, resident_mb
 from bench.program import ROOT, Program, say
 from bench.results import Results
 from bench.ris import message, study_of
-from drimbox.assembly import SystemClock
 from drimbox.audit import messages
 from drimbox.audit.messages import DmpExchange
 from drimbox.audit.ontrail import trail_read
+from drimbox.clock import SystemClock
 from drimbox.errors import RetrieveTimeout
 from drimbox.ports import AuditEvent
 from drimbox.source.interpretation import interpret

@@ -28,7 +28,7 @@ from twisted.protocols.basic import LineReceiver
 from bench.move import Archive
 from bench.program import Program, say
 from bench.ris import message
-from drimbox.assembly import SystemClock
+from drimbox.clock import SystemClock
 from drimbox.config import WadoSettings
 from drimbox.sim.peers import LOOPBACK
 from drimbox.sim.ris import SimAct, SimMessage, SimReport, build_message

@@ -43,7 +43,7 @@ from bench.processes import peak_mb, reset_peak, resident_mb
 from bench.program import Program, say
 from bench.results import Results
 from bench.ris import message, study_of
-from drimbox.assembly import SystemClock
+from drimbox.clock import SystemClock
 from drimbox.model import Study
 from drimbox.ports import Submission
 from drimbox.source.interpretation import interpret

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from cryptography.x509 import Certificate
-from sqlalchemy import select
-from sqlalchemy.exc import DatabaseError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from drimbox import __version__
 from drimbox.audit.link import AtnaLink
+from drimbox.clock import SystemClock
 from drimbox.config import Config, Site
 from drimbox.counted import CountedArchive, CountedFind, CountedMover, Counter
 from drimbox.dicom.acceptor import AcceptorFactory
@@ -48,7 +46,6 @@ from drimbox.source.archiveexport import ArchiveExport
 from drimbox.source.archiveimport import ArchiveImport
 from drimbox.source.archivejobs import ArchiveJobs
 from drimbox.source.atnaexport import AtnaExport
-from drimbox.source.backoff import backoff
 from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.delivery import Deliveries
 from drimbox.source.examining import make_examiner
@@ -72,32 +69,13 @@ from drimbox.source.storing import Storing
 from drimbox.source.walking import Doors as WalkDoors
 from drimbox.source.watch import Watch
 from drimbox.store.archive import Archive
-from drimbox.store.audit import AuditStore
-from drimbox.store.auditexport import AuditExport
 from drimbox.store.cache import Cache
-from drimbox.store.database import Database
-from drimbox.store.deliveries import NoticeDeliveries
-from drimbox.store.errors import StoreError
-from drimbox.store.exports import ArchiveListing
 from drimbox.store.failures import blames_row, describe
-from drimbox.store.feed_jobs import FeedJobs
-from drimbox.store.homologation import ArchiveWithLoaded, LoadedKos
-from drimbox.store.imports import Imports
-from drimbox.store.inbox import Inbox
-from drimbox.store.keytitles import KeyTitles
-from drimbox.store.mending import Mending
-from drimbox.store.native import NativeMemory
-from drimbox.store.nodes import Home, Nodes
-from drimbox.store.notices import NoticeStore
-from drimbox.store.outbox import Outbox, OutboxItem
-from drimbox.store.parking import ParkedRows
-from drimbox.store.queue import Patience, Queue
-from drimbox.store.queuelist import QueueList
-from drimbox.store.reports import Reports
-from drimbox.store.speedtests import SpeedTestStore
+from drimbox.store.homologation import ArchiveWithLoaded
+from drimbox.store.outbox import OutboxItem
+from drimbox.store.queue import Queue
 from drimbox.store.spool import Spool
-from drimbox.store.statistics import StatisticsStore
-from drimbox.store.walks import Walks
+from drimbox.stores import Stores
 from drimbox.trust.outgoing import client_policy
 from drimbox.trust.ways import Ways
 from drimbox.trust.whitelist import WhitelistHolder
@@ -121,121 +99,6 @@ class Defer(Protocol):
 
     def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
         """Return what fires with the result."""
-
-
-class SystemClock:
-    """The wall clock (a `ports.Clock`)."""
-
-    def now(self) -> datetime:
-        """Return the present instant."""
-        return datetime.now(UTC).astimezone()
-
-
-class Stores:
-    """Everything durable, on one database."""
-
-    def __init__(self, config: Config, reactor: Any, clock: SystemClock) -> None:
-        self.database = Database(
-            config.store_url,
-            reactor=reactor,
-            threads=config.store.threads,
-            exclusive=True,
-            password_file=config.store.password_file,
-        )
-        self._config = config
-        self._clock = clock
-        self._home: Home | None = None
-        #: This node among those of the store, once open.
-        self.nodes: Nodes
-        self.archive = Archive(self.database, clock=clock)
-        self.reports = Reports(self.database)
-        self.audit = AuditStore(self.database, clock=clock)
-        atna = config.audit.atna
-        lease = 2 * atna.timeout + _MINUTE if atna is not None else _MINUTE
-        self.audit_export = AuditExport(self.database, clock=clock, lease=lease, node=config.drimbox.node)
-        self.notices = NoticeStore(self.database, clock=clock)
-        self.notice_deliveries = NoticeDeliveries(self.database, clock=clock)
-        self.parked = ParkedRows(self.database, clock=clock)
-        self.rows = QueueList(self.database, clock=clock)
-        self.mending = Mending(self.database, clock=clock)
-        feed = config.feed
-        patience = Patience(
-            max_failures=feed.max_failures,
-            wait=partial(backoff, first=feed.retry_first, longest=feed.retry_max),
-            longest=timedelta(seconds=max(feed.retry_max, config.dmp.retry_max)),
-        )
-        node, lease = config.drimbox.node, config.store.lease
-        self.inbox = Inbox(self.database, clock=clock, node=node, lease=lease, patience=patience)
-        self.jobs = FeedJobs(self.database, clock=clock, node=node, lease=lease, patience=patience)
-        self.outbox = Outbox(self.database, clock=clock, node=node, lease=lease, patience=patience)
-        self.measures = SpeedTestStore(self.database, clock=clock)
-        self.statistics = StatisticsStore(self.database, clock=clock)
-        self.natives = NativeMemory(self.database)
-        self.listing = ArchiveListing(self.database)
-        self.imports = Imports(self.database, clock=clock)
-        self.loaded = LoadedKos(self.database, clock=clock)
-        self.walks = Walks(self.database, clock=clock)
-        self.key_titles = KeyTitles(self.database, clock=clock)
-
-    @property
-    def queues(self) -> dict[str, Queue]:
-        """The queues by name, in the order of the way through them."""
-        return {"inbox": self.inbox, "feed": self.jobs, "outbox": self.outbox}
-
-    async def waiting(self) -> int:
-        """Count what is on its way through the queues."""
-        return sum([(await queue.backlog()).waiting for queue in self.queues.values()])
-
-    async def answers(self) -> bool:
-        """Say whether the database answers and takes work."""
-        try:
-            await self.database.run(lambda connection: connection.execute(select(1)))
-        except Exception:
-            # Whatever it says: closed, busy, gone.
-            return False
-        return True
-
-    async def open(self) -> None:
-        """Open the database and join the nodes that work on it; take back what a killed process held.
-
-        Raises what `Database.open` raises, and `NodeRefused`.
-        """
-        await self.database.open()
-        try:
-            await self._join()
-            for queue in self.queues.values():
-                await queue.release_all()
-        except BaseException:
-            await self.close()
-            raise
-
-    async def close(self) -> None:
-        """Leave the other nodes, and close the database."""
-        if hasattr(self, "nodes"):
-            # A database that is away learns it from the end of the lease.
-            with suppress(DatabaseError, StoreError):
-                await self.nodes.leave()
-        await self.database.close()
-        if self._home is not None:
-            self._home.release()
-
-    async def _join(self) -> None:
-        config = self._config
-        # The file of SQLite has one owner, who needs no other proof that the last one is dead.
-        home = "sqlite"
-        if self.database.dialect != "sqlite":
-            self._home = Home(config.drimbox.state_dir)
-            home = self._home.id
-        self.nodes = Nodes(
-            self.database,
-            clock=self._clock,
-            name=config.drimbox.node,
-            home=home,
-            version=__version__,
-            lease=config.store.lease,
-            titles=[f"{s.pacs.ae_title}/{title}" for s in config.sites if s.pacs for title in s.pacs.pool],
-        )
-        await self.nodes.join()
 
 
 class Assembly:

@@ -16,9 +16,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from drimbox import metrics
-from drimbox.assembly import Stores
 from drimbox.config import Config
 from drimbox.ports import Clock, InThread
+from drimbox.stores import Stores
 from drimbox.trust.whitelist import WhitelistHolder
 
 #: Seconds a scrape waits for the store, and between two measures of the lag.

@@ -23,8 +23,9 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from drimbox import __version__
-from drimbox.assembly import Assembly, Stores, SystemClock
+from drimbox.assembly import Assembly
 from drimbox.audit import messages
+from drimbox.clock import SystemClock
 from drimbox.config import Config, Hl7Settings, WadoSettings
 from drimbox.doctor import own
 from drimbox.doctor.examination import Doors as ExaminationDoors
@@ -37,6 +38,7 @@ from drimbox.guard import WADO, Guard
 from drimbox.ports import OutageNotices
 from drimbox.presence import OwnNotices
 from drimbox.status import Status
+from drimbox.stores import Stores
 from drimbox.trust.transport import BulkTLSFactory
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from drimbox import __version__
-from drimbox.assembly import Assembly, Stores
+from drimbox.assembly import Assembly
 from drimbox.config import Config, Site
 from drimbox.store.nodes import SeenNode
+from drimbox.stores import Stores
 from drimbox.trust.whitelist import WhitelistHolder
 
 

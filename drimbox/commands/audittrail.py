@@ -11,7 +11,7 @@ import pwd
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import attrs
@@ -21,6 +21,7 @@ from drimbox.audit.atna import audit_source_id
 from drimbox.audit.kinds import EVENTS, OUTCOMES
 from drimbox.audit.listing import CSV_HEADS, XML_HEAD, XML_TAIL, csv_row, text_line, xml_lines
 from drimbox.audit.ontrail import trail_read
+from drimbox.clock import SystemClock
 from drimbox.commands.common import Failed, print_csv, print_json, refused
 from drimbox.config import Config
 from drimbox.configfile import ConfigErrors, load
@@ -107,14 +108,6 @@ def verify_trail(known: tuple[int, str] | None, config_path: Path, *, as_json: b
     if check.anchor.last_id:
         click.echo(f"Conservation : événements 1 à {check.anchor.last_id} effacés, effacement audité.")
     click.echo(f"Dernier maillon : {check.head.last_id}:{check.head.hash}")
-
-
-class SystemClock:
-    """The wall clock."""
-
-    def now(self) -> datetime:
-        """Return the present instant."""
-        return datetime.now(UTC)
 
 
 def _event(search: Search, config: Config) -> AuditEvent:

@@ -13,7 +13,8 @@ import click
 from drimbox.audit.messages import administration
 from drimbox.backup import making, restoring
 from drimbox.backup.container import BackupUnusable, Manifest
-from drimbox.commands.audittrail import SystemClock, account, configuration, desk
+from drimbox.clock import SystemClock
+from drimbox.commands.audittrail import account, configuration, desk
 from drimbox.commands.common import Failed, local_time, print_json
 from drimbox.redaction import escape_control
 from drimbox.store.engine import parse_url, sqlite_path

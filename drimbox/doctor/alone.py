@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 
-from drimbox.assembly import SystemClock
+from drimbox.clock import SystemClock
 from drimbox.config import Config, Site
 from drimbox.dicom.acceptor import AcceptorFactory
 from drimbox.dicom.aetitles import Pools

@@ -18,13 +18,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from drimbox.assembly import Assembly, Stores, SystemClock
+from drimbox.assembly import Assembly
+from drimbox.clock import SystemClock
 from drimbox.configfile import load
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.peers import Dcmqrscp, Orthanc, Peer, free_port
 from drimbox.sim.stand import LOOPBACK, PacsAddress, Stand, _section, _text
 from drimbox.sim.studies import GeneratedStudy, make_study
+from drimbox.stores import Stores
 from drimbox.trust.whitelist import WhitelistHolder
 from tests.integration import operator
 from tests.integration.hospital import data_set
