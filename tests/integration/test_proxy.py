@@ -94,12 +94,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     site = server.Site(crl)  # type: ignore[no-untyped-call]
     listening = web.listenTCP(crl_port, site, interface=LOOPBACK)
     wait(stand.start_gateway())
-    yield World(stand, pacs, log, crl, port, process)
+    world = World(stand, pacs, log, crl, port, process)
+    yield world
     wait(stand.stop())
     pytest_twisted.blockon(listening.stopListening())
     pacs.stop()
-    process.terminate()
-    process.wait(20)
+    # Not the first one: a test has ended that, and started another.
+    world.process.terminate()
+    world.process.wait(20)
 
 
 @pytest_twisted.ensureDeferred
