@@ -21,6 +21,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from drimbox import assembly
+from drimbox import stores as stores_module
 from drimbox.config import Config
 from drimbox.ports import Archives, Record
 from drimbox.source import backoff
@@ -173,7 +174,7 @@ class Gateway:
         self.life = Life(clock, chance)
         self.life.alive = False
         self.assembly: Assembly
-        self._stores: assembly.Stores | None = None
+        self._stores: stores_module.Stores | None = None
         self.lives = 0
         self._jitter = mock.patch.object(backoff, "_random", chance)
         self._jitter.start()
@@ -195,7 +196,7 @@ class Gateway:
         Assembly.archives = self._archives(life)
         record = self._record(life)
         with (
-            mock.patch.object(assembly, "Database", Store),
+            mock.patch.object(stores_module, "Database", Store),
             mock.patch.object(assembly, "DmpClient", return_value=record),
             mock.patch.object(assembly, "client_policy", return_value=None),
             mock.patch.object(assembly, "TokenIntrospector"),
@@ -203,7 +204,7 @@ class Gateway:
             mock.patch.dict(Worker.__init__.__kwdefaults__, interval=4.0),
         ):
             wall: Any = Wall(self.clock)
-            stores = self._stores = assembly.Stores(self._config, reactor, wall)
+            stores = self._stores = stores_module.Stores(self._config, reactor, wall)
             whitelist: Any = None
             self.finish(stores.open())
             self.assembly = Assembly(

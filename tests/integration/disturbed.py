@@ -197,14 +197,14 @@ def _shift_clock(disturbance: Disturbance) -> None:
 
     time.time = lambda: plain() + shift()
 
-    from drimbox import assembly
+    from drimbox import clock
 
-    right = assembly.SystemClock.now
+    right = clock.SystemClock.now
 
-    def now(self: assembly.SystemClock) -> datetime:
+    def now(self: clock.SystemClock) -> datetime:
         return right(self) + timedelta(seconds=shift())
 
-    assembly.SystemClock.now = now  # type: ignore[method-assign]
+    clock.SystemClock.now = now  # type: ignore[method-assign]
 
 
 def main() -> None:
