@@ -226,12 +226,17 @@ def test_a_stop_ends_a_running_test(tmp_path: Path) -> object:
 
 @pytest.mark.requirement("DB.SO.155")
 @pytest.mark.parametrize("enabled", [False, True])
-def test_the_period_is_only_served_where_it_is_enabled(tmp_path: Path, enabled: bool) -> None:
+@pytest_twisted.ensureDeferred
+async def test_the_period_is_only_served_where_it_is_enabled(tmp_path: Path, enabled: bool) -> None:
     extra = f'\n[site.speedtest]\nstudy = "2.25.1"\nenabled = {str(enabled).lower()}\nperiod = "2h"\n'
     config = load(good_config(tmp_path, extra=extra))
     clock = SystemClock()
     whitelist = WhitelistHolder(config.trust, config.sites, clock.now)
     stores = Stores(config, reactor, clock)
-    assembly = Assembly(config, reactor, clock, stores, whitelist, deferToThread, lambda *_: None)
+    await stores.open()
+    try:
+        assembly = Assembly(config, reactor, clock, stores, whitelist, deferToThread, lambda *_: None)
+    finally:
+        await stores.close()
     periods = {each.name: each._period for each in assembly.periodics if each.name.startswith("speedtest-")}
     assert periods == {"speedtest-purge": 86400.0} | ({"speedtest-radio": 7200.0} if enabled else {})
