@@ -98,6 +98,8 @@ class Hl7Settings:
     host: str = "127.0.0.1"
     port: int = 2575
     max_message_bytes: int = 64 * 1024 * 1024
+    #: Bytes of messages in memory, of all connections together.
+    max_held_bytes: int = 256 * 1024 * 1024
     max_connections: int = 64
     max_connections_per_address: int = 16
     #: Addresses or networks of the front ends that pass connections on; each begins with a PROXY header.

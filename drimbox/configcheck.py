@@ -277,6 +277,7 @@ def _structures(tree: Tree, report: Report) -> None:
 
 #: Pairs (section, smaller key, larger key) in which the first may not exceed the second.
 _ORDERED = (
+    ("hl7", "max_message_bytes", "max_held_bytes"),
     ("hl7", "max_connections_per_address", "max_connections"),
     ("wado", "window", "total_window"),
     ("wado", "spool", "total_spool"),

@@ -76,6 +76,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "host": listen_address(),
         "port": port(),
         "max_message_bytes": size(64 * KIB, GIB),
+        "max_held_bytes": size(MIB, 64 * GIB),
         "max_connections": integer(1, 10000),
         "max_connections_per_address": integer(1, 10000),
         "front_ends": several(network()),

@@ -31,6 +31,7 @@ class Why(enum.Enum):
     GUESTS = "trop de connexions ouvertes vers les noms de visionneuse"
     RATE = "connexions trop rapprochées de cette adresse"
     STRANGER = "trop de connexions ouvertes par des adresses non déclarées"
+    MEMORY = "trop de messages en mémoire à la fois"
     FRONT_END = "en-tête PROXY absent ou illisible d'un frontal déclaré"
 
 

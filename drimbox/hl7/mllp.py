@@ -77,6 +77,11 @@ class MllpReader:
         return self._inside
 
     @property
+    def held(self) -> int:
+        """Bytes of the frame that is not whole yet."""
+        return len(self._buffer)
+
+    @property
     def stopped(self) -> bool:
         """True once a frame was refused: nothing more will be read."""
         return self._stopped

@@ -90,6 +90,9 @@ class MllpConnection(TwistedProtocol):
         #: Bytes received in all, and until the time of the present message began to run.
         self._received = 0
         self._seen = 0
+        #: Bytes of the message being handled, and of all that the factory counts as held here.
+        self._in_hand = 0
+        self._weight = 0
         self._serving = False
         self._choked = False
         self._peer_done = False
@@ -131,6 +134,8 @@ class MllpConnection(TwistedProtocol):
         self._stop_timer()
         self._closing = True
         self._waiting.clear()
+        self._reader = MllpReader(0)
+        self._weigh()
         self.owner.forget(self)
         HL7_CONNECTIONS.dec()
         self.closed.callback(None)
@@ -143,7 +148,24 @@ class MllpConnection(TwistedProtocol):
         for event in self._reader.feed(data):
             assert isinstance(event, MessageReceived | FrameRefused)
             self._waiting.append(event)
+        self._weigh()
+        if self._reader.held and self.owner.held > self.owner.most_held:
+            # Whole messages are ours to answer; this one its sender still has.
+            self.owner.refused(self.peer, Why.MEMORY)
+            self._abort()
+            return
         self.advance()
+
+    def _weigh(self) -> None:
+        """Tell the factory how many bytes of messages are held here now."""
+        waiting = sum(len(event.data) for event in self._waiting if isinstance(event, MessageReceived))
+        weight = self._reader.held + waiting + self._in_hand
+        self.owner.held += weight - self._weight
+        self._weight = weight
+
+    def _abort(self) -> None:
+        self._closing = True
+        self._socket.abortConnection()
 
     def readConnectionLost(self) -> None:
         """Answer what was received, then close: a peer may close its sending side and await its ACK."""
@@ -187,7 +209,10 @@ class MllpConnection(TwistedProtocol):
             else:
                 self._stop_timer()
                 self._socket.pauseProducing()
+                self._in_hand = len(event.data)
                 answer = await self.owner.take(event.data, self.peer)
+                self._in_hand = 0
+                self._weigh()
                 if not self._closing:
                     self._socket.write(frame(answer))
         self._serving = False
@@ -244,8 +269,7 @@ class MllpConnection(TwistedProtocol):
 
     def _unfinished(self) -> None:
         self.owner.refused(self.peer, Why.UNFINISHED)
-        self._closing = True
-        self._socket.abortConnection()
+        self._abort()
 
     def _timed_out(self) -> None:
         log.warn(
@@ -254,8 +278,7 @@ class MllpConnection(TwistedProtocol):
             where="inside a message" if self._reader.in_message else "idle or not reading",
         )
         HL7_TIMEOUTS.inc()
-        self._closing = True
-        self._socket.abortConnection()
+        self._abort()
 
     def _hang_up(self) -> None:
         """Close our side, and read on into nothing until the peer closes its own.
@@ -310,6 +333,9 @@ class MllpFactory(Factory):
         self.now = now
         self.draining = False
         self.connections: set[MllpConnection] = set()
+        #: Bytes of messages in memory, of all connections, and how many they may be: one message at least.
+        self.held = 0
+        self.most_held = max(settings.max_held_bytes, settings.max_message_bytes)
         self._known = known
         self.refused = refused
         self._doorkeeper = Doorkeeper(

@@ -376,6 +376,45 @@ def test_callers_from_addresses_of_no_ris_do_not_keep_the_reports_out() -> None:
     assert told == [("10.0.0.1", Why.STRANGER), ("192.0.2.1", Why.ADDRESS), ("192.0.2.2", Why.TOTAL)]
 
 
+@pytest.mark.threat("slow drip")
+def test_unfinished_messages_of_many_connections_are_bounded_together() -> None:
+    told: list[tuple[str, Why]] = []
+    receiver = Recorder(wait=True)
+    factory = MllpFactory(
+        Hl7Settings(max_message_bytes=600, max_held_bytes=1000),
+        receiver,
+        Clock(),  # type: ignore[arg-type]
+        _now,
+        refused=lambda address, why: told.append((address, why)),
+    )
+
+    def call(number: int, data: bytes) -> tuple[MllpConnection, Wire]:
+        connection = factory.buildProtocol(IPv4Address("TCP", f"192.0.2.{number}", 5000))
+        wire = Wire()
+        connection.makeConnection(wire)
+        connection.dataReceived(data)
+        return connection, wire
+
+    whole = b"MSH" + b"a" * 397
+    busy, answered = call(1, frame(whole))
+    slow, kept = call(2, b"\x0b" + b"b" * 500)
+    assert (factory.held, told) == (900, [])
+    third, cut = call(3, b"\x0b" + b"c" * 300)
+    assert (cut.aborted, kept.aborted, told) == (True, False, [("192.0.2.3", Why.MEMORY)])
+    third.connectionLost(Failure(ConnectionDone()))
+    assert factory.held == 900
+    # What is handled is let go with its answer, what is dropped with its connection.
+    receiver.pending.pop().callback(None)
+    assert b"MSA|AA" in answered.value()
+    assert factory.held == 500
+    slow.connectionLost(Failure(ConnectionDone()))
+    assert factory.held == 0
+    # One message of the greatest size is always taken.
+    _, alone = call(4, b"\x0b" + b"d" * 600)
+    assert not alone.aborted
+    busy.connectionLost(Failure(ConnectionDone()))
+
+
 def test_our_own_slowness_times_nobody_out_and_pauses_reading() -> None:
     receiver = Recorder(wait=True)
     connection, wire, clock = wired(receiver)
