@@ -45,6 +45,7 @@ from drimbox.wado.server import WadoResource
 from drimbox.weather import Weather
 from drimbox.web import (
     archive,
+    audit,
     doctor,
     homologation,
     notices,
@@ -214,6 +215,7 @@ class Gateway(Service):
         speedtest.register(
             api, config.sites, self._assembly.speed_tests, self._stores.measures, self._note_speed_test
         )
+        audit.register(api, self._stores.audit, config.drimbox.system_id)
         statistics.register(api, self._stores.statistics, self._stores.measures, self._note)
         assembly = self._assembly
         archive.register(

@@ -38,6 +38,7 @@ AUDITOR = frozenset(
     {
         ("GET", "/addresses"),
         ("GET", "/archive"),
+        ("GET", "/audit"),
         ("GET", "/certificates"),
         ("GET", "/doctor"),
         ("GET", "/homologation"),

@@ -174,6 +174,16 @@ async def test_the_command_speaks_to_it_and_the_trail_says_who(world: World) -> 
     assert all('"anne"' in payload for payload in payloads)
 
 
+@pytest.mark.requirement("DB.CS.10")
+@pytest_twisted.ensureDeferred
+async def test_an_auditor_searches_the_trail_and_stands_in_it(world: World) -> None:
+    status, body = await world.stand.call("GET", "/audit?event=marche&limit=1", "aude")
+    assert status == 200
+    (event,) = json.loads(body)["events"]
+    assert event["libelle"] == "Application Start"
+    assert any("AUDIT-SEARCH" in payload and '"aude"' in payload for payload in world.audited())
+
+
 @pytest_twisted.ensureDeferred
 async def test_another_certificate_than_the_configured_one_is_not_spoken_to(world: World) -> None:
     stand = world.stand

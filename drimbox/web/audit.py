@@ -1,0 +1,98 @@
+"""The admin route of the audit trail (DB.CS.10): one page of events that match, newest first.
+
+Who searches is written into the trail first. A patient's identifier stands in the query, which is why the
+listener logs no requests; what comes back is the auditor's.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from drimbox.audit.kinds import EVENTS, OUTCOMES
+from drimbox.audit.listing import CSV_HEADS, csv_row
+from drimbox.audit.ontrail import trail_read
+from drimbox.store.audit import AuditStore
+from drimbox.store.auditsearch import AuditQuery
+from drimbox.web.access import CALLER
+from drimbox.web.admin import AdminApi, AdminCall, AdminProblem
+
+#: Events of one page, by default and at the most.
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
+_CRITERIA = ("from", "to", "ins", "study", "event", "outcome", "limit", "before")
+_LONGEST = 64
+
+
+def register(api: AdminApi, store: AuditStore, system_id: str) -> None:
+    """Add the route of the trail to the admin listener."""
+
+    async def search(call: AdminCall) -> object:
+        query = _query(call)
+        limit = _number(call, "limit", DEFAULT_PAGE, MAX_PAGE)
+        # What is asked for does not begin with the question itself.
+        head = await store.head()
+        before = min(_number(call, "before", head.last_id + 1), head.last_id + 1)
+        await store.record(
+            trail_read(
+                user=CALLER.get(),
+                machine="",
+                program="GET /audit",
+                trail=f"urn:drimbox:{system_id}:audit",
+                criteria=tuple((key, call.query[key]) for key in _CRITERIA if call.query.get(key)),
+                patient_ins=query.ins,
+                study_uid=query.study,
+            )
+        )
+        found = await store.search(query, limit=limit, before=before)
+        events = [
+            dict(zip(CSV_HEADS, csv_row(one.id, one.instant, one.event, one.hash), strict=True))
+            for one in found
+        ]
+        return {"events": events, "before": found[-1].id if len(found) == limit else None}
+
+    api.register("GET", "/audit", search)
+
+
+def _query(call: AdminCall) -> AuditQuery:
+    """Read the criteria. Raises `AdminProblem` 400."""
+    unknown = set(call.query) - set(_CRITERIA)
+    if unknown:
+        raise AdminProblem(400, f"critère inconnu : {min(unknown)[:_LONGEST]}")
+    event, outcome = call.query.get("event", ""), call.query.get("outcome", "")
+    if event and event not in EVENTS:
+        raise AdminProblem(400, f"event : {', '.join(EVENTS)}")
+    if outcome and outcome not in OUTCOMES:
+        raise AdminProblem(400, f"outcome : {', '.join(OUTCOMES)}")
+    event_id, event_types = EVENTS[event] if event else ("", ())
+    return AuditQuery(
+        _instant(call, "from"),
+        _instant(call, "to"),
+        _text(call, "ins"),
+        _text(call, "study"),
+        event_id,
+        event_types,
+        OUTCOMES[outcome] if outcome else (),
+    )
+
+
+def _text(call: AdminCall, key: str) -> str:
+    value = call.query.get(key, "")
+    if not re.fullmatch(r"[0-9A-Za-z.]{0,64}", value):
+        raise AdminProblem(400, f"{key} : identifiant attendu")
+    return value
+
+
+def _instant(call: AdminCall, key: str) -> datetime | None:
+    if key not in call.query:
+        return None
+    try:
+        return datetime.fromisoformat(call.query[key]).astimezone()
+    except (ValueError, OverflowError, OSError):
+        raise AdminProblem(400, f"{key} : instant ISO 8601 attendu") from None
+
+
+def _number(call: AdminCall, key: str, default: int, most: int = 10**18) -> int:
+    value = call.query.get(key, str(default))
+    if not re.fullmatch(r"[0-9]{1,18}", value, re.ASCII) or not 1 <= int(value) <= most:
+        raise AdminProblem(400, f"{key} : nombre de 1 à {most} attendu")
+    return int(value)
