@@ -181,7 +181,15 @@ async def test_an_auditor_searches_the_trail_and_stands_in_it(world: World) -> N
     assert status == 200
     (event,) = json.loads(body)["events"]
     assert event["libelle"] == "Application Start"
-    assert any("AUDIT-SEARCH" in payload and '"aude"' in payload for payload in world.audited())
+    status, body = await world.stand.call("GET", "/audit?ins=284070100499094", "aude")
+    assert (status, json.loads(body)["events"]) == (200, [])
+    written = [payload for payload in world.audited() if "AUDIT-SEARCH" in payload]
+    assert all('"aude"' in payload for payload in written[-2:])
+    # Whom somebody looks for is the trail's to know, and nobody else's.
+    assert "284070100499094" in written[-1]
+    log = world.stand.log.read_text("utf-8")
+    assert "284070100499094" not in log
+    assert "GET /audit" not in log
 
 
 @pytest_twisted.ensureDeferred
