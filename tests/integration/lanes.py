@@ -27,7 +27,7 @@ from tests.integration.hospital import ACCEPT, ANY, Hospital, Served, behave, di
 from tests.integration.probe import Probe
 
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 
 
 @attrs.define

@@ -273,6 +273,8 @@ async def test_a_new_report_after_a_withdrawal_under_way_publishes_what_is_there
     await world.stand.published_one(study)
     with world.stand.dmp_misbehaves(after("TD3.3c", Kind.HTTP, status=503), times=2):
         await world.withdraw(number, study)
+        begun = "SELECT 1 FROM outbox WHERE study_uid = ? AND kind = 'remove'"
+        await until(lambda: world.stand.query(begun, study.study_uid), what="the withdrawal under way")
         await world.stand.report(study)
         await until(lambda: len(world.states(study)) == 2, what="a second KOS")
     entry = await world.stand.published_one(study)

@@ -206,7 +206,7 @@ def test_a_stop_ends_a_running_test(tmp_path: Path) -> object:
         await stand.start_gateway()
         testing = Deferred.fromCoroutine(stand.drimbox())
         await until(stand.running, what="the test begun")
-        await pause(0.5)
+        await until(lambda: pacs.seen("move"), what="the move begun")
         began = time.monotonic()
         await stand.stop_gateway()
         assert time.monotonic() - began < 8
