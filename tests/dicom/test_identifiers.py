@@ -96,7 +96,8 @@ def test_answers_of_images_read_the_same_with_and_without_pydicom(
             answer = read(encoded, syntax)
         except PacsCommunicationError:
             return None
-        return [str(answer.get(keyword) or "").strip() for keyword in _KEYWORDS]
+        values = [answer.get(keyword) for keyword in _KEYWORDS]
+        return ["" if value is None else str(value).strip() for value in values]
 
     assert seen(read_identifier) == seen(decode_dataset)
 

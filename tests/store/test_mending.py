@@ -147,7 +147,7 @@ async def test_one_row_is_shown_with_what_stands_beside_it(desk: Desk) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_instant_hides_no_row(url: str, desk: Desk) -> None:
     if not url.startswith("sqlite"):
-        pytest.skip("only SQLite lets a column hold another type")
+        pytest.skip("SQLite only: only SQLite lets a column hold another type")
     number = await received(desk.stores)
     await execute(desk.stores, "UPDATE inbox SET received_at = 'hier'")
     assert await desk.stores.inbox.take(desk.stores.clock.now(), 10) == []

@@ -237,7 +237,7 @@ async def test_a_publication_that_cannot_be_read_is_parked_and_the_others_leave(
 @pytest_twisted.ensureDeferred
 async def test_a_text_that_is_no_utf8_any_more_is_parked_alone(url: str, stores: Stores) -> None:
     if not url.startswith("sqlite"):
-        pytest.skip("PostgreSQL checks its texts")
+        pytest.skip("SQLite only: PostgreSQL checks its texts")
     bad = await publication(stores, "2.25.501", study="2.25.1")
     good = await publication(stores, "2.25.502", study="2.25.2")
     await stores.database.run(
@@ -278,7 +278,7 @@ async def test_a_message_with_a_broken_instant_is_parked_alone(
     url: str, stores: Stores, column: str
 ) -> None:
     if not url.startswith("sqlite"):
-        pytest.skip("only SQLite lets a column hold another type")
+        pytest.skip("SQLite only: only SQLite lets a column hold another type")
     good, bad, last = [await received(stores) for _ in range(3)]
     await stores.database.run(
         lambda c: c.execute(text(f"UPDATE inbox SET {column} = '1999' WHERE id = {bad}")).rowcount

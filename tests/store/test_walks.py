@@ -273,7 +273,7 @@ async def test_a_hundred_thousand_kos_are_walked_at_constant_memory(stores: Stor
 @pytest_twisted.ensureDeferred
 async def test_a_page_is_read_through_the_index_of_current_kos(stores: Stores, walks: Walks) -> None:
     if stores.database.dialect != "sqlite":
-        pytest.skip("the plan of SQLite")
+        pytest.skip("SQLite only: the plan of SQLite")
     query = page_query("a", "2.25.1", 50).compile(
         dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}
     )
