@@ -90,8 +90,8 @@ class MllpConnection(TwistedProtocol):
         #: Bytes received in all, and until the time of the present message began to run.
         self._received = 0
         self._seen = 0
-        #: Bytes of the message being handled, and of all that the factory counts as held here.
-        self._in_hand = 0
+        #: Bytes of whole messages not answered yet, and of all that the factory counts as held here.
+        self._whole = 0
         self._weight = 0
         self._serving = False
         self._choked = False
@@ -133,9 +133,8 @@ class MllpConnection(TwistedProtocol):
             log.warn("MLLP connection from {peer} lost inside a message", peer=self.peer)
         self._stop_timer()
         self._closing = True
-        self._waiting.clear()
         self._reader = MllpReader(0)
-        self._weigh()
+        self._drop()
         self.owner.forget(self)
         HL7_CONNECTIONS.dec()
         self.closed.callback(None)
@@ -148,6 +147,7 @@ class MllpConnection(TwistedProtocol):
         for event in self._reader.feed(data):
             assert isinstance(event, MessageReceived | FrameRefused)
             self._waiting.append(event)
+            self._whole += _size(event)
         self._weigh()
         if self._reader.held and self.owner.held > self.owner.most_held:
             # Whole messages are ours to answer; this one its sender still has.
@@ -158,10 +158,15 @@ class MllpConnection(TwistedProtocol):
 
     def _weigh(self) -> None:
         """Tell the factory how many bytes of messages are held here now."""
-        waiting = sum(len(event.data) for event in self._waiting if isinstance(event, MessageReceived))
-        weight = self._reader.held + waiting + self._in_hand
+        weight = self._reader.held + self._whole
         self.owner.held += weight - self._weight
         self._weight = weight
+
+    def _drop(self) -> None:
+        """Let go of the messages that wait; one being handled is finished all the same."""
+        self._whole -= sum(map(_size, self._waiting))
+        self._waiting.clear()
+        self._weigh()
 
     def _abort(self) -> None:
         self._closing = True
@@ -209,12 +214,11 @@ class MllpConnection(TwistedProtocol):
             else:
                 self._stop_timer()
                 self._socket.pauseProducing()
-                self._in_hand = len(event.data)
                 answer = await self.owner.take(event.data, self.peer)
-                self._in_hand = 0
-                self._weigh()
                 if not self._closing:
                     self._socket.write(frame(answer))
+            self._whole -= _size(event)
+            self._weigh()
         self._serving = False
         self._settle()
 
@@ -287,7 +291,7 @@ class MllpConnection(TwistedProtocol):
         it. A peer that does not close is cut after `LINGER` seconds.
         """
         self._closing = True
-        self._waiting.clear()
+        self._drop()
         self._socket.unregisterProducer()
         if self._peer_done:
             self._socket.loseConnection()
@@ -305,6 +309,10 @@ class MllpConnection(TwistedProtocol):
         self._timed = None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+
+
+def _size(event: MessageReceived | FrameRefused) -> int:
+    return len(event.data) if isinstance(event, MessageReceived) else 0
 
 
 class MllpFactory(Factory):
