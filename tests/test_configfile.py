@@ -22,11 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drimbox import config as classes
-from drimbox import configdoc
 from drimbox.config import Config
-from drimbox.configfile import ConfigErrors, admin_listener, check, keys_of, load
-from drimbox.configkeys import RULES
-from drimbox.configrules import Rejected, duration, https_url, pattern, several, size
+from drimbox.configfile import ConfigErrors, admin_listener, check, keys_of, load, reference
+from drimbox.configfile.keys import RULES
+from drimbox.configfile.rules import Rejected, duration, https_url, pattern, several, size
 from tests.operator_files import CONFIGS, EXAMPLE, NOW, good_config, pair, write_private
 
 BAD = sorted(path for path in CONFIGS.glob("*.toml") if path.name != "good.toml")
@@ -253,8 +252,8 @@ def test_every_default_obeys_its_rule() -> None:
 
 
 def test_reference_document_is_up_to_date_and_explains_every_key() -> None:
-    """To mend: python -m drimbox.configdoc etc/drimbox.toml > docs/configuration.md"""
-    produced = configdoc.document(EXAMPLE.read_text(encoding="utf-8"))
+    """To mend: python -m drimbox.configfile.reference etc/drimbox.toml > docs/configuration.md"""
+    produced = reference.document(EXAMPLE.read_text(encoding="utf-8"))
     assert [line for line in produced.splitlines() if line.endswith("|  |")] == []
     assert (EXAMPLE.parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8") == produced
 

@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from drimbox import metrics
 from drimbox.cli import cli
-from drimbox.configkeys import RULES
+from drimbox.configfile.keys import RULES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = sorted(DOCS.glob("exploitation*.md"))

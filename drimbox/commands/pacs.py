@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import attrs
 import click
 
-from drimbox import configrules
 from drimbox.commands.common import (
     Command,
     Failed,
@@ -20,8 +19,8 @@ from drimbox.commands.common import (
     refused,
 )
 from drimbox.config import DicomSettings, Pacs
-from drimbox.configfile import ConfigErrors, load
-from drimbox.configrules import Rejected
+from drimbox.configfile import ConfigErrors, load, rules
+from drimbox.configfile.rules import Rejected
 from drimbox.errors import DrimboxError
 from drimbox.model import Study, is_uid
 from drimbox.redaction import escape_control
@@ -61,9 +60,9 @@ def _direct(_: click.Context, __: click.Parameter, value: str | None) -> Pacs | 
     try:
         return Pacs(
             name=title,
-            ae_title=configrules.ae_title().read(title),
-            host=configrules.host().read(host.strip("[]")),
-            port=configrules.port().read(int(port) if port.isascii() and port.isdigit() else port),
+            ae_title=rules.ae_title().read(title),
+            host=rules.host().read(host.strip("[]")),
+            port=rules.port().read(int(port) if port.isascii() and port.isdigit() else port),
             pool=(),
         )
     except Rejected as rejected:
@@ -72,7 +71,7 @@ def _direct(_: click.Context, __: click.Parameter, value: str | None) -> Pacs | 
 
 def _title(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     try:
-        return None if value is None else str(configrules.ae_title().read(value))
+        return None if value is None else str(rules.ae_title().read(value))
     except Rejected as rejected:
         raise click.BadParameter(rejected.problem) from None
 

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography import x509
 
 from drimbox.config import Config
-from drimbox.configpaths import EXPIRY_NOTICE
+from drimbox.configfile.paths import EXPIRY_NOTICE
 from drimbox.doctor.findings import Finding, bad, doubtful, good
 from drimbox.ports import Clock, InThread
 from drimbox.secretfile import SecretUnusable

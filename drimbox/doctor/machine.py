@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from drimbox.config import Certificate, Config
-from drimbox.configpaths import EXPIRY_NOTICE
-from drimbox.configrules import amount
+from drimbox.configfile.paths import EXPIRY_NOTICE
+from drimbox.configfile.rules import amount
 from drimbox.doctor.findings import Finding, bad, doubtful, good, untried
 from drimbox.keypairs import CertificateUnusable, read_pair
 from drimbox.trust.tlskeeper import own_pairs

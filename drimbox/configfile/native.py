@@ -1,6 +1,6 @@
 """What the configuration says of native archives: one for each site without PACS, and what each kind needs.
 
-Works, like `configcheck`, on the tree that `configfile` read, in which a value that was wrong is absent.
+Works, like `sense`, on the tree that `shape` read, in which a value that was wrong is absent.
 Nothing of an editor's module is run here: it is only looked for.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from drimbox.configcheck import Report, Tree, sites
+from drimbox.configfile.report import Report, Tree, sites
 
 _ONE = "un site a un PACS ou une archive native"
 

@@ -1,6 +1,6 @@
 """What the configuration says of trust: pairs are two PEM files or one PKCS#12 file, OCSP has a responder.
 
-Works, like `configcheck`, on the tree that `configfile` read, in which a value that was wrong is absent.
+Works, like `sense`, on the tree that `shape` read, in which a value that was wrong is absent.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drimbox.config import Certificate
-from drimbox.configcheck import Report, Tree, sites
-from drimbox.configkeys import RULES
+from drimbox.configfile.keys import RULES
+from drimbox.configfile.report import Report, Tree, sites
 
 
 def pairs(tree: Tree) -> Iterator[tuple[str, Tree, str | None]]:

@@ -1,14 +1,14 @@
 """What the configuration says of notifications: a channel that would leak its secret is not one.
 
-Works, like `configcheck`, on the tree that `configfile` read, in which a value that was wrong is absent.
+Works, like `sense`, on the tree that `shape` read, in which a value that was wrong is absent.
 """
 
 from __future__ import annotations
 
 import ipaddress
 
-from drimbox.configcheck import Report, Tree
-from drimbox.configrules import is_address
+from drimbox.configfile.report import Report, Tree
+from drimbox.configfile.rules import is_address
 
 
 def check(tree: Tree, report: Report) -> None:

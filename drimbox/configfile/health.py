@@ -1,11 +1,11 @@
 """What the configuration says of the health check: one list of probes, and somebody who may ask.
 
-Works, like `configcheck`, on the tree that `configfile` read, in which a value that was wrong is absent.
+Works, like `sense`, on the tree that `shape` read, in which a value that was wrong is absent.
 """
 
 from __future__ import annotations
 
-from drimbox.configcheck import Report, Tree, sites
+from drimbox.configfile.report import Report, Tree, sites
 
 
 def check(tree: Tree, report: Report) -> None:

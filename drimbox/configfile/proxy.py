@@ -1,13 +1,13 @@
 """What the configuration says of the hospital's proxy: an address, and credentials that go together.
 
-Works, like `configcheck`, on the tree that `configfile` read, in which a value that was wrong is absent.
+Works, like `sense`, on the tree that `shape` read, in which a value that was wrong is absent.
 """
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from drimbox.configcheck import Report, Tree
+from drimbox.configfile.report import Report, Tree
 
 
 def check(tree: Tree, report: Report) -> None:

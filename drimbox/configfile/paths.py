@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from drimbox.accounts import AccountsUnusable, read_accounts
-from drimbox.configcheck import Report, Tree, sites
-from drimbox.configtrust import pairs
+from drimbox.configfile.report import Report, Tree, sites
+from drimbox.configfile.trust import pairs
 from drimbox.keypairs import CertificateUnusable, open_pkcs12
 from drimbox.secretfile import SecretUnusable, read_secret
 from drimbox.trust.names import key_of, key_of_text

@@ -1,8 +1,8 @@
 """Writes docs/configuration.md, the operator's reference of the configuration keys.
 
 Nothing is written twice: what a key is for comes from the comments of the example file, what it may be
-from `configkeys`, its default from `drimbox.config`. Run `python -m drimbox.configdoc etc/drimbox.toml`
-after changing any of them; a test compares.
+from `keys`, its default from `drimbox.config`. After changing any of them run
+`python -m drimbox.configfile.reference etc/drimbox.toml`; a test compares.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import attrs
 
 from drimbox.config import Certificate, Config
-from drimbox.configfile import keys_of
-from drimbox.configkeys import RULES
+from drimbox.configfile.keys import RULES
+from drimbox.configfile.shape import keys_of
 
 HEAD = """# Configuration de DRIMbox
 
-<!-- Produit par « python -m drimbox.configdoc etc/drimbox.toml » : ne pas modifier ici. -->
+<!-- Produit par « python -m drimbox.configfile.reference etc/drimbox.toml » : ne pas modifier ici. -->
 
 Toute la configuration tient dans un fichier TOML, `/etc/drimbox/drimbox.toml` par défaut (option
 `--config` ou variable `DRIMBOX_CONFIG`). `etc/drimbox.toml` est un exemple complet à trois sites.

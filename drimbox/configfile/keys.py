@@ -7,7 +7,7 @@ default is beside it in `drimbox.config`.
 from __future__ import annotations
 
 from drimbox import config
-from drimbox.configrules import (
+from drimbox.configfile.rules import (
     DAY,
     GIB,
     HOUR,

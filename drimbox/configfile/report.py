@@ -1,0 +1,55 @@
+"""What is found wrong, and the tree it is found in.
+
+`shape` reads the file into nested dicts by field name, in which a value that was wrong is simply absent:
+each check looks only at what is there, and one mistake never hides another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+Tree = dict[str, Any]
+
+
+@attrs.frozen
+class ConfigMistake:
+    """One mistake: where it is in the file, what is wrong, how to mend it (both in French)."""
+
+    path: str
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.path} : {self.problem}"
+
+
+@attrs.define
+class Report:
+    """Collects errors and warnings in the order they are found."""
+
+    errors: list[ConfigMistake] = attrs.field(factory=list)
+    warnings: list[ConfigMistake] = attrs.field(factory=list)
+
+    def error(self, path: str, problem: str, mend: str) -> None:
+        """Note what keeps the gateway from starting."""
+        self.errors.append(ConfigMistake(path, problem, mend))
+
+    def warn(self, path: str, problem: str, mend: str) -> None:
+        """Note what deserves a look but keeps nothing from starting."""
+        self.warnings.append(ConfigMistake(path, problem, mend))
+
+
+def sites(tree: Tree) -> Iterator[tuple[str, Tree]]:
+    """Yield the path and the tree of every site."""
+    for position, site in enumerate(tree.get("sites", [])):
+        yield f"site[{position}]", site
+
+
+def pacs_of_sites(tree: Tree) -> Iterator[tuple[str, Tree]]:
+    """Yield the path and the tree of the PACS of every site that has one."""
+    for path, site in sites(tree):
+        if site.get("pacs") is not None:
+            yield f"{path}.pacs", site["pacs"]
