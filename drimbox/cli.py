@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from io import TextIOWrapper
 
@@ -46,6 +45,9 @@ def cli() -> None:
 @cli.command()
 def version() -> None:
     """Afficher la version."""
+    # It drags the parsers of mail and archives in, which no other command starts with.
+    import importlib.metadata
+
     click.echo(f"DRIMbox {importlib.metadata.version('drimbox')}")
 
 
