@@ -48,7 +48,7 @@ _bound: ContextVar[Mapping[str, object]] = ContextVar("drimbox_log_fields", defa
 
 #: Keys of an event that are not fields somebody named.
 _RESERVED = frozenset(
-    {"time", "level", "namespace", "message", "traceback", "format", "isError", "system", "failure", "why"}
+    {"time", "level", "namespace", "message", "traceback", "format", "isError", "system", "failure"}
 )
 #: Libraries whose warnings may quote the data they were given.
 _TALKATIVE = ("pydicom", "pynetdicom", "highdicom", "hl7", "sqlalchemy")
@@ -132,6 +132,8 @@ def _fields(event: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in {**_bound.get(), **event}.items()
         if not key.startswith("log_") and key not in _RESERVED
     }
+    if "isError" in event:  # of the older twisted.python.log, which says why by saying None
+        fields.pop("why", None)
     if "warning" in fields and any(name in str(fields.get("filename", "")) for name in _TALKATIVE):
         fields["warning"] = "(texte tu)"
     return {key: harmless(value) for key, value in fields.items()}

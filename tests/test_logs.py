@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
+import re
 import stat
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from twisted.internet import defer, task
 from twisted.logger import LogBeginner, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 
+import drimbox
 from drimbox import model
 from drimbox.config import LogSettings
 from drimbox.logs import (
@@ -34,6 +38,8 @@ from drimbox.logs import (
 from drimbox.redaction import HIDDEN_INS, escape_control, redact, safe_target
 
 INS = "255069999999934"
+PACKAGE = Path(drimbox.__file__).parent
+LOGGING = re.compile(r"\b_?log\.(debug|info|warn|error|critical|failure)$")
 
 
 class Journal:
@@ -142,6 +148,29 @@ def test_enormous_fields_are_cut() -> None:
     journal = Journal()
     journal.log.info("{text}", text="x" * 10**6, items=list(range(10**4)))
     assert len(journal.lines[0]) < 12_000
+
+
+def lines_of_ours() -> Iterator[tuple[str, str, list[str]]]:
+    """Yield every message the package logs: where, its format, its fields."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(call, ast.Call) or not LOGGING.search(ast.unparse(call.func)):
+                continue
+            match call.args:
+                case [ast.Constant(value=str(text)), *_]:
+                    yield f"{path.name}:{call.lineno}", text, [each.arg or "" for each in call.keywords]
+
+
+def test_every_line_of_ours_shows_all_it_names() -> None:
+    """A field the observer keeps for itself leaves a message nobody can read."""
+    lines = list(lines_of_ours())
+    assert len(lines) > 100
+    journal = Journal()
+    for place, text, names in lines:
+        if "" in names:  # `**fields`
+            continue
+        journal.at_zero(text, **dict.fromkeys(names, 7))
+        assert "Unable to format" not in journal.last["message"], place
 
 
 def test_wrong_format_does_not_lose_the_event_nor_raise() -> None:
