@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +210,14 @@ async def test_four_patients_at_once_are_never_mixed(hospital: Hospital, tmp_pat
             tmp_path / str(number), instances=8, rows=128, columns=128, patient=patient, seed=30 + number
         )
         served.append(await hospital.publish(study))
-    hospital.pacs[0].behaviour = behave(pause=0.05, associations=2, parallel=True)
+    hospital.pacs[0].behaviour = behave(pause=0.2, associations=2, parallel=True)
     for _ in range(2):
-        started = time.monotonic()
+        before = len(hospital.pacs[0].seen("move", "final"))
         results = await gatherResults([Deferred.fromCoroutine(hospital.fetch(one)) for one in served])
-        # Really at once: one after the other would take four times the pauses.
-        assert time.monotonic() - started < 4 * 4 * 0.05 + 2
+        # Really at once: one after the other, each would end before the next begins.
+        order = [event.kind for event in hospital.pacs[0].seen("move", "final")[before:]]
+        assert sorted(order) == ["final"] * 4 + ["move"] * 4
+        assert order != ["move", "final"] * 4
         for one, result in zip(served, results, strict=True):
             assert result.complete, result.error
             assert received(result) == digests(one.study)

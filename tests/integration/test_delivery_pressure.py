@@ -198,7 +198,7 @@ async def test_no_drip_winds_the_clock_back(
     tight: Hospital, plain: bool, pieces: tuple[bytes, ...]
 ) -> None:
     took = await deferToThread(closed_after, tight, plain, *pieces)
-    assert 1.5 < took < 4
+    assert 1.5 < took < 9
 
 
 @pytest.mark.threat("slowloris")
@@ -208,7 +208,7 @@ async def test_an_idle_connection_is_closed_later_than_a_slow_request(
 ) -> None:
     bad = tight.request(large, first="GET /nothing HTTP/1.1")
     took = await deferToThread(closed_after, tight, False, bad, b"")
-    assert 3.5 < took < 8
+    assert 3.5 < took < 11
 
 
 @pytest.mark.threat("slowloris")

@@ -183,7 +183,8 @@ def test_somebody_who_wants_images_does_not_wait_for_a_test(tmp_path: Path) -> o
         began = time.monotonic()
         result = await stand.fetch(wanted.study_uid, wanted.series[0].series_uid, "2.25.1")
         assert (result.status, len(result.parts)) == (200, 2)
-        assert time.monotonic() - began < 5
+        # The test alone would go on for half a minute.
+        assert time.monotonic() - began < 15
         said = await testing
         assert said.returncode == 1
         assert "E1003" in said.stdout
@@ -209,7 +210,7 @@ def test_a_stop_ends_a_running_test(tmp_path: Path) -> object:
         await until(lambda: pacs.seen("move"), what="the move begun")
         began = time.monotonic()
         await stand.stop_gateway()
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
         assert (await testing).returncode == 1
         # It was told, and told again by the end of either association, whichever it saw first.
         await until(

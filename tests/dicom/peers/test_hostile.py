@@ -185,7 +185,8 @@ async def test_a_promise_of_gigabytes_is_refused_at_its_header(box: Box) -> None
     assert pdu_types(answer) == [ABORT]
     answer = await in_thread(talk, box.number, GOOD, pdu(4, b"", 0x7FFFFFFF))
     assert pdu_types(answer) == [ACCEPT, ABORT]
-    assert time.monotonic() - start < 1
+    # Before any of what was promised came, and before the connection was found idle.
+    assert time.monotonic() - start < box.settings.idle_timeout
 
 
 @pytest.mark.threat("PDU length bomb")
@@ -209,10 +210,14 @@ def test_every_byte_of_a_request_may_be_wrong(quiet: list[Any]) -> None:
 @pytest.mark.threat("PDU length bomb")
 @pytest.mark.parametrize("name", ["3,000 contexts", "context of 10,000 transfer syntaxes"])
 def test_items_are_counted_before_they_are_made_objects(name: str) -> None:
-    start = time.perf_counter()
-    with pytest.raises(PduRefused, match="items"):
-        read_request(NASTY[name][0])
-    assert time.perf_counter() - start < 0.05
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        with pytest.raises(PduRefused, match="items"):
+            read_request(NASTY[name][0])
+        times.append(time.perf_counter() - start)
+    # The best of a few: what it costs, not what else the machine did meanwhile.
+    assert min(times) < 0.05
 
 
 def test_hostile_text_leaves_no_warning_behind(recwarn: pytest.WarningsRecorder) -> None:
