@@ -146,7 +146,7 @@ class Gateway(Service):
             config, self._reactor, self._clock, self._stores, self._guard.whitelist, self._defer
         )
         self._undo += [
-            self._assembly.close_natives,
+            self._assembly.images.close_natives,
             self._assembly.cache.close,
             self._assembly.codecs.close,
             self._assembly.record.close,
@@ -158,7 +158,7 @@ class Gateway(Service):
         await self._stores.audit.record(messages.application_start(**self._names()))
         self._listen()
         await self._open_weather()
-        for worker in [*self._assembly.workers, *self._assembly.periodics]:
+        for worker in [*self._assembly.feed.workers, *self._assembly.periodics]:
             worker.startService()
         self._gauges.start()
         self._undo.append(self._gauges.stop)
@@ -228,7 +228,7 @@ class Gateway(Service):
         )
         stores = self._stores
         notices.register(api, stores.notices, self._assembly.notifier, self._note)
-        queues.register(api, stores.rows, stores.mending, self._note, self._assembly.wake)
+        queues.register(api, stores.rows, stores.mending, self._note, self._assembly.feed.wake)
         homologation.register(
             api,
             config.sites,
@@ -282,7 +282,7 @@ class Gateway(Service):
                 self._clock,
                 self._defer,
                 self._guard.whitelist,
-                self._assembly.pacs_doors(),
+                self._assembly.images.doors(),
                 own=(("configuration", file), ("store", store), ("listener", doors)),
             ),
             study,
@@ -334,12 +334,12 @@ class Gateway(Service):
         await self._at_most(waited, self.config.drimbox.drain_timeout)
 
     async def _stop_workers(self) -> None:
-        stopping = [worker.stopService() for worker in self._assembly.workers if worker.running]
+        stopping = [worker.stopService() for worker in self._assembly.feed.workers if worker.running]
         running = [each for each in stopping if each is not None]
         await self._at_most(gatherResults(running), self.config.drimbox.drain_timeout)
 
     async def _stop_pools(self) -> None:
-        self._assembly.pools.stop()
+        self._assembly.images.pools.stop()
 
     async def _farewell(self) -> None:
         self._guard.stop()
@@ -370,7 +370,7 @@ class Gateway(Service):
             guard=self._guard,
             gate=assembly.gate,
             doors=self._doors,
-            verify=assembly.verifications(),
+            verify=assembly.images.verifications(),
             notices=self._own_notices(),
             defer=self._defer,
         )

@@ -21,8 +21,8 @@ class Status:
     ) -> None:
         self._config = config
         self._stores = stores
-        self._pools = assembly.pools
-        self._natives = assembly.natives
+        self._pools = assembly.images.pools
+        self._natives = assembly.images.natives
         self._whitelist = whitelist
         #: True between the opening of the doors and the first step of the stop.
         self.ready = False
