@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,22 +24,20 @@ from drimbox import __version__
 from drimbox.assembly import Assembly
 from drimbox.audit import messages
 from drimbox.clock import SystemClock
-from drimbox.config import Config, Hl7Settings, WadoSettings
+from drimbox.config import Config
 from drimbox.doctor import own
 from drimbox.doctor.examination import Doors as ExaminationDoors
 from drimbox.doctor.examination import Examination
 from drimbox.doctor.findings import Finding
 from drimbox.doctor.runner import Doctor
-from drimbox.frontend import FrontEnds
 from drimbox.gauges import Gauges
-from drimbox.guard import WADO, Guard
+from drimbox.guard import Guard
+from drimbox.listening import Listening
 from drimbox.ports import OutageNotices
 from drimbox.presence import OwnNotices
 from drimbox.status import Status
 from drimbox.stores import Stores
-from drimbox.trust.transport import BulkTLSFactory
-from drimbox.wado.channel import WadoFactory
-from drimbox.wado.server import WadoResource
+from drimbox.waiting import at_most, settled
 from drimbox.weather import Weather
 from drimbox.web import (
     archive,
@@ -56,8 +52,7 @@ from drimbox.web import (
     walks,
 )
 from drimbox.web.access import CALLER, Access
-from drimbox.web.admin import AdminApi, admin_factory, core_api
-from drimbox.web.doors import Doors, is_viewer
+from drimbox.web.admin import AdminApi, core_api
 
 T = TypeVar("T")
 #: Threads for CPU work and the spool.
@@ -77,13 +72,13 @@ class Gateway(Service):
         self._reactor = reactor
         self._clock = SystemClock()
         self._threads = ThreadPool(1, _THREADS, "drimbox")
-        self._ports: list[IListeningPort] = []
         self._started: Deferred[None] | None = None
         #: Ends of what was begun, run backwards.
         self._undo: list[Callable[[], Awaitable[object]]] = []
         self._stores = Stores(config, reactor, self._clock)
         self._guard: Guard
         self._assembly: Assembly
+        self._listening: Listening
         self._status: Status
 
     # -- Service -----------------------------------------------------------------------------------
@@ -102,7 +97,7 @@ class Gateway(Service):
     async def started(self) -> None:
         """Wait until the doors are open (tests and the demonstration do)."""
         assert self._started is not None
-        await _settled(self._started)
+        await settled(self._started)
 
     def _not_started(self, failure: Failure) -> None:
         self.log.failure("the gateway could not start", failure=failure)
@@ -169,7 +164,7 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         if self._started is not None:
-            await _settled(self._started)
+            await settled(self._started)
         if hasattr(self, "_status"):
             self._status.ready = False
         while self._undo:
@@ -198,14 +193,14 @@ class Gateway(Service):
     # -- doors -------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        config, reactor = self.config, self._reactor
-        names = [name for site in config.sites for name in (site.wado_fqdn, site.viewer_fqdn)]
-        self._images = WadoResource(self._assembly.gate, config.wado, names)
-        self._doors = Doors(self._images)
-        self._wado = WadoFactory(
-            self._doors, config.wado, reactor, is_viewer, refused=partial(self._guard.turned_away, WADO)
-        )
-        tls = BulkTLSFactory(self._guard.contexts, False, self._wado)
+        self._listening = Listening(self.config, self._reactor, self._assembly, self._guard)
+        access = Access(self.config.admin.accounts, self._reactor, self._defer, self._note)
+        self._listening.open(self._administration(), access)
+        self._undo += [self._listening.close, self._stop_periodics]
+
+    def _administration(self) -> AdminApi:
+        """Return what the admin door answers."""
+        config = self.config
         api = core_api(
             status=self._status.status,
             ready=self._status.readiness,
@@ -241,26 +236,7 @@ class Gateway(Service):
         self._doctor = Doctor(self._examination)
         doctor.register(api, self._doctor, self._note)
         self._undo.append(self._doctor.stop)
-        for settings, factory in (
-            (config.admin, self._administration(api)),
-            (config.dicom, self._assembly.acceptor),
-            (config.wado, self._behind(config.wado, WADO, tls)),
-            (config.hl7, self._behind(config.hl7, "hl7", self._mllp())),
-        ):
-            self._ports.append(reactor.listenTCP(settings.port, factory, interface=settings.host))
-        self._undo += [self._close_doors, self._stop_periodics]
-
-    def _administration(self, api: AdminApi) -> Any:
-        """Return the factory of the admin door, behind TLS and accounts where they are configured."""
-        settings = self.config.admin
-        access = Access(settings.accounts, self._reactor, self._defer, self._note)
-        door = admin_factory(api, settings, self._reactor, access)
-        return door if self._guard.admin is None else BulkTLSFactory(self._guard.admin, False, door)
-
-    def _mllp(self) -> Any:
-        """Return the factory of the HL7 door, behind TLS where that is configured."""
-        door = self._assembly.mllp
-        return door if self._guard.hl7 is None else BulkTLSFactory(self._guard.hl7, False, door)
+        return api
 
     def _examination(self, study: str) -> Examination:
         """Prepare an examination of every link (`drimbox doctor`)."""
@@ -273,7 +249,7 @@ class Gateway(Service):
             return own.answering(await stores.answers())
 
         async def doors() -> list[Finding]:
-            return own.listening(config, [bool(getattr(port, "connected", False)) for port in self._ports])
+            return own.listening(config, self._listening.connected())
 
         return Examination(
             ExaminationDoors(
@@ -288,36 +264,6 @@ class Gateway(Service):
             study,
         )
 
-    def _behind(self, settings: WadoSettings | Hl7Settings, door: str, factory: Any) -> Any:
-        """Put what reads the PROXY headers of the front ends before a door, when there are any."""
-        if not settings.front_ends:
-            return factory
-        return FrontEnds(
-            factory,
-            settings.front_ends,
-            timeout=settings.front_end_timeout,
-            most=settings.max_connections,
-            clock=self._reactor,
-            refused=partial(self._guard.turned_away, door),
-        )
-
-    async def _close_doors(self) -> None:
-        """Refuse, drain, close."""
-        timeout = self.config.drimbox.drain_timeout
-        self._assembly.gate.open = False
-        admin, dicom, wado, hl7 = self._ports
-        # The DICOM door stays open until the deliveries are drained: their images come through it.
-        await gatherResults([maybeDeferred(port.stopListening) for port in (wado, hl7)])
-        closed = Deferred.fromCoroutine(self._wado.closed())
-        await self._assembly.mllp.drain(timeout)
-        # Not when the last byte was written, but when the client has it.
-        await self._at_most(closed, timeout)
-        self._wado.abort_all()
-        # Every answer is noted in the audit trail, those just cut too.
-        await self._at_most(Deferred.fromCoroutine(self._images.drained()), timeout)
-        await gatherResults([maybeDeferred(port.stopListening) for port in (dicom, admin)])
-        self._assembly.acceptor.abort_all()
-
     async def _stop_periodics(self) -> None:
         """Before the doors close: what runs gives its AE titles back to those who still are served."""
         if self._assembly.atna is not None:
@@ -331,12 +277,12 @@ class Gateway(Service):
         walked = Deferred.fromCoroutine(self._assembly.resync.close())
         running = [each for each in stopping if each is not None]
         waited = gatherResults([ended, archived, walked, *running])
-        await self._at_most(waited, self.config.drimbox.drain_timeout)
+        await at_most(waited, self.config.drimbox.drain_timeout, self._reactor)
 
     async def _stop_workers(self) -> None:
         stopping = [worker.stopService() for worker in self._assembly.feed.workers if worker.running]
         running = [each for each in stopping if each is not None]
-        await self._at_most(gatherResults(running), self.config.drimbox.drain_timeout)
+        await at_most(gatherResults(running), self.config.drimbox.drain_timeout, self._reactor)
 
     async def _stop_pools(self) -> None:
         self._assembly.images.pools.stop()
@@ -352,14 +298,6 @@ class Gateway(Service):
     async def _stop_threads(self) -> None:
         self._threads.stop()
 
-    async def _at_most(self, work: Deferred[Any], seconds: float) -> None:
-        """Wait for `work`, no longer than `seconds`; it is not cancelled."""
-        waiting = _settled(work)
-        timer = self._reactor.callLater(seconds, waiting.callback, None)
-        await waiting
-        if timer.active():
-            timer.cancel()
-
     async def _open_weather(self) -> None:
         """Answer the weather service (DB.SO.182, DB.SO.183)."""
         assembly = self._assembly
@@ -369,7 +307,7 @@ class Gateway(Service):
             self._clock,
             guard=self._guard,
             gate=assembly.gate,
-            doors=self._doors,
+            doors=self._listening.doors,
             verify=assembly.images.verifications(),
             notices=self._own_notices(),
             defer=self._defer,
@@ -413,19 +351,6 @@ def _exit_failed() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
-
-
-def _settled(work: Deferred[Any]) -> Deferred[None]:
-    """Return what fires when `work` is over, leaving its result to whoever else waits for it."""
-    waiting: Deferred[None] = Deferred()
-
-    def over(result: Any) -> Any:
-        if not waiting.called:
-            waiting.callback(None)
-        return result
-
-    work.addBoth(over)
-    return waiting
 
 
 def make_service(config: Config, path: Path | None = None) -> Gateway:
