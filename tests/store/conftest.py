@@ -23,6 +23,8 @@ from tests.store.samples import TestClock
 
 #: The databases of a test: with PostgreSQL as a real peer, which CI must have.
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.peer("postgres"))]
+#: For a test of what only SQLite does: it has no other form.
+sqlite_only = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from drimbox.store.mending import BATCH, CannotMend, Mending
 from drimbox.store.queuelist import QueueList
 from drimbox.store.schema import feed_job, inbox, outbox
-from tests.store.conftest import Stores
+from tests.store.conftest import Stores, sqlite_only
 from tests.store.test_feed_jobs import message
 from tests.store.test_parking import (
     LIMIT,
@@ -144,10 +144,10 @@ async def test_one_row_is_shown_with_what_stands_beside_it(desk: Desk) -> None:
     assert await desk.rows.raw("outbox", 999) is None
 
 
+# Only SQLite lets a column hold another type.
+@sqlite_only
 @pytest_twisted.ensureDeferred
-async def test_a_damaged_instant_hides_no_row(url: str, desk: Desk) -> None:
-    if not url.startswith("sqlite"):
-        pytest.skip("SQLite only: only SQLite lets a column hold another type")
+async def test_a_damaged_instant_hides_no_row(desk: Desk) -> None:
     number = await received(desk.stores)
     await execute(desk.stores, "UPDATE inbox SET received_at = 'hier'")
     assert await desk.stores.inbox.take(desk.stores.clock.now(), 10) == []

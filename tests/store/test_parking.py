@@ -25,7 +25,7 @@ from drimbox.store.parking import ParkedRows
 from drimbox.store.queue import Patience
 from drimbox.store.queuelist import QueueList
 from drimbox.store.schema import feed_job, inbox, kos, outbox
-from tests.store.conftest import Stores, stores_of
+from tests.store.conftest import Stores, sqlite_only, stores_of
 from tests.store.samples import TestClock, submission
 from tests.store.test_feed_jobs import message
 from tests.store.test_removals import removal
@@ -234,10 +234,10 @@ async def test_a_publication_that_cannot_be_read_is_parked_and_the_others_leave(
     assert (await kos_states(stores))["2.25.501"] == "pending", "neither sent nor given up"
 
 
+# PostgreSQL checks its texts.
+@sqlite_only
 @pytest_twisted.ensureDeferred
-async def test_a_text_that_is_no_utf8_any_more_is_parked_alone(url: str, stores: Stores) -> None:
-    if not url.startswith("sqlite"):
-        pytest.skip("SQLite only: PostgreSQL checks its texts")
+async def test_a_text_that_is_no_utf8_any_more_is_parked_alone(stores: Stores) -> None:
     bad = await publication(stores, "2.25.501", study="2.25.1")
     good = await publication(stores, "2.25.502", study="2.25.2")
     await stores.database.run(
@@ -272,13 +272,11 @@ async def test_a_store_in_trouble_is_not_taken_for_damage(
     assert len(await stores.outbox.take(stores.clock.now(), 10)) == 1
 
 
+# Only SQLite lets a column hold another type.
+@sqlite_only
 @pytest.mark.parametrize("column", ["received_at", "due_at"])
 @pytest_twisted.ensureDeferred
-async def test_a_message_with_a_broken_instant_is_parked_alone(
-    url: str, stores: Stores, column: str
-) -> None:
-    if not url.startswith("sqlite"):
-        pytest.skip("SQLite only: only SQLite lets a column hold another type")
+async def test_a_message_with_a_broken_instant_is_parked_alone(stores: Stores, column: str) -> None:
     good, bad, last = [await received(stores) for _ in range(3)]
     await stores.database.run(
         lambda c: c.execute(text(f"UPDATE inbox SET {column} = '1999' WHERE id = {bad}")).rowcount

@@ -27,7 +27,7 @@ from drimbox.walks import (
     WalkOpen,
     WalkState,
 )
-from tests.store.conftest import Stores
+from tests.store.conftest import Stores, sqlite_only
 from tests.store.samples import START, submission
 from tests.store.test_feed_jobs import message, take
 
@@ -270,10 +270,10 @@ async def test_a_hundred_thousand_kos_are_walked_at_constant_memory(stores: Stor
     assert len(await walks.report(walk.id, after="2.25.5", limit=10**6)) == 1000
 
 
+# The plan that is read is SQLite's.
+@sqlite_only
 @pytest_twisted.ensureDeferred
 async def test_a_page_is_read_through_the_index_of_current_kos(stores: Stores, walks: Walks) -> None:
-    if stores.database.dialect != "sqlite":
-        pytest.skip("SQLite only: the plan of SQLite")
     query = page_query("a", "2.25.1", 50).compile(
         dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}
     )
