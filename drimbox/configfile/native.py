@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from drimbox.configfile.report import Report, Tree, sites
+from drimbox.configfile.report import Report, Tree, credentials, sites
 
 _ONE = "un site a un PACS ou une archive native"
 
@@ -45,10 +45,7 @@ def _native(path: str, native: Tree, report: Report) -> None:
         report.error(f"{path}.factory", "absente", 'écrire factory = "module:objet" (docs/native.md)')
     if kind == "python" and native.get("factory"):
         _module(path, native["factory"], report)
-    if (native.get("user", "") is None) != (native.get("password_file", "") is None):
-        report.error(
-            f"{path}.user", "user et password_file vont ensemble", "écrire les deux, ou aucun des deux"
-        )
+    credentials(native, path, report)
     parallel, most = native.get("parallel"), native.get("max_readings")
     if parallel is not None and most is not None and parallel > most:
         report.error(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from drimbox.configfile.report import Report, Tree
+from drimbox.configfile.report import Report, Tree, credentials
 from drimbox.configfile.rules import is_address
 
 
@@ -17,10 +17,7 @@ def check(tree: Tree, report: Report) -> None:
     if mail is None:
         return
     path = "notifications.mail"
-    if (mail.get("user", "") is None) != (mail.get("password_file", "") is None):
-        report.error(
-            f"{path}.user", "user et password_file vont ensemble", "écrire les deux, ou aucun des deux"
-        )
+    credentials(mail, path, report)
     if mail.get("security") != "none":
         return
     if "host" in mail and not _here(mail["host"]):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from drimbox.configfile.report import Report, Tree
+from drimbox.configfile.report import Report, Tree, credentials
 
 
 def check(tree: Tree, report: Report) -> None:
@@ -23,7 +23,4 @@ def check(tree: Tree, report: Report) -> None:
                 "n'est pas l'adresse d'un proxy",
                 "écrire http://, le nom du proxy et son port, sans rien après : http://proxy.exemple.fr:3128",
             )
-    if (proxy.get("user", "") is None) != (proxy.get("password_file", "") is None):
-        report.error(
-            "proxy.user", "user et password_file vont ensemble", "écrire les deux, ou aucun des deux"
-        )
+    credentials(proxy, "proxy", report)

@@ -42,6 +42,14 @@ class Report:
         self.warnings.append(ConfigMistake(path, problem, mend))
 
 
+def credentials(tree: Tree, path: str, report: Report) -> None:
+    """Report `user` without `password_file` in the table at `path`, or the other way round."""
+    if (tree.get("user", "") is None) != (tree.get("password_file", "") is None):
+        report.error(
+            f"{path}.user", "user et password_file vont ensemble", "écrire les deux, ou aucun des deux"
+        )
+
+
 def sites(tree: Tree) -> Iterator[tuple[str, Tree]]:
     """Yield the path and the tree of every site."""
     for position, site in enumerate(tree.get("sites", [])):

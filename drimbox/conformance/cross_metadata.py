@@ -15,6 +15,7 @@ from drimbox.conformance.report import Report, shown
 from drimbox.conformance.report_facts import ReportAct, ReportFacts
 from drimbox.conformance.rules import RuleBook
 from drimbox.conformance.xds import capture, rim, tables, types
+from drimbox.conformance.xds.entries import institutions, references
 from drimbox.conformance.xds.rim import RimObject
 
 _REPORT: Final = "DB.SO.105 ; CI-SIS IMG-KOS"
@@ -74,27 +75,22 @@ def _check_entry(entry: RimObject, report: ReportFacts, out: Report, where: str)
     if report.ins and patient != (report.ins, report.ins_oid):
         _PATIENT.broken(out, where)
     _check_traits(entry, report, out, where)
-    references = _references(entry)
-    studies = {value for value, _ in references.get(_STUDY_TYPE, set())}
+    told = references(entry)
+    studies = {value for value, _ in told.get(_STUDY_TYPE, set())}
     act = next((each for each in report.acts if each.study_uid in studies), None)
     if act is None:
         _STUDY.broken(out, where)
     else:
         _check_act(entry, act, out, where)
     for rank, pair in enumerate(report.pairs, 1):
-        if pair.accession[0] and pair.accession not in references.get(_ACCESSION_TYPE, set()):
+        if pair.accession[0] and pair.accession not in told.get(_ACCESSION_TYPE, set()):
             _ACCESSION.broken(out, where, rank=rank)
-        if pair.order[0] and pair.order not in references.get(_ORDER_TYPE, set()):
+        if pair.order[0] and pair.order not in told.get(_ORDER_TYPE, set()):
             _ORDER.broken(out, where, rank=rank)
     signer = entry.slot("legalAuthenticator").partition("^")[0]
     if report.authenticator and types.unescaped(signer) != report.authenticator:
         _SIGNER.broken(out, where)
-    places = {
-        place
-        for code in entry.coded(tables.KOS.author)
-        for value in code.slots.get("authorInstitution", ())
-        if (place := types.institution(value)) is not None
-    }
+    places = institutions(entry)
     if report.structure_id and places and report.structure_id not in places:
         _STRUCTURE.broken(out, where)
     if report.facility and report.facility not in _codes(entry, tables.FACILITY):
@@ -135,17 +131,6 @@ def _check_act(entry: RimObject, act: ReportAct, out: Report, where: str) -> Non
 
 def _codes(entry: RimObject, scheme: str) -> set[str]:
     return {code.value for code in entry.coded(scheme) if code.value}
-
-
-def _references(entry: RimObject) -> dict[str, set[tuple[str, str]]]:
-    """Return (identifier, authority) of referenceIdList by the last word of their type."""
-    found: dict[str, set[tuple[str, str]]] = {}
-    for value in entry.slots.get(tables.REFERENCES, ()):
-        parsed = types.reference(value)
-        if parsed is not None:
-            identifier, authority, kind = parsed
-            found.setdefault(kind.rpartition(":")[2], set()).add((types.unescaped(identifier), authority))
-    return found
 
 
 def _day(ts: str) -> datetime | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy import (
@@ -32,13 +32,13 @@ from sqlalchemy import (
 )
 
 from drimbox.model import KosState
-from drimbox.ports import Clock, Count, FeedJob, Purpose, Removal, Submission, parked_key
+from drimbox.ports import Count, FeedJob, Purpose, Removal, Submission, parked_key
 from drimbox.store import codec
 from drimbox.store.archive import doubtful, insert_report, still_wanted
-from drimbox.store.database import AnyRow, Database
+from drimbox.store.database import AnyRow
 from drimbox.store.notices import close_notice
 from drimbox.store.overtaking import overtake
-from drimbox.store.queue import LEASE, Patience, Queue
+from drimbox.store.queue import Claim, Queue
 from drimbox.store.schema import (
     DONE,
     DROPPED,
@@ -111,27 +111,11 @@ def _held(connection: Connection, study_uid: str, where: ColumnElement[bool]) ->
 class FeedJobs(Queue):
     """The queue between the reading of a report and the outbox."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        clock: Clock,
-        node: str = "main",
-        lease: float = LEASE,
-        patience: Patience | None = None,
-    ) -> None:
-        super().__init__(
-            database,
-            feed_job,
-            created="created_at",
-            clock=clock,
-            node=node,
-            lease=lease,
-            patience=patience,
-        )
-        self._turn = self._claiming(
-            _JOB, [feed_job.c.message_id, feed_job.c.id], _job, _in_turn(self._held)
-        )
+    _table, _created = feed_job, feed_job.c.created_at
+
+    @cached_property
+    def _turn(self) -> Claim[FeedJob]:
+        return self._claiming(_JOB, [feed_job.c.message_id, feed_job.c.id], _job, _in_turn(self._held))
 
     async def take(self, now: datetime, limit: int) -> list[FeedJob]:
         """Take at most `limit` due jobs, never two of the same study at once, in order of arrival.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 
 from sqlalchemy import Connection, bindparam, insert, select
 
-from drimbox.ports import Clock, Count, InboxMessage, ReportSaid
+from drimbox.ports import Count, InboxMessage, ReportSaid
 from drimbox.store.codec import clip
-from drimbox.store.database import AnyRow, Database
-from drimbox.store.queue import LEASE, Patience, Queue
+from drimbox.store.database import AnyRow
+from drimbox.store.queue import Claim, Queue
 from drimbox.store.reports import record_report
 from drimbox.store.schema import DONE, FAILED, feed_job, inbox
 from drimbox.store.statistics import count_in
@@ -32,25 +32,11 @@ def _read(row: AnyRow) -> InboxMessage:
 class Inbox(Queue):
     """Implements `ports.Inbox`, and what the feed needs of it."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        clock: Clock,
-        node: str = "main",
-        lease: float = LEASE,
-        patience: Patience | None = None,
-    ) -> None:
-        super().__init__(
-            database,
-            inbox,
-            created="received_at",
-            clock=clock,
-            node=node,
-            lease=lease,
-            patience=patience,
-        )
-        self._turn = self._claiming(_MESSAGE, [inbox.c.id], _read)
+    _table, _created = inbox, inbox.c.received_at
+
+    @cached_property
+    def _turn(self) -> Claim[InboxMessage]:
+        return self._claiming(_MESSAGE, [inbox.c.id], _read)
 
     async def add(self, *, ris: str, peer: str, control_id: str, raw: bytes) -> int:
         """Commit the message and return its number; only then may `AA` be sent.

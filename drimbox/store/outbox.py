@@ -18,18 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import attrs
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, exists, or_, select, update
 
 from drimbox.model import KosState
-from drimbox.ports import Clock, Count, Removal, Submission
+from drimbox.ports import Count, Removal, Submission
 from drimbox.store import codec
-from drimbox.store.database import AnyRow, Database
+from drimbox.store.database import AnyRow
 from drimbox.store.overtaking import overtake
-from drimbox.store.queue import LEASE, Patience, Queue
+from drimbox.store.queue import Claim, Queue
 from drimbox.store.schema import DONE, FAILED, REMOVE, WAITING, kos, outbox
 from drimbox.store.statistics import count_in
 
@@ -116,25 +116,11 @@ def _in_turn(held: Callable[[Table], ColumnElement[bool]]) -> Any:
 class Outbox(Queue):
     """The queue towards the DMP."""
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        clock: Clock,
-        node: str = "main",
-        lease: float = LEASE,
-        patience: Patience | None = None,
-    ) -> None:
-        super().__init__(
-            database,
-            outbox,
-            created="created_at",
-            clock=clock,
-            node=node,
-            lease=lease,
-            patience=patience,
-        )
-        self._turn = self._claiming(_ITEM, [outbox.c.id], _read, _in_turn(self._held), count=False)
+    _table, _created = outbox, outbox.c.created_at
+
+    @cached_property
+    def _turn(self) -> Claim[OutboxItem]:
+        return self._claiming(_ITEM, [outbox.c.id], _read, _in_turn(self._held), count=False)
 
     async def take(self, now: datetime, limit: int) -> list[OutboxItem]:
         """Take at most `limit` due rows, each the oldest unfinished of its study."""

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
 from sqlalchemy import (
@@ -109,7 +109,7 @@ class _Orphans:
 
 
 @attrs.frozen
-class _Claim(Generic[T]):
+class Claim(Generic[T]):
     """The statements that take rows of a queue, and what makes one of them what is worked on."""
 
     choose: Select[Any]
@@ -119,33 +119,31 @@ class _Claim(Generic[T]):
 
 
 class Queue:
-    """One queue table, worked on by the process called `node`.
+    """The queue of one table, worked on by the process called `node`."""
 
-    `created` is the column that says when a row came. `parked` is called after a row was parked.
-    """
+    _table: ClassVar[Table]
+    #: The column that says when a row came.
+    _created: ClassVar[ColumnElement[Any]]
 
-    #: Set by whoever tells the administrator.
+    #: Called after a row was parked; set by whoever tells the administrator.
     parked: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
         database: Database,
-        table: Table,
         *,
-        created: str,
         clock: Clock,
         node: str = "main",
         lease: float = LEASE,
         patience: Patience | None = None,
     ) -> None:
         self._database = database
-        self._table = table
-        self._created = table.c[created]
         self._clock = clock
         self._node = node
         self._lease = timedelta(seconds=lease)
         self._patience = patience or Patience()
         # Made once: to build a statement costs SQLAlchemy more than SQLite takes to run it.
+        table = self._table
         this = table.c.id == bindparam("this_row")
         self._mine = update(table).where(this, table.c.state == WAITING, table.c.holder == node)
         self._state = select(table.c.state).where(this)
@@ -269,7 +267,7 @@ class Queue:
         read: Callable[[AnyRow], T],
         *wanted: ColumnElement[bool],
         count: bool = True,
-    ) -> _Claim[T]:
+    ) -> Claim[T]:
         """Make the statements that take rows which are due and `wanted`, in `order`.
 
         `read` turns the `columns` of a row into what is worked on; with `count`, taking is an attempt.
@@ -279,7 +277,7 @@ class Queue:
         taken: dict[str, Any] = {"holder": self._node, "held_until": bindparam("until")}
         if count:
             taken["attempts"] = table.c.attempts + 1
-        return _Claim(
+        return Claim(
             choose=select(table.c.id, table.c.holder)
             .where(self._due(), *wanted)
             .order_by(*order)
@@ -290,7 +288,7 @@ class Queue:
             read=read,
         )
 
-    async def _claim(self, claim: _Claim[T], now: datetime, limit: int) -> list[T]:
+    async def _claim(self, claim: Claim[T], now: datetime, limit: int) -> list[T]:
         """Put at most `limit` rows in our hands and return them; a row that cannot be read is parked."""
         table = self._table
         most = max(0, min(limit, MAX_TAKE))
@@ -398,7 +396,7 @@ class Queue:
 
 
 def _load(
-    connection: Connection, claim: _Claim[T], ids: Sequence[int]
+    connection: Connection, claim: Claim[T], ids: Sequence[int]
 ) -> tuple[dict[int, T], dict[int, str]]:
     """Read rows; return those that can be read, and why the others cannot, by number."""
 

@@ -114,6 +114,19 @@ def _queue_columns() -> list[Any]:
     ]
 
 
+def _single_row() -> list[Any]:
+    """The key of a table that has one row, and what keeps it from having another."""
+    return [
+        Column("id", Integer, primary_key=True, autoincrement=False),
+        CheckConstraint("id = 1", name="single"),
+    ]
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Limit an index to the rows that meet a condition, on both databases."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 inbox = Table(
     "inbox",
     metadata,
@@ -216,8 +229,7 @@ kos = Table(
         "site",
         "study_uid",
         unique=True,
-        sqlite_where=text("state = 'published'"),
-        postgresql_where=text("state = 'published'"),
+        **_where("state = 'published'"),
     ),
     sqlite_autoincrement=True,
 )
@@ -274,42 +286,37 @@ audit = Table(
     Index(None, "patient_ins", "id"),
     Index(None, "study_uid", "id"),
     Index(None, "event_id", "id"),
-    Index("ix_audit_failed", "id", sqlite_where=text(FAILURES), postgresql_where=text(FAILURES)),
-    Index(
-        "ix_audit_several", "id", "study_uid", sqlite_where=text(SEVERAL), postgresql_where=text(SEVERAL)
-    ),
+    Index("ix_audit_failed", "id", **_where(FAILURES)),
+    Index("ix_audit_several", "id", "study_uid", **_where(SEVERAL)),
 )
 
 audit_head = Table(
     "audit_head",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    *_single_row(),
     Column("last_id", _KEY, nullable=False),
     Column("hash", String(64), nullable=False),
-    CheckConstraint("id = 1", name="single"),
 )
 
 audit_anchor = Table(
     "audit_anchor",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    *_single_row(),
     # The last event removed and its hash, which the first one kept cites; 0 and `GENESIS` before any was.
     Column("last_id", _KEY, nullable=False),
     Column("hash", String(64), nullable=False),
-    CheckConstraint("id = 1", name="single"),
 )
 
 audit_export = Table(
     "audit_export",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    *_single_row(),
     # The last event that the audit repository has confirmed, and when it did.
     Column("last_id", _KEY, nullable=False),
     Column("confirmed_at", UtcDateTime),
     # The node that sends, until when.
     Column("holder", Text),
     Column("held_until", UtcDateTime),
-    CheckConstraint("id = 1", name="single"),
 )
 
 notice = Table(
@@ -331,8 +338,7 @@ notice = Table(
         "uq_notice_open",
         "key",
         unique=True,
-        sqlite_where=text("acknowledged_at IS NULL"),
-        postgresql_where=text("acknowledged_at IS NULL"),
+        **_where("acknowledged_at IS NULL"),
     ),
     sqlite_autoincrement=True,
 )
@@ -455,8 +461,7 @@ walk = Table(
         "uq_walk_open",
         "site",
         unique=True,
-        sqlite_where=text("state in ('running', 'stopped', 'suspended')"),
-        postgresql_where=text("state in ('running', 'stopped', 'suspended')"),
+        **_where("state in ('running', 'stopped', 'suspended')"),
     ),
     sqlite_autoincrement=True,
 )

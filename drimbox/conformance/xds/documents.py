@@ -19,6 +19,7 @@ from drimbox.conformance.report import Report, shown
 from drimbox.conformance.rules import RuleBook
 from drimbox.conformance.xds import tables, types
 from drimbox.conformance.xds.capture import Capture
+from drimbox.conformance.xds.entries import institutions, references
 from drimbox.conformance.xds.envelope import XDSB
 from drimbox.conformance.xds.rim import RimObject
 from drimbox.xml import Element
@@ -198,12 +199,7 @@ def check_kos(entry: RimObject, data: bytes, where: str, out: Report) -> None:
     started, done = types.instant(entry.slot("serviceStartTime")), types.instant(kos.study_date)
     if started is not None and done is not None and abs((started - done).days) > 1:
         _STUDY_DATE.broken(out, where)
-    places = {
-        place
-        for code in entry.coded(tables.KOS.author)
-        for value in code.slots.get("authorInstitution", ())
-        if (place := types.institution(value)) is not None
-    }
+    places = institutions(entry)
     if kos.institution_id and places and kos.institution_id not in places:
         _STRUCTURE.broken(out, where)
 
@@ -224,13 +220,7 @@ def _check_traits(entry: RimObject, kos: KosFacts, where: str, out: Report) -> N
 
 
 def _check_references(entry: RimObject, kos: KosFacts, where: str, out: Report) -> None:
-    by_type: dict[str, set[tuple[str, str]]] = {}
-    for value in entry.slots.get(tables.REFERENCES, ()):
-        found = types.reference(value)
-        if found is not None:
-            by_type.setdefault(found[2].rpartition(":")[2], set()).add(
-                (types.unescaped(found[0]), found[1])
-            )
+    by_type = references(entry)
     studies = {value for value, _ in by_type.get("studyInstanceUID", set())}
     if studies and kos.study_uid not in studies:
         _STUDY.broken(out, where)
