@@ -7,6 +7,7 @@ same port. `respond` writes one HTTP answer the way a `Behaviour` wants it writt
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from OpenSSL import SSL, crypto
 from twisted.internet import defer
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IListeningPort, IOpenSSLServerConnectionCreator
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.protocols.policies import WrappingFactory
 from twisted.web import http, resource, server
 from zope.interface import implementer
@@ -105,6 +107,49 @@ class TlsListener:
             await defer.maybeDeferred(port.stopListening)
         for wrapper in list(self._site.protocols):
             wrapper.transport.abortConnection()
+
+
+class SessionServer:
+    """A server of sessions: it can be taken down, which cuts those that are open, and put up again.
+
+    The sessions keep themselves in `connections`.
+    """
+
+    def __init__(self, reactor: Any, port: int) -> None:
+        self._reactor = reactor
+        #: Port number; chosen by the system at the first `listen` when it was 0.
+        self.port = port
+        self.connections: set[Any] = set()
+        self._port: IListeningPort | None = None
+
+    def listen(self, session: Callable[[], Protocol], context: ServerContext | None) -> None:
+        """Listen (again), with a `context` in TLS from the first byte; make a `session` for each client."""
+        factory = _Sessions(session)
+        if context is None:
+            self._port = self._reactor.listenTCP(self.port, factory, interface="127.0.0.1")
+        else:
+            self._port = self._reactor.listenSSL(self.port, factory, context, interface="127.0.0.1")
+        assert self._port is not None
+        address: Any = self._port.getHost()
+        self.port = address.port
+
+    async def down(self) -> None:
+        """Refuse connections and cut those that are open."""
+        port, self._port = self._port, None
+        if port is not None:
+            await defer.maybeDeferred(port.stopListening)
+        for session in list(self.connections):
+            session.transport.abortConnection()
+
+
+class _Sessions(ServerFactory):
+    noisy = False
+
+    def __init__(self, session: Callable[[], Protocol]) -> None:
+        self._session = session
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._session()
 
 
 def respond(

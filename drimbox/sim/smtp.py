@@ -7,14 +7,12 @@ from typing import Any
 
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.mail.imap4 import LOGINCredentials, PLAINCredentials
 from twisted.mail.smtp import ESMTP, IMessage, IMessageDelivery, SMTPBadRcpt, SMTPServerError, User
 from zope.interface import implementer
 
-from drimbox.sim.listening import ServerContext
+from drimbox.sim.listening import ServerContext, SessionServer
 from drimbox.sim.pki import Pair
 
 
@@ -40,7 +38,7 @@ class Relay(enum.Enum):
     INJECT = "inject"
 
 
-class SmtpRelay:
+class SmtpRelay(SessionServer):
     """One relay. With `users` it demands authentication; `tls` speaks TLS from the first byte."""
 
     def __init__(
@@ -52,47 +50,19 @@ class SmtpRelay:
         tls: bool = False,
         port: int = 0,
     ) -> None:
-        self._reactor = reactor
+        super().__init__(reactor, port)
         self.context = ServerContext(pair)
         self.users = users or {}
         self.implicit = tls
-        self.port = port
         self.behaviour = Relay.NORMAL
         #: Mails taken, as they came.
         self.messages: list[str] = []
         #: Who authenticated, and whether the connection was encrypted then.
         self.logins: list[tuple[str, bool]] = []
-        self.connections: set[_Session] = set()
-        self._port: IListeningPort | None = None
 
     def up(self) -> None:
         """Listen (again)."""
-        factory = _Factory(self)
-        if self.implicit:
-            self._port = self._reactor.listenSSL(self.port, factory, self.context, interface="127.0.0.1")
-        else:
-            self._port = self._reactor.listenTCP(self.port, factory, interface="127.0.0.1")
-        assert self._port is not None
-        address: Any = self._port.getHost()
-        self.port = address.port
-
-    async def down(self) -> None:
-        """Refuse connections and cut those that are open."""
-        port, self._port = self._port, None
-        if port is not None:
-            await maybeDeferred(port.stopListening)
-        for session in list(self.connections):
-            session.transport.abortConnection()
-
-
-class _Factory(ServerFactory):
-    noisy = False
-
-    def __init__(self, relay: SmtpRelay) -> None:
-        self._relay = relay
-
-    def buildProtocol(self, addr: Any) -> _Session:
-        return _Session(self._relay)
+        self.listen(lambda: _Session(self), self.context if self.implicit else None)
 
 
 class _Session(ESMTP):

@@ -13,11 +13,9 @@ from typing import Any
 
 import attrs
 from lxml import etree
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.protocol import Protocol
 
-from drimbox.sim.listening import ServerContext
+from drimbox.sim.listening import ServerContext, SessionServer
 from drimbox.sim.pki import Pair
 from drimbox.xml import Element, safe_parse
 
@@ -97,14 +95,13 @@ def read_message(data: bytes, schema: etree.RelaxNG) -> Received:
     )
 
 
-class SyslogServer:
+class SyslogServer(SessionServer):
     """One repository, which can be taken down and put up again on its port."""
 
     def __init__(self, reactor: Any, pair: Pair, client_roots: Path, port: int = 0) -> None:
-        self._reactor = reactor
+        super().__init__(reactor, port)
         self.pair = pair
         self._roots = client_roots
-        self.port = port
         self.behaviour = Repository.NORMAL
         self.schema = read_schema()
         #: Messages taken, in their order, those that came twice too; and what was wrong with others.
@@ -115,42 +112,15 @@ class SyslogServer:
         self.cut_at = 300
         #: Messages of a session after which `RESET_AT_END` strikes.
         self.reset_after = 1
-        self.connections: set[_Session] = set()
-        self._port: IListeningPort | None = None
 
     def up(self) -> None:
         """Listen (again)."""
-        factory = _Factory(self)
-        if self.behaviour is Repository.MUTE:
-            self._port = self._reactor.listenTCP(self.port, factory, interface="127.0.0.1")
-        else:
-            context = ServerContext(self.pair, self._roots)
-            self._port = self._reactor.listenSSL(self.port, factory, context, interface="127.0.0.1")
-        assert self._port is not None
-        address: Any = self._port.getHost()
-        self.port = address.port
-
-    async def down(self) -> None:
-        """Refuse connections and cut those that are open."""
-        port, self._port = self._port, None
-        if port is not None:
-            await maybeDeferred(port.stopListening)
-        for session in list(self.connections):
-            session.transport.abortConnection()
+        mute = self.behaviour is Repository.MUTE
+        self.listen(lambda: _Session(self), None if mute else ServerContext(self.pair, self._roots))
 
     def distinct(self) -> list[bytes]:
         """Return the frames that came, each once, in the order they came first."""
         return list(dict.fromkeys(one.frame for one in self.messages))
-
-
-class _Factory(ServerFactory):
-    noisy = False
-
-    def __init__(self, server: SyslogServer) -> None:
-        self._server = server
-
-    def buildProtocol(self, addr: Any) -> _Session:
-        return _Session(self._server)
 
 
 class _Session(Protocol):
