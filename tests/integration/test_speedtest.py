@@ -207,7 +207,8 @@ def test_a_stop_ends_a_running_test(tmp_path: Path) -> object:
         await stand.start_gateway()
         testing = Deferred.fromCoroutine(stand.drimbox())
         await until(stand.running, what="the test begun")
-        await until(lambda: pacs.seen("move"), what="the move begun")
+        # Before its first image a PACS that is stopped only finds the door shut, and tells nothing of it.
+        await until(lambda: pacs.seen("stored"), what="the first image")
         began = time.monotonic()
         await stand.stop_gateway()
         assert time.monotonic() - began < 20
