@@ -7,7 +7,7 @@ everything was measured that could be.
 
 The feed (`--only feed`) is measured apart, without any PACS, and has results of its own: it takes longer
 than all the rest. So are a whole archive at work (`--only scale`), the audit trail (`--only audit`), a
-backup (`--only backup`) and the door (`--only door`).
+backup (`--only backup`), the door (`--only door`) and the polls of the weather service (`--only health`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ APART: dict[str, Callable[[Site], None]] = {
 #: Made for the first PACS only: they say nothing of the others.
 ONCE = frozenset({"memory", "native"})
 #: Measures without a PACS.
-ALONE = ("codecs", "health")
+ALONE = ("codecs",)
 ALL = (*MEASURES, *APART, *ALONE)
 #: Measures of the feed, all of which are meant by `feed`.
 FEED: dict[str, Callable[[Results, Plan, Path], None]] = {
@@ -86,6 +86,7 @@ BY_THEMSELVES: dict[str, Callable[[Results, Plan, Path], None]] = {
     "scale": measure_scale,
     "audit": measure_audit,
     "door": measure_door,
+    "health": measure_health,
     "backup": measure_backup,
     "nodes": measure_nodes,
 }
@@ -154,12 +155,10 @@ def main(
     results = Results(quick=quick)
     _attempt(results, "machine", lambda: measure_machine(results))
     measured = measure_feed(results, plan, wanted)
-    if "health" in wanted:
-        measured += measure_alone(results, plan, "health", measure_health)
     for name in BY_THEMSELVES:
         if name in wanted:
             measured += measure_alone(results, plan, name, BY_THEMSELVES[name])
-    if wanted - FEED.keys() - BY_THEMSELVES.keys() - {"health"}:
+    if wanted - FEED.keys() - BY_THEMSELVES.keys():
         measured += measure_deliveries(results, plan, wanted, names or PACS_NAMES)
     _attempt(results, "machine", lambda: measure_again(results))
     # A run that was not whole does not take the place of one that was.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -12,6 +13,14 @@ def cpu_seconds(pid: int) -> float:
     """Return the processor time, user and system, of one process without its children, in seconds."""
     fields = _stat(Path(f"/proc/{pid}/stat"))
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def exact_cpu_seconds(pid: int) -> float:
+    """Return the same from the clock of that process, which counts in nanoseconds, not in hundredths.
+
+    The number of the clock is the one that clock_getcpuclockid(3) makes of the process's.
+    """
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def session_cpu_seconds(pid: int) -> float:

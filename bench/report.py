@@ -2,8 +2,8 @@
 
 The document is written by hand but for what stands between two comments, `<!-- figures: ... -->` and
 `<!-- end -->`: that is replaced by tables made from `bench/results/latest.json`, `feed.json`, `scale.json`,
-`door.json` and `profile.json`. A figure that the run does not have is a dash, one that misses its target is
-marked, and what failed is listed: nothing here rounds a miss into a hit.
+`door.json`, `health.json` and `profile.json`. A figure that the run does not have is a dash, one that
+misses its target is marked, and what failed is listed: nothing here rounds a miss into a hit.
 """
 
 from __future__ import annotations
@@ -226,6 +226,36 @@ def door(figures: Figures) -> str:
     return f"{feed_machine(figures)}\n{wide}\n{table(('', 'target', ''), more)}"
 
 
+_HEALTH = {
+    "**the gateway, over connections that stay open**": "kept",
+    "… at rest, which is part of that": "rest",
+    "… a new connection for each poll": "new",
+    "a page of `twisted.web` behind TLS": "web",
+    "Twisted's TLS and always the same bytes": "tls",
+    "the same without TLS": "tcp",
+}
+_FLAT = {"kept": "gateway", "tls": "tls", "tcp": "tcp"}
+
+
+def health(figures: Figures) -> str:
+    """Polls of the weather service."""
+    rows = [
+        (
+            title,
+            figures.target(f"health.{name}.cpu"),
+            figures.cell(f"health.{name}.cpu"),
+            figures.cell(f"health.flat.{_FLAT[name]}") if name in _FLAT else "",
+        )
+        for title, name in _HEALTH.items()
+    ]
+    wide = table(("100 polls a second", "target", "of a core", "each, without a pause"), rows)
+    more = [
+        ("the gateway over Twisted's TLS and always the same bytes", figures.cell("health.kept.to_tls")),
+        ("the gateway over a page of `twisted.web`", figures.cell("health.kept.to_web")),
+    ]
+    return f"{feed_machine(figures)}\n{wide}\n{table(('turn by turn', ''), more)}"
+
+
 def missing(figures: Figures) -> str:
     """What the run does not have."""
     lines = [f"- failed: {each['name']}: {each['why']}" for each in figures.document["failed"]]
@@ -260,6 +290,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Figures], str]]] = {
     },
     "profile": ("profile", profile),
     "door": ("door", door),
+    "health": ("health", health),
     **{name: ("feed", make) for name, make in FEED_SECTIONS.items()},
     **{name: (name, make) for name, make in OWN_SECTIONS.items()},
 }

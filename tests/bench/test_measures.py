@@ -162,7 +162,11 @@ def test_polls_of_the_weather_service_are_measured(tmp_path: Path) -> None:
     results = Results()
     measure_health(results, attrs.evolve(PLAN, health_seconds=0.5), tmp_path)
     assert (results.get("health.kept.rate") or 0) > 1
-    assert results.get("health.new.cpu") is not None
+    assert (results.get("health.new.cpu") or 0) > (results.get("health.rest.cpu") or 0)
+    for bare in ("tcp", "tls", "web"):
+        assert (results.get(f"health.{bare}.cpu") or 0) > 0
+    assert (results.get("health.kept.to_tls") or 0) > 0
+    assert (results.get("health.flat.gateway") or 0) > 0
 
 
 def test_the_audit_trail_is_searched_as_the_command_does(tmp_path: Path) -> None:
