@@ -10,7 +10,10 @@ feeds it. Nothing of TLS itself is different: contexts, handshake, shutdown and 
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
+import termios
 from collections.abc import Iterable
 from typing import Any
 
@@ -100,3 +103,18 @@ class BulkTLSFactory(TLSMemoryBIOFactory):
         """Make the protocol of one connection; None closes it, when the factory takes it not."""
         inner = self.wrappedFactory.buildProtocol(addr)
         return None if inner is None else self.protocol(self, inner)
+
+
+def unsent(transport: Any) -> int:
+    """Return the bytes that the peer's machine has not acknowledged, as far as can be known."""
+    below = getattr(transport, "transport", None)
+    if below is None:
+        return 0
+    left = len(getattr(below, "dataBuffer", b"")) + int(getattr(below, "_tempDataLen", 0))
+    count = array.array("i", [0])
+    try:
+        # SIOCOUTQ: what the kernel still holds for the peer.
+        fcntl.ioctl(below.getHandle().fileno(), termios.TIOCOUTQ, count)
+    except (OSError, AttributeError, ValueError):
+        return left
+    return left + count[0]

@@ -27,9 +27,6 @@ it is long.
 
 from __future__ import annotations
 
-import array
-import fcntl
-import termios
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
@@ -47,6 +44,8 @@ from drimbox.config import WadoSettings
 from drimbox.dicom.pdu import Buffer
 from drimbox.limits import Doorkeeper, Pace, Refused, Why
 from drimbox.trust.contexts import was_garbage
+from drimbox.trust.transport import unsent
+from drimbox.wado.repeats import Again, Repeats
 
 #: Bytes of a request body that are read and dropped.
 MAX_BODY = 64 * 1024
@@ -127,6 +126,9 @@ class WadoChannel(http.HTTPChannel):
         #: Who feeds the answer, and bytes that the client had not taken at the last look.
         self._feeder: Any = None
         self._left = 0
+        #: Requests so far, and what is known of the last.
+        self._asked = 0
+        self._repeats = Repeats()
 
     # -- Twisted -----------------------------------------------------------------------------------
 
@@ -148,14 +150,22 @@ class WadoChannel(http.HTTPChannel):
         if self.transport.disconnecting:
             # Refused already: what still comes is not looked at.
             return
+        between, asked = self._between, self._asked
+        again = self._repeats.answer(data) if between else None
+        if again is not None:
+            self.resetTimeout()
+            self.transport.writeSequence((again,))
+            return
         if self._limit_call is None and not self._answering:
             self._limit(self.factory.settings.header_timeout, "request")
         super().dataReceived(data)
+        self._repeats.learn(data, between and self._between and self._asked == asked + 1)
 
     def allContentReceived(self) -> None:
         """Answer a request that has come whole."""
         self._unlimit()
         self._answering = True
+        self._asked += 1
         super().allContentReceived()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
@@ -208,6 +218,16 @@ class WadoChannel(http.HTTPChannel):
         """Say whether a request is being answered."""
         return self._answering
 
+    @property
+    def _between(self) -> bool:
+        """Say whether nothing of a request has come, and none is being answered."""
+        quiet = self._limit_call is None and not self._answering and not self.requests
+        return quiet and not self._buffer and not self._busyReceiving
+
+    def repeatable(self, again: Again) -> None:
+        """Say, while a request is answered, how to answer the same one if it comes again."""
+        self._repeats.offer(again)
+
     def refuse(self, answer: bytes) -> None:
         """Answer a request that is not worth a resource, and close."""
         self.transport.write(answer)
@@ -245,13 +265,13 @@ class WadoChannel(http.HTTPChannel):
     def _look_later(self, look: Callable[[float], None], times: int = 1) -> None:
         """Note what the client has not taken; `look` again, `times` a quarter of a stall later."""
         self._unlimit()
-        self._left = _unsent(self.transport)
+        self._left = unsent(self.transport)
         seconds = self.factory.settings.stall_timeout * times / _LOOKS
         self._limit_call = self.callLater(seconds, look, seconds)
 
     def _reads(self, seconds: float) -> bool:
         """Say whether the client has read something worth the name since the last look."""
-        return self._left - _unsent(self.transport) >= LEAST_RATE * seconds
+        return self._left - unsent(self.transport) >= LEAST_RATE * seconds
 
     def _look(self, seconds: float) -> None:
         """Tell whoever feeds a full connection when its client is slow, but reads."""
@@ -267,27 +287,12 @@ class WadoChannel(http.HTTPChannel):
         below = getattr(self.transport, "transport", None)
         if self._reads(seconds):
             self._look_later(self._flushing, _LOOKS)
-        elif below is None or _unsent(self.transport):
+        elif below is None or unsent(self.transport):
             self.abort()
         else:
             # Its machine has everything and it says no farewell. It may still be reading: no reset, which
             # on some systems throws away what was not read.
             below.loseConnection()
-
-
-def _unsent(transport: Any) -> int:
-    """Return the bytes that the peer's machine has not acknowledged, as far as can be known."""
-    below = getattr(transport, "transport", None)
-    if below is None:
-        return 0
-    left = len(getattr(below, "dataBuffer", b"")) + int(getattr(below, "_tempDataLen", 0))
-    count = array.array("i", [0])
-    try:
-        # SIOCOUTQ: what the kernel still holds for the peer.
-        fcntl.ioctl(below.getHandle().fileno(), termios.TIOCOUTQ, count)
-    except (OSError, AttributeError, ValueError):
-        return left
-    return left + count[0]
 
 
 class WadoFactory(server.Site):
