@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from typing import Any
 
 import pytest
@@ -116,6 +117,44 @@ async def test_polling_asks_the_pacs_no_more_often_than_an_answer_is_good(weathe
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_change_shows_to_whoever_polls_over_one_connection(weather: Hospital) -> None:
+    connection = await deferToThread(_connect, weather)
+    bad, pacs = behave(echo_status=0x0110), weather.pacs[1]
+
+    async def turns(state: str) -> None:
+        async def told() -> bool:
+            found = await deferToThread(_poll, connection)
+            return bool(found["checks"][1] == {"name": "PACS2", "status": state})
+
+        await until(told, what=f"PACS2 {state} over a connection that stays open")
+
+    try:
+        for behaviour, state in ((behave(), "UP"), (bad, "DOWN"), (behave(), "UP")):
+            pacs.behaviour = behaviour
+            await turns(state)
+    finally:
+        pacs.behaviour = behave()
+        connection.close()
+
+
+def _connect(hospital: Hospital) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=str(hospital.stand.pki.market_root))
+    plain = socket.create_connection((LOOPBACK, hospital.stand.wado_port), timeout=20)
+    connection = context.wrap_socket(plain, server_hostname=VIEWERS[0])
+    connection.settimeout(20)
+    return connection
+
+
+def _poll(connection: ssl.SSLSocket) -> Any:
+    """Send the same bytes every time; return the JSON of the answer."""
+    connection.sendall(b"GET /healthcheck/pacs HTTP/1.1\r\nHost: vi1\r\n\r\n")
+    answer = HTTPResponse(connection)
+    answer.begin()
+    assert answer.status == 200
+    return json.loads(answer.read())
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_site_out_of_the_whitelist_is_down_and_only_that_one(weather: Hospital) -> None:
     stand = weather.stand
 
@@ -203,14 +242,7 @@ async def test_connections_to_the_viewer_names_take_none_from_the_images(
     study = make_study(tmp_path, instances=1, seed=71)
     served = await weather.publish(study)
 
-    def idle() -> ssl.SSLSocket:
-        context = ssl.create_default_context(cafile=str(weather.stand.pki.market_root))
-        plain = socket.create_connection((LOOPBACK, weather.stand.wado_port), timeout=20)
-        connection = context.wrap_socket(plain, server_hostname=VIEWERS[0])
-        connection.settimeout(20)
-        return connection
-
-    held = await deferToThread(lambda: [idle() for _ in range(6)])
+    held = await deferToThread(lambda: [_connect(weather) for _ in range(6)])
     try:
         # The seventh is cut.
         assert (await curl(weather, "/healthcheck/drimbox"))[0] == 0
