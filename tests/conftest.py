@@ -51,7 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose peer program is not installed, saying which package brings it."""
     for marker in item.iter_markers("peer"):
         for program in marker.args:
-            if shutil.which(program) is None and not Path("/usr/sbin", program).exists():
+            if not _installed(program):
                 pytest.skip(f"{program} is not installed")
 
 
