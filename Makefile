@@ -44,6 +44,8 @@ lock:
 	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header --extra dev -o requirements/dev.txt pyproject.toml
 	$(BIN)/python -m piptools compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header -o requirements/release.txt requirements/release.in
+	$(BIN)/python -m piptools compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --strip-extras --allow-unsafe --no-header -o requirements/build.txt requirements/build.in
 
 # What a release needs and nothing else does has an environment of its own.
 RELEASE := .venv-release

@@ -70,7 +70,7 @@ def test_what_is_released_is_complete_and_listed() -> None:
 
 
 def test_locks_name_no_host_and_no_folder() -> None:
-    for name in ("dev.txt", "runtime.txt", "release.txt"):
+    for name in ("build.txt", "dev.txt", "runtime.txt", "release.txt"):
         text = (ROOT / "requirements" / name).read_text("utf-8")
         assert "://" not in text
         assert "--index-url" not in text

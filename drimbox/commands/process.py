@@ -230,11 +230,20 @@ def client_of(client: AdminClient | None, config_path: Path) -> AdminClient:
 
 
 @click.command()
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Dire seulement s'il vit (/live, sans compte) : rien n'est affiché, code de sortie 0 ou 1.",
+)
 @admin_option
 @json_option
-def status(client: AdminClient | None, config_path: Path, as_json: bool) -> None:
+def status(live: bool, client: AdminClient | None, config_path: Path, as_json: bool) -> None:
     """Afficher l'état du processus."""
-    answer = client_of(client, config_path).ask("GET", "/status")
+    process = client_of(client, config_path)
+    if live:
+        process.ask("GET", "/live")
+        return
+    answer = process.ask("GET", "/status")
     if as_json:
         print_json(answer)
     else:
