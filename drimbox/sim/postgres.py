@@ -61,6 +61,11 @@ class Cluster:
         initdb = str(programs / "initdb")
         self._call(initdb, "-D", self._data, "-A", "trust", "-U", _OWNER, "-E", "UTF8", "--locale=C", "-N")
 
+    def demand_password(self, role: str) -> None:
+        """Let nobody in as `role` without its password; before the server starts."""
+        rules = Path(self._data, "pg_hba.conf")
+        rules.write_text(f"local all {role} scram-sha-256\n{rules.read_text('utf-8')}", "utf-8")
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         log = str(self.folder / "log")

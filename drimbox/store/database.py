@@ -114,8 +114,8 @@ class Database:
     """The store: `open`, then `run` and `read`, then `close`.
 
     `url` is a SQLAlchemy URL, `sqlite:///<absolute file>` or `postgresql+psycopg://…`; a wrong one
-    raises `ValueError` here, and `SecretUnusable` the file of its password. `threads` is the number of
-    readers on SQLite, of all threads on a server.
+    raises `ValueError` here, and `SecretUnusable` the file of its password, which is read again for every
+    new connection. `threads` is the number of readers on SQLite, of all threads on a server.
     With `exclusive`, `open` also takes the ownership of the SQLite file and refuses to share it with
     another owner: the service does, because two would hand out each other's queue rows; tools do not.
     """
@@ -131,6 +131,7 @@ class Database:
         password_file: Path | None = None,
     ) -> None:
         self._url = engines.parse_url(url, password_file)
+        self._password_file = password_file
         self._reactor = reactor
         self._threads = max(1, threads)
         self._max_waiting = max_waiting
@@ -163,7 +164,8 @@ class Database:
             raise RuntimeError("the store is already open")
         path = engines.sqlite_path(self._url)
         if path is None:
-            lanes = [_Lane(engines.writer_engine(self._url, self._threads), self._threads, "store")]
+            engine = engines.writer_engine(self._url, self._threads, self._password_file)
+            lanes = [_Lane(engine, self._threads, "store")]
         else:
             if self._exclusive:
                 self._lock = _own(path)

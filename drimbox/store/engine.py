@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from drimbox.secretfile import read_secret
+from drimbox.secretfile import SecretUnusable, read_secret
 
 #: Seconds a connection waits for a lock held by somebody else (a backup, the command line).
 BUSY_TIMEOUT = 15.0
@@ -108,13 +108,20 @@ _MIGRATION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=OFF")
 _READER = ("foreign_keys=ON", "trusted_schema=OFF", "query_only=ON")
 
 
-def writer_engine(url: URL, threads: int) -> Engine:
-    """Engine of `Database.run`: one connection on SQLite, `threads` on a server."""
+def writer_engine(url: URL, threads: int, password_file: Path | None = None) -> Engine:
+    """Engine of `Database.run`: one connection on SQLite, `threads` on a server.
+
+    With `password_file` each new connection to a server reads its password anew: it may be changed while
+    the service runs. Without, that of the URL lasts as long as the engine.
+    """
     if url.get_backend_name() == "sqlite":
         engine = _sqlite(url, 1)
         _sqlite_hooks(engine, begin="BEGIN IMMEDIATE", pragmas=_WRITER)
         return engine
-    return _server(url, threads)
+    engine = _server(url, threads)
+    if password_file is not None:
+        _read_password(engine, password_file)
+    return engine
 
 
 def reader_engine(url: URL, threads: int) -> Engine:
@@ -156,6 +163,16 @@ def _server(url: URL, size: int) -> Engine:
         connect_args=_server_arguments(url),
         hide_parameters=True,
     )
+
+
+def _read_password(engine: Engine, path: Path) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: Any, _arguments: Any, named: dict[str, Any]) -> None:
+        try:
+            named["password"] = read_secret(path, blanks=True)
+        except SecretUnusable as error:
+            # For whoever wants a connection: the server cannot be reached now, and may be later.
+            raise dialect.loaded_dbapi.OperationalError(str(error)) from None
 
 
 def _server_arguments(url: URL) -> dict[str, Any]:
