@@ -25,7 +25,7 @@ from drimbox.assembly import Assembly
 from drimbox.audit import messages
 from drimbox.clock import SystemClock
 from drimbox.config import Config
-from drimbox.doctor import own
+from drimbox.doctor import database, own
 from drimbox.doctor.examination import Doors as ExaminationDoors
 from drimbox.doctor.examination import Examination
 from drimbox.doctor.findings import Finding
@@ -238,7 +238,7 @@ class Gateway(Service):
         self._undo.append(self._doctor.stop)
         return api
 
-    def _examination(self, study: str) -> Examination:
+    def _examination(self, study: str, send: bool) -> Examination:
         """Prepare an examination of every link (`drimbox doctor`)."""
         config, path, stores = self.config, self._path, self._stores
 
@@ -246,7 +246,7 @@ class Gateway(Service):
             return [] if path is None else await self._defer(lambda: own.configuration(path, config))
 
         async def store() -> list[Finding]:
-            return own.answering(await stores.answers())
+            return await database.inside(config, stores, self._clock, self._reactor)
 
         async def doors() -> list[Finding]:
             return own.listening(config, self._listening.connected())
@@ -262,6 +262,7 @@ class Gateway(Service):
                 own=(("configuration", file), ("store", store), ("listener", doors)),
             ),
             study,
+            send=send,
         )
 
     async def _stop_periodics(self) -> None:

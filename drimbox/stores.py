@@ -145,5 +145,6 @@ class Stores:
             version=__version__,
             lease=config.store.lease,
             titles=[f"{s.pacs.ae_title}/{title}" for s in config.sites if s.pacs for title in s.pacs.pool],
+            dicom=f"{config.dicom.host}:{config.dicom.port}",
         )
         await self.nodes.join()

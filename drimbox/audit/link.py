@@ -21,17 +21,10 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionDone,
-    ConnectionLost,
-    ConnectionRefusedError,
-    DNSLookupError,
-)
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -43,6 +36,7 @@ from drimbox.config import AtnaSettings
 from drimbox.ports import BatchNotDelivered, InThread
 from drimbox.trust.certificates import CertificateUnusable
 from drimbox.trust.outgoing import client_policy
+from drimbox.trust.reach import reason_of
 
 #: Place of `tcpi_bytes_acked` in `struct tcp_info`, and the SYN that it counts as a byte.
 _ACKED_AT, _INFO_SIZE, _SYN = 120, 256, 1
@@ -103,15 +97,7 @@ class AtnaLink:
         if isinstance(error, DeferredTimeout):
             what = "ne ferme pas la connexion" if session.finished else "ne lit pas dans le délai"
             return f"{host} : {what if session.begun else 'pas de réponse dans le délai'}"
-        if isinstance(error, SSL.Error):
-            return f"{host} : certificat ou négociation TLS refusés"
-        if isinstance(error, DNSLookupError):
-            return f"{host} : nom introuvable"
-        if isinstance(error, ConnectionRefusedError):
-            return f"{host} : connexion refusée"
-        if isinstance(error, ConnectError):
-            return f"{host} : connexion impossible"
-        return f"{host} : connexion perdue ({type(error).__name__})"
+        return f"{host} : {reason_of(error)}"
 
 
 @implementer(IHandshakeListener, IPushProducer)

@@ -26,7 +26,10 @@ _NAMES = {
     "disk": "disque",
     "clock": "horloge",
     "store": "base",
+    "node": "nœud",
     "listener": "écoute",
+    "front-end": "frontal",
+    "ris": "RIS",
     "pacs-echo": "PACS, C-ECHO",
     "pacs-find": "PACS, C-FIND",
     "pacs-move": "PACS, C-MOVE",
@@ -34,7 +37,11 @@ _NAMES = {
     "psc": "Pro Santé Connect",
     "whitelist": "liste blanche",
     "crl": "révocation",
+    "ocsp": "OCSP",
     "probes": "sondes",
+    "mail": "courrier",
+    "webhook": "webhook",
+    "atna": "dépôt d'audit",
     "examination": "examen",
 }
 
@@ -52,9 +59,14 @@ def _uid(_: click.Context, __: click.Parameter, value: str | None) -> str:
     metavar="UID",
     help="Examen à faire envoyer par chaque PACS ; par défaut, l'examen témoin de chaque site.",
 )
+@click.option(
+    "--send",
+    is_flag=True,
+    help="Envoyer aussi un message d'essai par courrier et webhook (sans cela, rien n'est envoyé).",
+)
 @admin_option
 @json_option
-def doctor(study: str, client: AdminClient | None, config_path: Path, as_json: bool) -> None:
+def doctor(study: str, send: bool, client: AdminClient | None, config_path: Path, as_json: bool) -> None:
     """Essayer toutes les liaisons et dire quoi réparer.
 
     Le processus fait l'examen quand il tourne ; sinon la commande le fait seule, à lancer alors avec
@@ -62,11 +74,11 @@ def doctor(study: str, client: AdminClient | None, config_path: Path, as_json: b
     """
     explicit = client is not None
     try:
-        findings, mode = _through(client_of(client, config_path), study), "process"
+        findings, mode = _through(client_of(client, config_path), study, send), "process"
     except NotRunning:
         if explicit:
             raise
-        findings, mode = _alone(config_path, study), "alone"
+        findings, mode = _alone(config_path, study, send), "alone"
     healthy = all(each["state"] != "error" for each in findings)
     if as_json:
         print_json({"mode": mode, "healthy": healthy, "findings": findings})
@@ -76,9 +88,11 @@ def doctor(study: str, client: AdminClient | None, config_path: Path, as_json: b
         raise click.exceptions.Exit(1)
 
 
-def _through(process: AdminClient, study: str) -> list[dict[str, Any]]:
+def _through(process: AdminClient, study: str, send: bool) -> list[dict[str, Any]]:
     """Have the process do it, and wait."""
-    begun = process.ask("POST", "/doctor", {"study": study})
+    begun = process.ask("POST", "/doctor", {"study": study, "send": send})
+    if begun["joined"] and send:
+        raise Failed("un examen est déjà en cours, sans message d'essai peut-être : recommencer après lui.")
     while True:
         state = process.ask("GET", "/doctor")
         if state["number"] != begun["number"]:
@@ -89,7 +103,7 @@ def _through(process: AdminClient, study: str) -> list[dict[str, Any]]:
         time.sleep(_LOOK)
 
 
-def _alone(path: Path, study: str) -> list[dict[str, Any]]:
+def _alone(path: Path, study: str, send: bool) -> list[dict[str, Any]]:
     try:
         config = load(path)
     except ConfigErrors as errors:
@@ -101,7 +115,7 @@ def _alone(path: Path, study: str) -> list[dict[str, Any]]:
     async def look(reactor: Any) -> list[dict[str, Any]]:
         from drimbox.doctor.alone import examine_alone
 
-        found = await examine_alone(config, path, reactor, study)
+        found = await examine_alone(config, path, reactor, study, send=send)
         return [attrs.asdict(each) | {"state": each.state.value} for each in found]
 
     return react(look)

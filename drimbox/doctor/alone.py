@@ -22,7 +22,7 @@ from drimbox.dicom.directory import find_study
 from drimbox.dicom.gateway import PacsGateway
 from drimbox.dicom.requestor import Links
 from drimbox.dicom.retrieval import Mover
-from drimbox.doctor import own
+from drimbox.doctor import database, own
 from drimbox.doctor.examination import Doors, Examination, ordered
 from drimbox.doctor.findings import Finding
 from drimbox.doctor.pacs import PacsDoors
@@ -33,8 +33,13 @@ from drimbox.trust.outgoing import client_policy
 from drimbox.trust.whitelist import WhitelistHolder, WhitelistRefused
 
 
-async def examine_alone(config: Config, path: Path, reactor: Any, study: str) -> list[Finding]:
-    """Look at everything; `path` is the file that `config` was read from. Raises `NativeUnusable`."""
+async def examine_alone(
+    config: Config, path: Path, reactor: Any, study: str, *, send: bool = False
+) -> list[Finding]:
+    """Look at everything; `path` is the file that `config` was read from. Raises `NativeUnusable`.
+
+    `study` is the one to ask the PACS for; with `send`, test messages leave by mail and webhook.
+    """
     clock = SystemClock()
     whitelist = WhitelistHolder(config.trust, config.sites, clock.now, kept=config.drimbox.state_dir / KEPT)
     await deferToThread(_load, whitelist)
@@ -61,13 +66,11 @@ async def examine_alone(config: Config, path: Path, reactor: Any, study: str) ->
                 ),
                 own=(
                     ("configuration", lambda: deferToThread(own.configuration, path)),
-                    (
-                        "store",
-                        lambda: deferToThread(own.store, config.store_url, config.store.password_file),
-                    ),
+                    ("store", lambda: deferToThread(database.beside, config, clock.now())),
                 ),
             ),
             study,
+            send=send,
         )
         await examination.run()
     finally:

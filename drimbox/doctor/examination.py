@@ -17,9 +17,12 @@ from twisted.python.failure import Failure
 
 from drimbox.config import Config
 from drimbox.doctor import machine
+from drimbox.doctor.doors import front_ends
+from drimbox.doctor.exits import Exits
 from drimbox.doctor.findings import Finding, State, bad
 from drimbox.doctor.lists import Lists
 from drimbox.doctor.pacs import PacsDoors, try_site
+from drimbox.doctor.revocation import Answers
 from drimbox.doctor.servers import Servers
 from drimbox.ports import Clock, InThread
 from drimbox.trust.whitelist import WhitelistHolder
@@ -32,7 +35,10 @@ ORDER = (
     "disk",
     "clock",
     "store",
+    "node",
     "listener",
+    "front-end",
+    "ris",
     "pacs-echo",
     "pacs-find",
     "pacs-move",
@@ -40,7 +46,11 @@ ORDER = (
     "psc",
     "whitelist",
     "crl",
+    "ocsp",
     "probes",
+    "mail",
+    "webhook",
+    "atna",
 )
 
 #: One part of an examination: what it is called when it breaks, and the work.
@@ -64,10 +74,12 @@ class Doors:
 class Examination:
     """An examination on its way; `findings` grows while it runs."""
 
-    def __init__(self, doors: Doors, study: str = "") -> None:
+    def __init__(self, doors: Doors, study: str = "", *, send: bool = False) -> None:
+        """`study` is the one to ask the PACS for; with `send`, test messages leave by mail and webhook."""
         self.findings: list[Finding] = []
         self._doors = doors
         self._study = study
+        self._send = send
 
     async def run(self) -> None:
         """Look at everything; return when all is said, or `config.doctor.ceiling` is over."""
@@ -98,6 +110,8 @@ class Examination:
         doors, config = self._doors, self._doors.config
         servers = Servers(config, doors.reactor, doors.clock, doors.in_thread)
         lists = Lists(config, doors.whitelist, doors.reactor, doors.clock, doors.in_thread)
+        exits = Exits(config, doors.reactor, doors.clock, doors.in_thread, send=self._send)
+        answers = Answers(config, doors.reactor, doors.clock, doors.in_thread)
         yield from doors.own
         yield (
             "certificate",
@@ -113,7 +127,20 @@ class Examination:
         yield "whitelist", lists.whitelist
         for url in config.trust.crl_urls:
             yield "crl", partial(_one, partial(lists.crl, url))
+        if config.trust.ocsp != "off":
+            yield "ocsp", answers.ocsp
         yield "probes", lists.probes
+        yield "front-end", partial(_at_once, lambda: front_ends(config))
+        if config.notifications.mail is not None:
+            yield "mail", partial(exits.mail, config.notifications.mail)
+        if config.notifications.webhook is not None:
+            yield "webhook", partial(exits.webhook, config.notifications.webhook)
+        if config.audit.atna is not None:
+            yield "atna", partial(exits.atna, config.audit.atna)
+
+
+async def _at_once(look: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
+    return look()
 
 
 async def _one(look: Callable[[], Awaitable[Finding]]) -> list[Finding]:

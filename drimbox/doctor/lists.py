@@ -24,6 +24,7 @@ from drimbox.trust.ways import Ways
 from drimbox.trust.whitelist import Whitelist, WhitelistHolder, WhitelistRefused
 from drimbox.trust.xades import MAX_BYTES
 from drimbox.web.probes import MAX_BYTES as MAX_PROBES
+from drimbox.web.probes import ListRefused, read_file, read_list
 
 #: A list that nobody has made anew for so long is doubtful: boxes join DRIM-M every week.
 _OLD = timedelta(days=60)
@@ -149,16 +150,28 @@ class Lists:
         return [*read_certificates(trust.consumer_roots), *read_certificates(trust.whitelist_roots)]
 
     async def probes(self) -> list[Finding]:
-        """Fetch the list of the addresses that may ask for our health."""
-        url, roots = self._config.health.addresses_url, self._config.health.addresses_url_roots
-        if url is None:
+        """Get the list of the addresses that may ask for our health, and read it as the gateway does."""
+        health = self._config.health
+        url, roots, file = health.addresses_url, health.addresses_url_roots, health.addresses_file
+        if file is not None:
+            subject, mend = str(file), "vérifier health.addresses_file, et que le service peut le lire"
+        elif url is not None:
+            subject, mend = url, "vérifier health.addresses_url, le pare-feu ou le proxy"
+        else:
             return []
         try:
-            await self._get("probes", url, roots, _PROBES_TIMEOUT, MAX_PROBES)
+            if file is not None:
+                data = await self._in_thread(lambda: read_file(file))
+            else:
+                assert url is not None
+                data = await self._get("probes", url, roots, _PROBES_TIMEOUT, MAX_PROBES)
+            allowed = await self._in_thread(lambda: read_list(data, health.regions))
         except (FetchFailed, CertificateUnusable, SecretUnusable) as error:
-            mend = "vérifier health.addresses_url, le pare-feu ou le proxy"
-            return [bad("probes", url, f"non récupérée : {error}", mend)]
-        return [good("probes", url, "récupérée")]
+            return [bad("probes", subject, f"non récupérée : {error}", mend)]
+        except ListRefused as error:
+            more = "vérifier ce qui est publié à cette adresse, et health.regions"
+            return [bad("probes", subject, f"inutilisable : {error}", more)]
+        return [good("probes", subject, f"{len(allowed)} adresse(s) admise(s)")]
 
 
 def _aware(instant: datetime | None) -> datetime | None:

@@ -21,7 +21,8 @@ from drimbox.store.errors import StoreError, StoreMissing
 
 #: Above the number of any event.
 _LAST = 2**62
-_STORE = "vérifier [store] url, l'espace disque et le journal ; à défaut restaurer une sauvegarde"
+#: What to do about a store that does not work.
+STORE = "vérifier [store] url, l'espace disque et le journal ; à défaut restaurer une sauvegarde"
 
 
 def configuration(path: Path, running: Config | None = None) -> list[Finding]:
@@ -68,17 +69,13 @@ def store(url: str, password_file: Path | None = None) -> list[Finding]:
             )
         ]
     except StoreError as error:
-        return [bad("store", "base de données", str(error), _STORE)]
-    except (SQLAlchemyError, OSError, SecretUnusable) as error:
-        return [bad("store", "base de données", f"illisible ({type(error).__name__})", _STORE)]
+        return [bad("store", "base de données", str(error), STORE)]
+    except SecretUnusable as error:
+        mend = "remettre le mot de passe dans le fichier de [store] password_file, lisible du service"
+        return [bad("store", "base de données", str(error), mend)]
+    except (SQLAlchemyError, OSError) as error:
+        return [bad("store", "base de données", f"illisible ({type(error).__name__})", STORE)]
     return [good("store", "base de données", "lisible, de cette version")]
-
-
-def answering(works: bool) -> list[Finding]:
-    """Say whether the store of the running process works."""
-    if works:
-        return [good("store", "base de données", "répond")]
-    return [bad("store", "base de données", "ne répond pas", _STORE)]
 
 
 def listeners(config: Config) -> dict[str, Listener]:

@@ -14,22 +14,23 @@ from drimbox.doctor.examination import Examination, healthy, ordered
 
 
 class Doctor:
-    """Runs examinations; `make` returns a new one for a study to ask for, "" for those configured."""
+    """Runs examinations; `make` returns a new one for a study to ask for, "" for those configured, and
+    whether test messages leave."""
 
     log = Logger()
 
-    def __init__(self, make: Callable[[str], Examination]) -> None:
+    def __init__(self, make: Callable[[str, bool], Examination]) -> None:
         self._make = make
         self._number = 0
         self._last: Examination | None = None
         self._running: Deferred[None] | None = None
 
-    def start(self, study: str) -> tuple[int, bool]:
+    def start(self, study: str, send: bool = False) -> tuple[int, bool]:
         """Begin one, unless one is on its way; return its number, and whether it was on its way."""
         if self._running is not None:
             return self._number, True
         self._number += 1
-        examination = self._last = self._make(study)
+        examination = self._last = self._make(study, send)
         self._running = Deferred.fromCoroutine(examination.run())
         self._running.addErrback(self._failed).addCallback(self._over)
         return self._number, False

@@ -9,6 +9,7 @@ said: that would be the password.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Any
@@ -56,6 +57,15 @@ class MailChannel(TimedChannel):
         self._settings = settings
 
     async def _send(self, digest: Digest) -> str:
+        accepted, _ = await self._converse(Factory, build_message(self._settings, digest))
+        refused = len(self._settings.recipients) - accepted
+        return f"{refused} destinataire(s) refusé(s) par {self._settings.host}" if refused else ""
+
+    async def _converse(self, make: Callable[..., Factory], message: bytes) -> tuple[int, list[Any]]:
+        """Hold a conversation with the relay; return how many recipients it took, and what it said of each.
+
+        `make` makes the factory of the conversation.
+        """
         settings = self._settings
         password = b""
         if settings.password_file is not None:
@@ -71,12 +81,12 @@ class MailChannel(TimedChannel):
             assert creator is not None
             endpoint = wrapClientTLS(creator, endpoint)
         finished: Deferred[tuple[int, list[Any]]] = Deferred()
-        factory: Any = _Factory(  # type: ignore[no-untyped-call]
+        factory: Any = make(
             (settings.user or "").encode(),
             password,
             settings.sender,
             list(settings.recipients),
-            io.BytesIO(build_message(settings, digest)),
+            io.BytesIO(message),
             finished,
             retries=0,
             timeout=settings.timeout,
@@ -86,7 +96,7 @@ class MailChannel(TimedChannel):
         )
         protocol = await endpoint.connect(factory)
         try:
-            accepted, _ = await finished
+            return await finished
         finally:
             # Whatever happened, nothing is left open; after a success there is a moment for QUIT.
             protocol.setTimeout(None)
@@ -95,8 +105,6 @@ class MailChannel(TimedChannel):
             else:
                 factory.sendFinished = True
                 protocol.transport.abortConnection()
-        refused = len(settings.recipients) - accepted
-        return f"{refused} destinataire(s) refusé(s) par {settings.host}" if refused else ""
 
     def _creator(self) -> Any:
         host = self._settings.host.encode("ascii")
@@ -112,7 +120,7 @@ class MailChannel(TimedChannel):
         return super()._reason(error)
 
 
-class _Sender(ESMTPSender):
+class Sender(ESMTPSender):
     """One conversation with a relay."""
 
     #: Keep no copy of what is said: the password is part of it.
@@ -146,8 +154,10 @@ class _Sender(ESMTPSender):
         self.factory.lost(reason)
 
 
-class _Factory(ESMTPSenderFactory):
-    protocol = _Sender
+class Factory(ESMTPSenderFactory):
+    """Makes the conversation of one mail."""
+
+    protocol = Sender
     noisy = False
 
     def lost(self, reason: Failure) -> None:

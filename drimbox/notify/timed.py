@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Coroutine
+from typing import Any, ClassVar, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from drimbox.notify.channel import NotDelivered
 from drimbox.ports import Digest, InThread, Severity
 from drimbox.trust.reach import reason_of
+
+T = TypeVar("T")
 
 
 class TimedChannel:
@@ -27,7 +30,11 @@ class TimedChannel:
 
     async def send(self, digest: Digest) -> str:
         """Deliver one digest; return a remark in French, mostly empty. Raises `NotDelivered`."""
-        work = Deferred.fromCoroutine(self._send(digest))
+        return await self._in_time(self._send(digest))
+
+    async def _in_time(self, task: Coroutine[Deferred[Any], Any, T]) -> T:
+        """Do something within the time-out. Raises `NotDelivered`."""
+        work = Deferred.fromCoroutine(task)
         work.addTimeout(self._timeout, self._reactor)
         try:
             return await work

@@ -11,7 +11,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.web.client import FileBodyProducer
+from twisted.web.client import URI, FileBodyProducer
 from twisted.web.http_headers import Headers
 
 from drimbox.config import WebhookSettings
@@ -20,6 +20,7 @@ from drimbox.notify.channel import NotDelivered, read_secret
 from drimbox.notify.digest import data
 from drimbox.notify.timed import TimedChannel
 from drimbox.ports import Digest, InThread
+from drimbox.trust.handshake import shake_hands
 from drimbox.trust.outgoing import client_policy
 from drimbox.trust.ways import Ways
 
@@ -34,6 +35,23 @@ class WebhookChannel(TimedChannel):
         super().__init__(where, settings.severity, settings.timeout, ways.reactor, in_thread)
         self._settings = settings
         self._ways = ways
+
+    async def try_link(self) -> None:
+        """Shake hands with the server, and say nothing; read the token all the same.
+
+        Raises `NotDelivered`.
+        """
+        await self._in_time(self._greet())
+
+    async def _greet(self) -> None:
+        settings = self._settings
+        if settings.token_file is not None:
+            path = settings.token_file
+            await self._in_thread(lambda: read_secret(path))
+        policy = await self._in_thread(lambda: client_policy(settings.roots, None))
+        where = URI.fromBytes(settings.url.encode("ascii"))
+        tcp = self._ways.to("webhook", where.host.decode("ascii"), where.port, settings.timeout)
+        await shake_hands(tcp, policy.creatorForNetloc(where.host, where.port), self._reactor)
 
     async def _send(self, digest: Digest) -> str:
         settings = self._settings

@@ -9,7 +9,15 @@ from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.mail.imap4 import LOGINCredentials, PLAINCredentials
-from twisted.mail.smtp import ESMTP, IMessage, IMessageDelivery, SMTPBadRcpt, SMTPServerError, User
+from twisted.mail.smtp import (
+    ESMTP,
+    IMessage,
+    IMessageDelivery,
+    SMTPBadRcpt,
+    SMTPBadSender,
+    SMTPServerError,
+    User,
+)
 from zope.interface import implementer
 
 from drimbox.sim.listening import ServerContext, SessionServer
@@ -28,6 +36,8 @@ class Relay(enum.Enum):
     CUT = "cut"
     #: Takes the mail and cuts the connection instead of saying so.
     CUT_ANSWER = "cut answer"
+    #: Refuses whoever sends.
+    REFUSE_SENDER = "refuse sender"
     #: Refuses the first recipient alone.
     REFUSE_ONE = "refuse one"
     #: Never ends its greeting.
@@ -59,6 +69,8 @@ class SmtpRelay(SessionServer):
         self.messages: list[str] = []
         #: Who authenticated, and whether the connection was encrypted then.
         self.logins: list[tuple[str, bool]] = []
+        #: Commands said by clients, in their order.
+        self.verbs: list[str] = []
 
     def up(self) -> None:
         """Listen (again)."""
@@ -100,6 +112,10 @@ class _Session(ESMTP):
         self.relay.connections.discard(self)
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
+    def state_COMMAND(self, line: bytes) -> Any:
+        self.relay.verbs.append(line.split(b" ")[0].decode("ascii", "replace").upper())
+        return super().state_COMMAND(line)  # type: ignore[no-untyped-call]
+
     def ext_STARTTLS(self, rest: bytes) -> None:
         if self.relay.behaviour is Relay.INJECT:
             self.transport.write(b"220 go ahead\r\n250 in clear\r\n")
@@ -134,6 +150,8 @@ class _Delivery:
         return b"Received: by a simulated relay"
 
     def validateFrom(self, helo: Any, origin: Any) -> Any:
+        if self._session.relay.behaviour is Relay.REFUSE_SENDER:
+            raise SMTPBadSender(origin)
         return origin
 
     def validateTo(self, user: User) -> Any:

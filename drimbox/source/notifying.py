@@ -148,7 +148,7 @@ class Notifier:
         return [await trial for trial in trials]
 
     async def _try(self, channel: Channel) -> Trial:
-        digest = attrs.evolve(self._digest(channel, (), 0), test=True)
+        digest = trial_digest(self._appliance, channel.name, self._clock.now())
         try:
             return Trial(channel.name, "", await self._send(channel, digest))
         except CancelledError:
@@ -174,14 +174,22 @@ class Notifier:
         )
 
     def _digest(self, channel: Channel, notices: Sequence[Notice], more: int) -> Digest:
-        now = self._clock.now()
-        numbers = ",".join(str(each.id) for each in notices) or now.isoformat()
-        mark = hashlib.sha256(f"{channel.name}:{numbers}".encode()).hexdigest()[:32]
-        return Digest(
-            id=f"avis-{mark}",
-            name=self._appliance.name,
-            system_id=self._appliance.system_id,
-            sent_at=now,
-            notices=tuple(notices),
-            more=more,
-        )
+        numbers = ",".join(str(each.id) for each in notices)
+        digest = _empty(self._appliance, f"{channel.name}:{numbers}", self._clock.now())
+        return attrs.evolve(digest, notices=tuple(notices), more=more)
+
+
+def trial_digest(appliance: Appliance, channel: str, now: datetime) -> Digest:
+    """Return a digest that says it is a test, for one channel."""
+    return attrs.evolve(_empty(appliance, f"{channel}:{now.isoformat()}", now), test=True)
+
+
+def _empty(appliance: Appliance, mark: str, now: datetime) -> Digest:
+    """Return a digest without notices; the same mark gives the same identifier."""
+    return Digest(
+        id=f"avis-{hashlib.sha256(mark.encode()).hexdigest()[:32]}",
+        name=appliance.name,
+        system_id=appliance.system_id,
+        sent_at=now,
+        notices=(),
+    )

@@ -32,6 +32,7 @@ from sqlalchemy.exc import IntegrityError
 from drimbox.ports import Clock
 from drimbox.store.database import Database
 from drimbox.store.errors import NodeRefused
+from drimbox.store.revision import newest
 from drimbox.store.schema import node, node_role
 
 #: The file of a state folder that says which one it is.
@@ -50,6 +51,34 @@ class SeenNode:
     held_until: datetime
     #: What it does alone for all.
     roles: tuple[str, ...]
+    #: Schema revision its program knows and where its DICOM door listens; empty of an earlier version.
+    revision: str = ""
+    dicom: str = ""
+    #: Seconds by which its clock is ahead of the database's.
+    ahead: float = 0.0
+    #: AE titles it answers to, `PACS/TITLE`.
+    titles: tuple[str, ...] = ()
+
+
+def read_nodes(connection: Connection) -> list[SeenNode]:
+    """Return the nodes of a store, those that died without leaving too, by name."""
+    roles: dict[str, list[str]] = {}
+    for row in connection.execute(select(node_role).order_by(node_role.c.name)):
+        roles.setdefault(row.node, []).append(row.name)
+    return [
+        SeenNode(
+            name=row.name,
+            version=row.version,
+            since=row.since,
+            held_until=row.held_until,
+            roles=tuple(roles.get(row.name, ())),
+            revision=row.revision,
+            dicom=row.dicom,
+            ahead=row.ahead,
+            titles=tuple(json.loads(row.titles)),
+        )
+        for row in connection.execute(select(node).order_by(node.c.name))
+    ]
 
 
 class Home:
@@ -86,7 +115,10 @@ class Home:
 
 
 class Nodes:
-    """This node among those of the store. `titles` are the AE titles it answers to, `PACS/TITLE`."""
+    """This node among those of the store.
+
+    `titles` are the AE titles it answers to, `PACS/TITLE`; `dicom` is where its DICOM door listens.
+    """
 
     def __init__(
         self,
@@ -98,6 +130,7 @@ class Nodes:
         version: str,
         lease: float,
         titles: Collection[str] = (),
+        dicom: str = "",
     ) -> None:
         self._database = database
         self._clock = clock
@@ -106,6 +139,7 @@ class Nodes:
         self._version = version
         self._lease = timedelta(seconds=lease)
         self._titles = sorted(titles)
+        self._dicom = dicom
         self._dialect: Any = sqlite if database.dialect == "sqlite" else postgresql
         #: Roles of this node, and until when they surely are.
         self._roles: dict[str, datetime] = {}
@@ -158,17 +192,7 @@ class Nodes:
 
     async def seen(self) -> list[SeenNode]:
         """Return the nodes of the store, those that died without leaving too."""
-
-        def work(connection: Connection) -> list[SeenNode]:
-            roles: dict[str, list[str]] = {}
-            for row in connection.execute(select(node_role).order_by(node_role.c.name)):
-                roles.setdefault(row.node, []).append(row.name)
-            return [
-                SeenNode(row.name, row.version, row.since, row.held_until, tuple(roles.get(row.name, ())))
-                for row in connection.execute(select(node).order_by(node.c.name))
-            ]
-
-        return await self._database.read(work)
+        return await self._database.read(read_nodes)
 
     def alive(self, seen: SeenNode) -> bool:
         """Say whether a node shows that it lives."""
@@ -203,21 +227,29 @@ class Nodes:
                 titles=json.dumps(self._titles),
                 since=now,
                 held_until=now + self._lease,
+                revision=newest(),
+                dicom=self._dicom,
+                ahead=self._ahead(connection).total_seconds(),
             )
         )
 
     def _beat(self, connection: Connection, until: datetime) -> tuple[timedelta, list[str]]:
+        ahead = self._ahead(connection)
         mine = update(node).where(node.c.name == self.name, node.c.home == self._home)
-        if connection.execute(mine.values(held_until=until)).rowcount != 1:
+        values = {"held_until": until, "ahead": ahead.total_seconds()}
+        if connection.execute(mine.values(values)).rowcount != 1:
             # It ended, and somebody has swept it or taken the name.
             self._join(connection)
         kept = update(node_role).where(node_role.c.node == self.name).values(held_until=until)
         roles = list(connection.execute(kept.returning(node_role.c.name)).scalars())
-        ahead = timedelta()
-        if connection.dialect.name == "postgresql":
-            theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-            ahead = self._clock.now() - theirs
         return ahead, roles
+
+    def _ahead(self, connection: Connection) -> timedelta:
+        """Return how far our clock is ahead of the database's, which on SQLite is the same."""
+        if connection.dialect.name != "postgresql":
+            return timedelta()
+        theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return self._clock.now() - theirs
 
     def _take(self, connection: Connection, role: str, now: datetime, until: datetime) -> bool:
         values = {"node": self.name, "taken_at": now, "held_until": until}

@@ -522,6 +522,12 @@ node = Table(
     Column("titles", Text, nullable=False),
     Column("since", UtcDateTime, nullable=False),
     Column("held_until", UtcDateTime, nullable=False),
+    #: Revision of the schema that its program knows, and where its DICOM door listens (`host:port`); empty
+    #: of a node of an earlier version.
+    Column("revision", String(8), nullable=False, server_default=""),
+    Column("dicom", Text, nullable=False, server_default=""),
+    #: Seconds by which its clock is ahead of the database's, when it last showed that it lives.
+    Column("ahead", Float, nullable=False, server_default="0"),
 )
 
 #: What one node at a time does for all.

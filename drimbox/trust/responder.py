@@ -13,11 +13,9 @@ that a responder that is down does not cost every request its time-out. Many req
 
 from __future__ import annotations
 
-import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from urllib.parse import urlsplit
 
 import attrs
 from cryptography import x509
@@ -31,18 +29,14 @@ from drimbox import metrics
 from drimbox.config import TrustSettings
 from drimbox.errors import PeerNotTrusted
 from drimbox.ports import OutageNotices
-from drimbox.trust.download import Download, FetchFailed
-from drimbox.trust.ocsp import Answer, OcspRefused, Question, Standing, read_answer, responder_urls
+from drimbox.trust.inquiry import Inquiry, NoAnswer, Revoked
+from drimbox.trust.ocsp import Answer, Standing
 
 #: Seconds for which it is kept that no answer came.
 SILENCE = 30.0
 #: Certificates remembered.
 MAX_KEPT = 2048
-_NONCE = 16
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _KEY = "ocsp"
-
-Revoked = Callable[[x509.Certificate], bool]
 
 
 @attrs.frozen
@@ -77,11 +71,10 @@ class Responders:
         noted: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._settings = settings
-        self._agent = agent
         self._clock = clock
         self._now = now
         self._notices = notices
-        self._revoked = revoked
+        self._inquiry = Inquiry(settings, agent, clock, now, revoked)
         self._noted = noted
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._waiting: dict[bytes, list[Deferred[_Kept]]] = {}
@@ -125,37 +118,10 @@ class Responders:
         return found
 
     async def _ask(self, chain: list[x509.Certificate]) -> _Kept:
-        settings = self._settings
-        if len(chain) < 2:
-            return self._silence("certificat sans autorité au-dessus")
-        url = self._url(chain[0])
-        if url is None:
-            return self._silence("aucune adresse de répondeur admise pour ce certificat")
-        question = Question(chain[0], chain[1], secrets.token_bytes(_NONCE))
-        ask = Download(
-            url,
-            self._agent,
-            self._clock,
-            timeout=settings.ocsp_timeout,
-            limit=settings.ocsp_max_bytes,
-            post=("application/ocsp-request", question.encode()),
-        )
         try:
-            answer = read_answer(
-                await ask(),
-                question,
-                self._now(),
-                nonce_required=settings.ocsp_require_nonce,
-                revoked=self._revoked,
-            )
-        except (FetchFailed, OcspRefused) as error:
-            return self._silence(f"{url} : {error}")
-        return self._lasting(answer)
-
-    def _url(self, leaf: x509.Certificate) -> str | None:
-        if self._settings.ocsp_url is not None:
-            return self._settings.ocsp_url
-        return next((url for url in responder_urls(leaf) if allowed(url, self._settings.ocsp_hosts)), None)
+            return self._lasting(await self._inquiry.ask(chain))
+        except NoAnswer as error:
+            return self._silence(str(error))
 
     def _lasting(self, answer: Answer) -> _Kept:
         life = min(self._settings.ocsp_cache_time, (answer.until - self._now()).total_seconds())
@@ -183,19 +149,3 @@ class Responders:
         await self._notices.post(key=_KEY, code="REVOCATION", text=text)
         if soft and found.standing is None:
             await self._noted("Certificat admis sans vérification OCSP", f"{subject} : {found.reason}")
-
-
-def allowed(url: str, hosts: tuple[str, ...]) -> bool:
-    """Say whether an address that a certificate names may be asked: `hosts` are `host` or `host:port`."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    odd = "@" in parts.netloc or not url.isascii() or not url.isprintable() or " " in url
-    if odd or parts.scheme not in _DEFAULT_PORTS:
-        return False
-    host = (parts.hostname or "").lower()
-    if port is None or port == _DEFAULT_PORTS[parts.scheme]:
-        return bool(host) and host in hosts
-    return f"{host}:{port}" in hosts

@@ -15,8 +15,11 @@ Note = Callable[[str, str], Awaitable[None]]
 class Doctor(Protocol):
     """Runs examinations (`doctor.runner.Doctor`)."""
 
-    def start(self, study: str) -> tuple[int, bool]:
-        """Begin one, or join the one on its way: its number, and whether it was joined."""
+    def start(self, study: str, send: bool) -> tuple[int, bool]:
+        """Begin one, or join the one on its way: its number, and whether it was joined.
+
+        With `send`, test messages leave.
+        """
 
     def state(self) -> Mapping[str, Any]:
         """Return how far the last one is."""
@@ -29,8 +32,11 @@ def register(api: AdminApi, doctor: Doctor, note: Note) -> None:
         study = call.body.get("study", "")
         if not isinstance(study, str) or (study and not is_uid(study)):
             raise AdminProblem(400, "study : StudyInstanceUID attendu")
-        await note("Examen des liaisons", study)
-        number, joined = doctor.start(study)
+        send = call.body.get("send", False)
+        if not isinstance(send, bool):
+            raise AdminProblem(400, "send : vrai ou faux attendu")
+        await note("Examen des liaisons, avec messages d'essai" if send else "Examen des liaisons", study)
+        number, joined = doctor.start(study, send)
         return Reply({"number": number, "joined": joined}, status=202)
 
     async def get_state(_: AdminCall) -> object:

@@ -116,7 +116,7 @@ class Probes:
         if path is None or (path is self._kept and not path.exists()):
             return
         try:
-            self._install(await self._in_thread(lambda: read_list(_file(path), self._settings.regions)))
+            self._install(await self._in_thread(lambda: read_list(read_file(path), self._settings.regions)))
         except (ListRefused, FetchFailed) as error:
             await self._not_renewed(str(error))
 
@@ -148,7 +148,7 @@ class Probes:
     async def _from_file(self) -> bytes:
         path = self._settings.addresses_file
         assert path is not None
-        return await self._in_thread(lambda: _file(path))
+        return await self._in_thread(lambda: read_file(path))
 
     def _install(self, fresh: frozenset[Network]) -> None:
         if self._configured | fresh != self._networks:
@@ -168,7 +168,8 @@ class Probes:
         await self._notices.post(key="health-probes", code="SONDES", text=text)
 
 
-def _file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a list in a file. Raises `FetchFailed`."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)

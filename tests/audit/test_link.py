@@ -109,7 +109,10 @@ async def test_what_never_got_as_far_as_a_message_says_so(desk: Desk, pki: Pki) 
     error = await desk.refused(batch(1), port=free_port())
     assert (error.sent, str(error)) == (False, "localhost : connexion refusée")
     error = await desk.refused(batch(1), roots=pki.market_root)
-    assert (error.sent, str(error)) == (False, "localhost : certificat ou négociation TLS refusés")
+    assert (error.sent, str(error)) == (
+        False,
+        "localhost : certificat TLS du serveur refusé (autorité, date ou nom)",
+    )
     error = await desk.refused(batch(1), host="127.0.0.2")
     assert not error.sent
     error = await desk.refused(batch(1), roots=Path("/nowhere"))

@@ -169,7 +169,7 @@ async def test_a_repository_that_is_not_ours_gets_nothing_and_the_right_one_ever
     stand.server.pair = pki.viewers[next(iter(pki.viewers))]
     stand.server.up()
     await world.events(2)
-    await until(lambda: "certificat ou négociation TLS refusés" in stand.log.read_text("utf-8"))
+    await until(lambda: "certificat TLS du serveur refusé" in stand.log.read_text("utf-8"))
     await pause(2)
     assert stand.server.messages == []
     await stand.server.down()

@@ -24,8 +24,10 @@ from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.listening import ServerContext
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour as PacsBehaviour
+from drimbox.sim.smtp import SmtpRelay
 from drimbox.sim.stand import LOOPBACK, STRUCTURE, PacsAddress, Stand, free_port
 from drimbox.sim.studies import GeneratedStudy, make_study
+from drimbox.sim.syslog import SyslogServer
 from tests.integration.feed_stand import POOL
 from tests.integration.operator import drimbox
 from tests.integration.waiting import wait
@@ -35,7 +37,7 @@ web: Any = reactor
 
 
 class Published(resource.Resource):
-    """Where whitelist and revocation lists are published."""
+    """Where whitelist and revocation lists are published, and notices posted."""
 
     isLeaf = True  # noqa: N815 - Twisted's name
 
@@ -43,6 +45,11 @@ class Published(resource.Resource):
         super().__init__()
         self.files: dict[bytes, bytes] = {}
         self.date: datetime | None = None
+        self.posted: list[bytes] = []
+
+    def render_POST(self, request: Any) -> bytes:
+        self.posted.append(request.content.read())
+        return b""
 
     def render_GET(self, request: Any) -> bytes:
         if self.date is not None:
@@ -63,6 +70,7 @@ class World:
     published: Published
     plain: int
     tls: int
+    relay: SmtpRelay
     _number: int = 0
 
     def change(self, *changes: tuple[str, str]) -> Path:
@@ -95,7 +103,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("doctor")
-    plain, tls, dicom = free_port(), free_port(), free_port()
+    plain, tls, dicom, mail, atna = (free_port() for _ in range(5))
     pacs = SimulatedPacs("PACS", destinations=dict.fromkeys(POOL, (LOOPBACK, dicom)))
     pacs.start()
     study = make_study(folder / "images", instances=3, rows=64, columns=64, seed=5)
@@ -127,13 +135,35 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 "whitelist_url_roots": f'"{pki}/roots.pem"',
             },
             "wado": {"reference_study": f'"{study.study_uid}"', "total_spool": '"2GiB"'},
+            "notifications.mail": {
+                "host": f'"{LOOPBACK}"',
+                "port": str(mail),
+                "sender": '"drimbox@exemple.fr"',
+                "recipients": '["admin@exemple.fr"]',
+                "roots": f'"{pki}/roots.pem"',
+            },
+            "notifications.webhook": {
+                "url": f'"https://localhost:{tls}/avis"',
+                "roots": f'"{pki}/roots.pem"',
+            },
+            "audit.atna": {
+                "host": '"localhost"',
+                "port": str(atna),
+                "roots": f'"{pki}/roots.pem"',
+                "client": '{ certificate = "@CERTIFICATE@", key = "@KEY@" }',
+            },
         },
     )
     wait(stand.start())
-    # The name of the file is the simulator's.
-    stand.config.write_text(
-        stand.config.read_text("utf-8").replace(f"{pki}/roots.pem", str(stand.pki.roots)), "utf-8"
-    )
+    # The names of the files are the simulator's.
+    ours = stand.pki.structures[STRUCTURE].authentication
+    text = stand.config.read_text("utf-8").replace(f"{pki}/roots.pem", str(stand.pki.roots))
+    text = text.replace("@CERTIFICATE@", str(ours.certificate)).replace("@KEY@", str(ours.key))
+    stand.config.write_text(text, "utf-8")
+    relay = SmtpRelay(reactor, stand.pki.dmp, port=mail)
+    repository = SyslogServer(reactor, stand.pki.dmp, stand.pki.roots, port=atna)
+    relay.up()
+    repository.up()
     (stand.folder / "state").mkdir(mode=0o700, exist_ok=True)
     published.files[b"/crl"] = stand.pki.crl_der.read_bytes()
     published.files[b"/liste.xml"] = (stand.folder / "whitelist.xml").read_bytes()
@@ -142,8 +172,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         web.listenTCP(plain, site, interface=LOOPBACK),
         web.listenSSL(tls, site, ServerContext(stand.pki.dmp, None), interface=LOOPBACK),
     ]
-    yield World(folder, stand, pacs, study, published, plain, tls)
+    yield World(folder, stand, pacs, study, published, plain, tls, relay)
     wait(stand.stop())
+    wait(relay.down())
+    wait(repository.down())
     for port in ports:
         pytest_twisted.blockon(port.stopListening())
     pacs.stop()
@@ -185,7 +217,7 @@ async def test_through_the_process_then_without_it(world: World) -> None:
         by_check = {each["check"] for each in answer["findings"]}
         assert by_check == {
             "configuration", "certificate", "disk", "clock", "store", "listener", "pacs-echo", "pacs-find",
-            "pacs-move", "dmp", "psc", "whitelist", "crl",
+            "pacs-move", "dmp", "psc", "whitelist", "crl", "front-end", "ris", "mail", "webhook", "atna",
         }  # fmt: skip
         moved = {
             each["subject"]: each["state"] for each in answer["findings"] if each["check"] == "pacs-move"
@@ -217,6 +249,29 @@ async def test_through_the_process_then_without_it(world: World) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Le service ne tourne pas" in done.stdout
     assert f"PACS1 vers {POOL[0]} : 3 image(s) reçue(s)" in done.stdout
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_test_message_leaves_when_it_is_wanted_and_never_else(world: World) -> None:
+    """In the process and without it; nothing had left before, whatever was tried."""
+
+    def left() -> tuple[int, int]:
+        tests = [each for each in world.published.posted if json.loads(each)["test"]]
+        return len([each for each in world.relay.messages if "essai d'envoi" in each]), len(tests)
+
+    assert left() == (0, 0)
+    for times, mode in ((1, "process"), (2, "alone")):
+        if mode == "process":
+            await world.stand.start_gateway()
+        try:
+            done = await drimbox(world.stand.config, "doctor", "--send", "--json")
+        finally:
+            await world.stand.stop_gateway()
+        answer = json.loads(done.stdout)
+        assert (done.returncode, answer["mode"]) == (0, mode), answer
+        sent = [each["check"] for each in answer["findings"] if each["text"] == "message d'essai envoyé"]
+        assert sent == ["mail", "webhook"]
+        assert left() == (times, times)
 
 
 # --- each broken peer, without the process ----------------------------------------------------------
@@ -379,6 +434,22 @@ async def test_a_whitelist_without_us_and_none_at_all(world: World) -> None:
     (world.stand.folder / "nothing.xml").write_bytes(b"<liste/>")
     found = broken(await world.examine(("whitelist.xml", "nothing.xml")))
     assert one(found, "whitelist").subject == "liste en vigueur"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_of_probes(world: World) -> None:
+    url = f'[health]\naddresses_url = "https://localhost:{world.tls}/sondes"\n'
+    url += f'addresses_url_roots = "{world.stand.pki.roots}"\n[log]\n'
+    assert "404" in one(broken(await world.examine(("[log]\n", url))), "probes").text
+    world.published.files[b"/sondes"] = b"<html>portail</html>"
+    assert "aucune adresse IP" in one(broken(await world.examine(("[log]\n", url))), "probes").text
+    world.published.files[b"/sondes"] = b"10.1.2.3\n10.1.2.4\n"
+    assert one(await world.examine(("[log]\n", url)), "probes").text == "2 adresse(s) admise(s)"
+    file = world.folder / "sondes.txt"
+    settings = f'[health]\naddresses_file = "{file}"\n[log]\n'
+    assert "lecture impossible" in one(await world.examine(("[log]\n", settings)), "probes").text
+    file.write_text("10.1.2.3\n")
+    assert one(await world.examine(("[log]\n", settings)), "probes").state is State.OK
 
 
 @pytest_twisted.ensureDeferred

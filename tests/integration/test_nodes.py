@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from drimbox.sim.behaviour import Behaviour, Kind
 from drimbox.sim.postgres import Cluster
 from drimbox.sim.stand import GatewayFailed
+from drimbox.store.revision import newest
 from tests.integration.feed_stand import after
 from tests.integration.nodes_stand import LEASE, Node, Nodes, Ris
 from tests.integration.operator import drimbox
@@ -94,6 +96,22 @@ async def test_any_node_delivers_what_another_published(nodes: Nodes) -> None:
     for node in nodes.nodes:
         result = await node.fetch(study.study_uid, study.series[0].series_uid, entry.unique_id)
         assert (result.status, len(result.parts)) == (200, 3), result
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_node_tells_of_all(nodes: Nodes) -> None:
+    """Through a node that runs; what the doctor says of each link is tried in tests/doctor."""
+    done = await drimbox(nodes.nodes[1].config, "doctor", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["mode"] == "process", done.stderr
+    said = {each["subject"]: each for each in answer["findings"] if each["check"] == "node"}
+    assert {name: each["state"] for name, each in said.items()} == {
+        f"nœud {node.name}": "ok" for node in nodes.nodes
+    }
+    assert all(f"schéma {newest()}" in each["text"] for each in said.values())
+    # The server of the tests forgets what it confirmed, to be quick.
+    (unsafe,) = [each for each in answer["findings"] if "fsync = off" in each["text"]]
+    assert (unsafe["check"], unsafe["state"]) == ("store", "error")
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["the DMP has it", "the DMP never had it"])

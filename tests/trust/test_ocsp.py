@@ -17,8 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Eku
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drimbox.trust.inquiry import allowed
 from drimbox.trust.ocsp import SKEW, OcspRefused, Question, Standing, read_answer
-from drimbox.trust.responder import allowed
 from tests.trust.conftest import BOTH, NOW, Issued, ec_key, issue, name, rsa_key
 
 pytestmark = pytest.mark.requirement("DB.SO.111")
