@@ -24,6 +24,7 @@ from drimbox.trust.ways import Ways
 
 #: What to do about a relay, by how far it came.
 _MAIL = {
+    Stage.FILES: "remettre ce fichier, lisible du service",
     Stage.GREETING: "vérifier notifications.mail host, port et security, le pare-feu, et roots "
     "(autorité du certificat du relais)",
     Stage.LOGIN: "vérifier notifications.mail user et le mot de passe de password_file",

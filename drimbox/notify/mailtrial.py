@@ -18,6 +18,8 @@ from drimbox.redaction import escape_control
 class Stage(enum.Enum):
     """How far a conversation came."""
 
+    #: Reading our own files.
+    FILES = enum.auto()
     #: Connecting, greeting, EHLO, STARTTLS.
     GREETING = enum.auto()
     LOGIN = enum.auto()
@@ -33,7 +35,7 @@ class MailTrial(MailChannel):
     @property
     def stage(self) -> Stage:
         """How far it came."""
-        return self._asking.stage if self._asking is not None else Stage.GREETING
+        return self._asking.stage if self._asking is not None else Stage.FILES
 
     async def try_link(self) -> list[str]:
         """Ask for everything but to take a mail; return the recipients refused, with the relay's words.

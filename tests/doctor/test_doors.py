@@ -11,7 +11,7 @@ from drimbox import metrics
 from drimbox.doctor.doors import front_ends
 from drimbox.doctor.findings import State
 
-pytestmark = pytest.mark.requirement("DB.SO.90")
+pytestmark = pytest.mark.requirement("DB.SO.35")
 
 
 def test_front_ends_declared_or_not_and_one_without_header() -> None:

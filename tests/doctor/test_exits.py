@@ -28,7 +28,7 @@ from drimbox.sim.syslog import Repository, SyslogServer
 from tests.integration.test_audit_export import Rsyslog
 from tests.integration.waiting import until
 
-pytestmark = pytest.mark.requirement("DB.SO.21", "DB.SO.90")
+pytestmark = pytest.mark.requirement("DB.SO.21", "DB.CS.96")
 LOOPBACK = "127.0.0.1"
 PASSWORD = "très-secret"
 #: Seconds for what must happen, and for what never does.
@@ -196,6 +196,7 @@ async def test_a_wrong_password_is_told_and_never_shown(desk: Desk) -> None:
     assert PASSWORD not in repr(found)
     found = only(await desk.mail(relay, password_file=desk.folder / "absent"))
     assert "lecture impossible" in found.text
+    assert "lisible du service" in found.mend
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -21,7 +21,7 @@ from drimbox.doctor.revocation import Answers
 from drimbox.sim.pki import Pair, Pki, make_pki
 from tests.trust.responders import OpensslResponder
 
-pytestmark = [pytest.mark.requirement("DB.SO.111", "DB.SO.90"), pytest.mark.peer("openssl")]
+pytestmark = [pytest.mark.requirement("DB.SO.111"), pytest.mark.peer("openssl")]
 STRUCTURE = "1470003641"
 LABEL = f"{STRUCTURE} authentification"
 loop: Any = reactor
