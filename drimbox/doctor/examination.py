@@ -125,8 +125,7 @@ class Examination:
             yield "dmp", partial(servers.dmp, structure)
         yield "psc", partial(_one, servers.psc)
         yield "whitelist", lists.whitelist
-        for url in config.trust.crl_urls:
-            yield "crl", partial(_one, partial(lists.crl, url))
+        yield "crl", lists.crls
         if config.trust.ocsp != "off":
             yield "ocsp", answers.ocsp
         yield "probes", lists.probes

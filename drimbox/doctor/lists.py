@@ -6,18 +6,20 @@ Each is fetched anew and verified as the gateway does, and nothing is put in for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from twisted.internet.defer import Deferred, gatherResults
 
 from drimbox.config import Config
 from drimbox.configfile.paths import EXPIRY_NOTICE
 from drimbox.doctor.findings import Finding, bad, doubtful, good
 from drimbox.ports import Clock, InThread
 from drimbox.secretfile import SecretUnusable
-from drimbox.trust.certificates import CertificateUnusable, read_certificates
+from drimbox.trust.certificates import CertificateUnusable, read_certificates, read_leaf
 from drimbox.trust.download import Fetch, FetchFailed, over_https
 from drimbox.trust.revocation import CrlRefused, verified_crl
 from drimbox.trust.ways import Ways
@@ -117,26 +119,79 @@ class Lists:
             return [doubtful("whitelist", subject, "plus récente que celle en vigueur", _REFRESH)]
         return [good("whitelist", subject, "la même que celle en vigueur")]
 
-    async def crl(self, url: str) -> Finding:
-        """Fetch one revocation list and verify it."""
+    async def crls(self) -> list[Finding]:
+        """Fetch every revocation list and verify it; see whether ours are in one, and whose is missing."""
+        urls = self._config.trust.crl_urls
+        if not urls:
+            return []
+        fetched = await gatherResults([Deferred.fromCoroutine(self._crl(url)) for url in urls])
+        held = [crl for _, crl in fetched if crl is not None]
+        found = [finding for finding, _ in fetched]
+        found += await self._in_thread(lambda: self._revoked(held))
+        if len(held) == len(urls):
+            found += await self._in_thread(lambda: self._uncovered(held))
+        return found
+
+    async def _crl(self, url: str) -> tuple[Finding, x509.CertificateRevocationList | None]:
+        """Fetch one revocation list; return it too, if one of our authorities signed it."""
         trust, now = self._config.trust, self._clock.now()
         mend = "vérifier l'adresse dans trust.crl_urls, le pare-feu ou le proxy"
         try:
             data = await self._get("crl", url, None, trust.crl_timeout, trust.crl_max_bytes)
             crl = await self._in_thread(lambda: verified_crl(data, self._authorities(), now))
         except (FetchFailed, CertificateUnusable, SecretUnusable) as error:
-            return bad("crl", url, f"non récupérée : {error}", mend)
+            return bad("crl", url, f"non récupérée : {error}", mend), None
         except CrlRefused as error:
-            return bad(
-                "crl", url, str(error), "vérifier que c'est la liste d'une autorité de consumer_roots"
-            )
+            mend = "vérifier que c'est la liste d'une autorité de consumer_roots"
+            return bad("crl", url, str(error), mend), None
         end = crl.next_update_utc
         assert end is not None
+        until = f"{end:%d/%m/%Y %H:%M} UTC"
         if end <= now:
-            return bad("crl", url, f"périmée depuis le {end:%d/%m/%Y %H:%M} UTC", "prévenir l'autorité")
-        return good(
-            "crl", url, f"{len(crl)} certificats révoqués, valable jusqu'au {end:%d/%m/%Y %H:%M} UTC"
-        )
+            return bad("crl", url, f"périmée depuis le {until}", "prévenir l'autorité"), crl
+        return good("crl", url, f"{len(crl)} certificats révoqués, valable jusqu'au {until}"), crl
+
+    def _revoked(self, held: Sequence[x509.CertificateRevocationList]) -> list[Finding]:
+        """Look for certificates of ours in the lists."""
+        return [
+            bad(
+                "crl",
+                label,
+                "notre certificat est révoqué",
+                "le remplacer : nos correspondants vont le refuser, ou le refusent déjà",
+            )
+            for label, leaf in self._leaves()
+            if any(
+                crl.issuer == leaf.issuer
+                and crl.get_revoked_certificate_by_serial_number(leaf.serial_number) is not None
+                for crl in held
+            )
+        ]
+
+    def _uncovered(self, held: Sequence[x509.CertificateRevocationList]) -> list[Finding]:
+        """Look for an authority of ours without a list: the Consumers' certificates come from the same."""
+        covered = {crl.issuer for crl in held}
+        known = {each.subject for each in self._authorities()}
+        missing = {leaf.issuer for _, leaf in self._leaves()} & known - covered
+        hard = self._config.trust.crl_policy == "hard"
+        cost = "est refusé (crl_policy)" if hard else "n'est pas vérifié"
+        return [
+            (bad if hard else doubtful)(
+                "crl",
+                issuer.rfc4514_string(),
+                f"aucune liste de cette autorité : tout Consommateur qui en vient {cost}",
+                "ajouter l'adresse de sa liste à trust.crl_urls",
+            )
+            for issuer in sorted(missing, key=lambda each: each.rfc4514_string())
+        ]
+
+    def _leaves(self) -> list[tuple[str, x509.Certificate]]:
+        """Return the certificates of our WADO doors; one that cannot be read is told of elsewhere."""
+        found = []
+        for site in self._config.sites:
+            with suppress(CertificateUnusable):
+                found.append((f"{site.name} WADO", read_leaf(site.wado_certificate)))
+        return found
 
     async def _get(self, kind: str, url: str, roots: Path | None, timeout: float, limit: int) -> bytes:
         def make() -> Fetch:

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import protocol, reactor
 from twisted.web import resource, server
 
@@ -422,6 +423,25 @@ async def test_lists_that_do_not_come_or_are_none(world: World) -> None:
         world.stand.pki.revoke()
     finally:
         crl.update(listed)
+
+
+@pytest_twisted.ensureDeferred
+async def test_lists_that_have_us_and_none_of_our_authority(world: World) -> None:
+    listed, pki = dict(world.published.files), world.stand.pki
+    try:
+        pki.revoke(pki.sites[world.stand.sites[0]])
+        world.published.files[b"/crl"] = pki.crl_der.read_bytes()
+        assert one(broken(await world.examine()), "crl").text == "notre certificat est révoqué"
+        root = pki.root_authority.crl().public_bytes(Encoding.DER)
+        world.published.files[b"/crl"] = root
+        found = one(broken(await world.examine()), "crl")
+        assert "aucune liste de cette autorité" in found.text
+        assert "ORGANISATIONS" in found.subject
+        soft = ("[trust]\n", '[trust]\ncrl_policy = "soft"\n')
+        assert not broken(await world.examine(soft))
+    finally:
+        pki.revoke()
+        world.published.files.update(listed)
 
 
 @pytest_twisted.ensureDeferred
