@@ -222,6 +222,11 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return Image(tmp_path_factory.mktemp("image"))
 
 
+def canonical(name: str) -> str:
+    """Return a project's name as an index writes it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def test_the_image_holds_the_locked_versions_and_nothing_of_the_checkout(image: Image) -> None:
     assert len(glob.glob(f"{image.root}/opt/wheel/drimbox-*.whl")) == 1
     done = subprocess.run(
@@ -231,7 +236,7 @@ def test_the_image_holds_the_locked_versions_and_nothing_of_the_checkout(image: 
         text=True,
         timeout=120,
     )
-    held = {each["name"].lower().replace("_", "-"): each["version"] for each in json.loads(done.stdout)}
+    held = {canonical(each["name"]): each["version"] for each in json.loads(done.stdout)}
     locked = (ROOT / "requirements" / "runtime.txt").read_text("utf-8")
     wanted = dict(re.findall(r"^([a-z0-9][a-z0-9.-]*)==([^ ;]+)", locked, re.MULTILINE))
     assert {name: held.get(name) for name in wanted} == wanted
