@@ -64,10 +64,11 @@ async def inside(config: Config, stores: Stores, clock: Clock, reactor: Any) -> 
 
     async def ask() -> list[Finding]:
         names = [each.name for each in config.ris]
-        facts = await stores.database.read(lambda connection: look(connection, names))
         began = reactor.seconds()
         await stores.nodes.beat()
-        return judge(config, facts, reactor.seconds() - began, clock.now())
+        commit = reactor.seconds() - began
+        facts = await stores.database.read(lambda connection: look(connection, names))
+        return judge(config, facts, commit, clock.now())
 
     asking = Deferred.fromCoroutine(ask())
     asking.addTimeout(_TIMEOUT, reactor)
@@ -166,7 +167,7 @@ def _node(node: SeenNode, us: str, now: datetime) -> Finding:
     if now > node.held_until:
         since = _while(now - node.held_until)
         if node.name == us:
-            # The doctor looks alone, or the process is about to show itself again.
+            # The doctor looks alone, after a process that did not leave.
             return good("node", subject, f"arrêté ; bail échu depuis {since}")
         mend = "le redémarrer, ou le laisser : les autres ont son travail, il est oublié après 30 jours"
         return doubtful("node", subject, f"ne donne plus signe de vie, bail échu depuis {since}", mend)

@@ -79,9 +79,7 @@ class Exits:
             await channel.try_link()
         except (NotDelivered, SecretUnusable) as error:
             return [bad("webhook", subject, str(error), _WEBHOOK)]
-        found = good("webhook", subject, "négociation TLS établie ; rien n'a été envoyé")
-        if self._send:
-            found = good("webhook", subject, "négociation TLS établie")
+        found = good("webhook", subject, "négociation TLS établie, certificat vérifié")
         return [found, *await self._message("webhook", subject, channel, _WEBHOOK)]
 
     async def atna(self, settings: AtnaSettings) -> list[Finding]:
@@ -110,4 +108,4 @@ class Exits:
 def _said(settings: MailSettings) -> str:
     how = {"starttls": "STARTTLS, certificat vérifié", "tls": "TLS, certificat vérifié", "none": "en clair"}
     login = ", mot de passe accepté" if settings.user is not None else ""
-    return f"{how[settings.security]}{login} ; expéditeur et destinataires acceptés, rien n'a été envoyé"
+    return f"{how[settings.security]}{login} ; expéditeur et destinataires acceptés"
