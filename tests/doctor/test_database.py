@@ -26,7 +26,7 @@ from drimbox.store.nodes import Nodes, SeenNode
 from drimbox.store.revision import newest
 from drimbox.store.upgrade import upgrade
 
-pytestmark = pytest.mark.requirement("DB.SO.35")
+pytestmark = [pytest.mark.requirement("DB.SO.35"), pytest.mark.peer("postgres")]
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 

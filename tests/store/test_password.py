@@ -16,7 +16,7 @@ from drimbox.sim.postgres import Absent, Cluster
 from drimbox.store.database import Database
 from drimbox.store.upgrade import upgrade
 
-pytestmark = pytest.mark.requirement("DB.SO.35")
+pytestmark = [pytest.mark.requirement("DB.SO.35"), pytest.mark.peer("postgres")]
 ROLE = "guarded"
 
 
