@@ -21,7 +21,7 @@ from twisted.python.components import Componentized
 from drimbox.commands.common import CONFIG_VARIABLE, DEFAULT_CONFIG, mistake_lines
 from drimbox.config import Config
 from drimbox.configfile import ConfigErrors, ConfigMistake, check, load
-from drimbox.configfile.paths import cannot_read
+from drimbox.configfile.report import cannot_read
 from drimbox.logs import bridge_stdlib, make_observer
 
 log = Logger()

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from drimbox.commands.common import Command, Failed, print_json
-from drimbox.configfile.paths import cannot_read
+from drimbox.configfile.report import cannot_read
 from drimbox.errors import DrimboxError
 
 MAX_FILE_BYTES = 64 * 1024 * 1024

@@ -13,7 +13,6 @@ from typing import Any
 
 import attrs
 import click
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from drimbox.commands.common import (
     Command,
@@ -26,7 +25,6 @@ from drimbox.commands.common import (
 )
 from drimbox.config import Listener
 from drimbox.configfile import ConfigErrors, admin_listener
-from drimbox.keypairs import CertificateUnusable, read_leaf
 from drimbox.redaction import escape_control
 from drimbox.secretfile import SecretUnusable, read_secret
 
@@ -66,6 +64,11 @@ class AdminClient:
         client = cls(everywhere.get(listener.host, listener.host), listener.port)
         if listener.certificate is None:
             return client
+        # Only where TLS is configured: it takes longer to import than all commands together.
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        from drimbox.keypairs import CertificateUnusable, read_leaf
+
         try:
             pinned = read_leaf(listener.certificate).public_bytes(Encoding.DER)
         except CertificateUnusable as error:

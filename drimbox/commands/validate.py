@@ -23,7 +23,7 @@ import click
 
 from drimbox.commands.common import Command, Failed, json_option, print_json, tree_lines
 from drimbox.commands.inspection import read_input
-from drimbox.configfile.paths import cannot_read
+from drimbox.configfile.report import cannot_read
 from drimbox.conformance.report import Report
 from drimbox.redaction import escape_control
 

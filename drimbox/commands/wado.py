@@ -19,7 +19,7 @@ from drimbox.commands.inspection import read_input
 from drimbox.commands.pacs import react
 from drimbox.commands.received import Receiver
 from drimbox.config import Certificate
-from drimbox.configfile.paths import cannot_read
+from drimbox.configfile.report import cannot_read
 from drimbox.conformance.report import Report
 from drimbox.dicom import syntaxes
 from drimbox.model import is_uid

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from drimbox.accounts import AccountsUnusable, read_accounts
-from drimbox.configfile.report import Report, Tree, sites
+from drimbox.configfile.report import Report, Tree, cannot_read, sites
 from drimbox.configfile.trust import pairs
 from drimbox.keypairs import CertificateUnusable, open_pkcs12
 from drimbox.secretfile import SecretUnusable, read_secret
@@ -30,20 +30,6 @@ MAX_SECRET_BYTES = 4096
 #: Warn this long before a certificate ends: renewing one of IGC-Santé takes days.
 EXPIRY_NOTICE = timedelta(days=30)
 SMALLEST_RSA_BITS = 2048
-
-
-def cannot_read(error: OSError) -> str:
-    """Say in French why a file cannot be read."""
-    reasons = {
-        errno.ENOENT: "fichier introuvable",
-        errno.ENOTDIR: "fichier introuvable : un de ses dossiers est un fichier",
-        errno.EACCES: "lecture refusée par les droits du fichier ou d'un de ses dossiers",
-        errno.EISDIR: "est un dossier et non un fichier",
-        errno.EINVAL: "n'est pas un fichier ordinaire",
-        errno.ELOOP: "trop de liens symboliques",
-        errno.ENAMETOOLONG: "chemin trop long",
-    }
-    return reasons.get(error.errno or 0, f"lecture impossible ({os.strerror(error.errno or 0)})")
 
 
 def check(tree: Tree, report: Report, now: datetime) -> None:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from drimbox.config import Config, Listener
-from drimbox.configfile import health, native, notifications, paths, proxy, sense, trust
+from drimbox.configfile import health, native, notifications, proxy, sense, trust
 from drimbox.configfile.report import ConfigMistake, Report
 from drimbox.configfile.shape import Shape, build
 from drimbox.configfile.syntax import parse
@@ -82,6 +82,9 @@ def _examine(path: Path, *, files: bool, now: datetime | None) -> tuple[Config |
     proxy.check(tree, report)
     trust.check(tree, report)
     if files:
+        # It reads certificates, and so takes half as long to import as everything else here.
+        from drimbox.configfile import paths
+
         paths.check(tree, report, now or datetime.now(UTC))
     if report.errors:
         return None, report

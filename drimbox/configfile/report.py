@@ -6,6 +6,8 @@ each check looks only at what is there, and one mistake never hides another.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +42,20 @@ class Report:
     def warn(self, path: str, problem: str, mend: str) -> None:
         """Note what deserves a look but keeps nothing from starting."""
         self.warnings.append(ConfigMistake(path, problem, mend))
+
+
+def cannot_read(error: OSError) -> str:
+    """Say in French why a file cannot be read."""
+    reasons = {
+        errno.ENOENT: "fichier introuvable",
+        errno.ENOTDIR: "fichier introuvable : un de ses dossiers est un fichier",
+        errno.EACCES: "lecture refusée par les droits du fichier ou d'un de ses dossiers",
+        errno.EISDIR: "est un dossier et non un fichier",
+        errno.EINVAL: "n'est pas un fichier ordinaire",
+        errno.ELOOP: "trop de liens symboliques",
+        errno.ENAMETOOLONG: "chemin trop long",
+    }
+    return reasons.get(error.errno or 0, f"lecture impossible ({os.strerror(error.errno or 0)})")
 
 
 def credentials(tree: Tree, path: str, report: Report) -> None:

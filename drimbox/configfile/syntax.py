@@ -7,8 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from drimbox.configfile.paths import cannot_read
-from drimbox.configfile.report import Report
+from drimbox.configfile.report import Report, cannot_read
 
 MAX_FILE_BYTES = 1024 * 1024
 

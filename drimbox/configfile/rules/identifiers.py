@@ -6,7 +6,6 @@ import re
 
 from drimbox.configfile.rules.values import Rejected, Rule, show, string
 from drimbox.model import is_ae_title, is_uid
-from drimbox.trust.names import NameUnreadable, parse_name
 
 _AEAD_SUITE = re.compile(
     r"(?:ECDHE-ECDSA|ECDHE-RSA|DHE-RSA)-"
@@ -21,6 +20,9 @@ def distinguished_name() -> Rule:
 
     def read(value: object) -> str:
         words = string(value, mend)
+        # It takes longer to import than all rules together, for a key that few files have.
+        from drimbox.trust.names import NameUnreadable, parse_name
+
         try:
             parse_name(words)
         except NameUnreadable:
