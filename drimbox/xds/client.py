@@ -111,13 +111,16 @@ class DmpClient:
 
         Raises `DmpUnavailable`, and the `FeedError`s of a request that cannot be made.
         """
-        body = queries.existence_test(
-            self._sender(structure),
-            report.patient,
-            message=str(self._new_uuid()),
-            query=str(self._new_uuid()),
-            now=self._clock.now(),
-        )
+
+        def body() -> bytes:
+            return queries.existence_test(
+                self._sender(structure),
+                report.patient,
+                message=str(self._new_uuid()),
+                query=str(self._new_uuid()),
+                now=self._clock.now(),
+            )
+
         known = _known(report)
         reply = await self._ask(structure, report, "patients", soap.PATIENT_TEST, body)
         if isinstance(reply, Refused):
@@ -158,7 +161,7 @@ class DmpClient:
 
         # Two signatures, and a digest of every byte: not on the reactor thread.
         header, message = await self._run(make)
-        reply = await self._exchange(sender, header, message, submission.report)
+        reply = await self._exchange(sender, header, message)
         if isinstance(reply, Refused):
             return reply
         known = _known(submission.report)
@@ -186,7 +189,7 @@ class DmpClient:
         sender = await self._signing(structure)
         body = removal_metadata(sender, removal, entry_uuid)
         header = self._header(sender, removal.report, "registry", soap.UPDATE)
-        reply = await self._exchange(sender, header, soap.plain_request(header, body), removal.report)
+        reply = await self._exchange(sender, header, soap.plain_request(header, body))
         known = _known(removal.report)
         answer = reply if isinstance(reply, Refused) else reply_or_refusal(reply, *known)
         if isinstance(answer, Refused):
@@ -204,8 +207,9 @@ class DmpClient:
         `DmpUnavailable` whenever the DMP gives no usable answer, a refusal included: not knowing is
         never the same as "it holds nothing".
         """
-        body = queries.get_documents(unique_id)
-        reply = await self._ask(structure, report, "registry", soap.QUERY, body)
+        reply = await self._ask(
+            structure, report, "registry", soap.QUERY, lambda: queries.get_documents(unique_id)
+        )
         answer = reply if isinstance(reply, Refused) else reply_or_refusal(reply, *_known(report))
         if isinstance(reply, Refused) or isinstance(answer, Refused):
             assert isinstance(answer, Refused)
@@ -262,30 +266,36 @@ class DmpClient:
         return soap.Header(url, action, f"urn:uuid:{self._new_uuid()}", assertion)
 
     async def _ask(
-        self, structure: Structure, report: Report, service: str, action: str, body: bytes
+        self, structure: Structure, report: Report, service: str, action: str, body: Callable[[], bytes]
     ) -> Reply | Refused:
+        """Put a question; `body` makes it, with identifiers of its own each time it is put."""
         sender = await self._signing(structure)
-        header = self._header(sender, report, service, action)
-        message = soap.plain_request(header, body)
-        return await self._exchange(sender, header, message, report, question=True)
+        made: list[soap.Header] = []
+
+        def make() -> soap.HttpMessage:
+            made.append(self._header(sender, report, service, action))
+            return soap.plain_request(made[-1], body())
+
+        message = make()
+        exchange = Exchange(await self._reached(sender.structure.authentication), again=make)
+        http = await self._post(exchange, made[-1], message)
+        return await self._reply(http, made[-1])
 
     async def _exchange(
-        self,
-        sender: Sender,
-        header: soap.Header,
-        message: soap.HttpMessage,
-        report: Report,
-        *,
-        question: bool = False,
+        self, sender: Sender, header: soap.Header, message: soap.HttpMessage
     ) -> Reply | Refused:
+        exchange = Exchange(await self._reached(sender.structure.authentication))
+        return await self._reply(await self._post(exchange, header, message), header)
+
+    async def _post(self, exchange: Exchange, header: soap.Header, message: soap.HttpMessage) -> HttpAnswer:
         settings = self._settings
-        exchange = Exchange(await self._reached(sender.structure.authentication), question=question)
-        http = await self._measured(
-            header.action,
-            exchange.post(
-                header.to, message, timeout=settings.timeout, max_bytes=settings.max_response_bytes
-            ),
+        posting = exchange.post(
+            header.to, message, timeout=settings.timeout, max_bytes=settings.max_response_bytes
         )
+        return await self._measured(header.action, posting)
+
+    async def _reply(self, http: HttpAnswer, header: soap.Header) -> Reply | Refused:
+        """Return what an answer says to the request of this header. Raises `DmpUnavailable`."""
         if http.status < 200 or 300 <= http.status < 400:
             return http_outcome(http.status)
         try:

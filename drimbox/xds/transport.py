@@ -10,7 +10,8 @@ size is bounded while it is read.
 A question changes nothing and may be put twice, so questions use again a connection that another question
 left a moment ago (`Connections`): two handshakes of three less for a publication. `sent` is then true from
 the beginning. A server may close such a connection just when it is used: the question is then put once
-more, over a new one.
+more, over a new one, and made anew: a server that had read the first one takes neither its message id nor
+its assertion twice.
 """
 
 from __future__ import annotations
@@ -112,15 +113,16 @@ def _pool(reactor: Any, keep: float) -> HTTPConnectionPool:
 class Exchange:
     """One POST. `sent` says whether any byte of the request may have left.
 
-    `question` says that the request changes nothing, and may be put twice.
+    `again` makes the request anew: it is a question, which changes nothing and may be put twice.
     """
 
-    def __init__(self, connections: Connections, *, question: bool = False) -> None:
+    def __init__(self, connections: Connections, *, again: Callable[[], HttpMessage] | None = None) -> None:
         self.sent = False
         self._connections = connections
         self._reactor = connections.reactor
         self._expired = False
-        self._pool = connections.kept if question else connections.single
+        self._again = again
+        self._pool = connections.single if again is None else connections.kept
         self._endpoints = _Endpoints(
             connections.way, connections.policy, connections.connect_timeout, self._handshake_done
         )
@@ -171,11 +173,11 @@ class Exchange:
         try:
             return await self._network(request)
         except DmpUnavailable:
-            if not used or self._expired:
+            if self._again is None or not used or self._expired:
                 raise
         # Closed by the DMP while nobody used it; so may the others be.
         self._pool.closeCachedConnections().addErrback(lambda _: None)
-        request, _ = self._request(url, message)
+        request, _ = self._request(url, self._again())
         return await self._network(request)
 
     def _request(self, url: str, message: HttpMessage) -> tuple[Deferred[IResponse], bool]:

@@ -354,3 +354,18 @@ async def test_reports_about_one_study_reach_the_dmp_one_after_the_other(world: 
         await stand.idle()
     assert len(stand.kos(study)) == 1
     assert all(entry.status.endswith((":Approved", ":Deprecated")) for entry in stand.kos(study, None))
+
+
+@pytest.mark.requirement("DB.SO.22")
+@pytest_twisted.ensureDeferred
+async def test_a_question_that_is_put_again_is_no_replay(world: World) -> None:
+    """The DMP read it, and cut a connection that another question had left open."""
+    stand = world.stand
+    study = world.studies.new(world.pacs)
+    with stand.dmp_misbehaves(after(QUERY, Kind.CUT_AFTER)):
+        await stand.report(study)
+        entry = await stand.published_one(study)
+    assert [each.outcome for each in stand.exchanges(QUERY)[-2:]] == ["success", "success"]
+    assert stand.query("SELECT entry_uuid FROM kos WHERE study_uid = ?", study.study_uid) == [
+        (entry.entry_uuid,)
+    ]

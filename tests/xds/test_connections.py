@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -106,7 +107,12 @@ async def test_a_question_cut_on_a_used_connection_is_put_once_more(
         await look(ours, structure)
         assert await look(ours, structure) is None
         assert (len(server.requests), server.accepted) == (3, 2)
-        assert server.requests[1] == server.requests[2], "the same question"
+        first, second = server.requests[1:]
+        assert KOS_UID.encode() in first, "the question"
+        assert KOS_UID.encode() in second, "the same question"
+        # Whoever read the first one takes nothing of it twice.
+        for identifier in (rb"MessageID[^>]*>(urn:uuid:[^<]+)<", rb'Assertion[^>]* ID="([^"]+)"'):
+            assert re.findall(identifier, first) != re.findall(identifier, second) != []
         await ours.close()
 
 
