@@ -22,6 +22,7 @@ from drimbox.store.deliveries import NoticeDeliveries
 from drimbox.store.errors import StoreError
 from drimbox.store.exports import ArchiveListing
 from drimbox.store.feed_jobs import FeedJobs
+from drimbox.store.forgotten import Forgotten
 from drimbox.store.homologation import LoadedKos
 from drimbox.store.imports import Imports
 from drimbox.store.inbox import Inbox
@@ -87,6 +88,7 @@ class Stores:
         self.loaded = LoadedKos(self.database, clock=clock)
         self.walks = Walks(self.database, clock=clock)
         self.key_titles = KeyTitles(self.database, clock=clock)
+        self.forgotten = Forgotten(self.database, clock=clock)
 
     @property
     def queues(self) -> dict[str, Queue]:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from drimbox.assembly.ground import Ground
 from drimbox.dicom.codecpool import CodecPool
-from drimbox.ports import Archives, Introspector
+from drimbox.ports import Archives, Introspector, SeriesCache
 from drimbox.psc.introspection import TokenIntrospector
 from drimbox.psc.remembered import RememberingIntrospector
 from drimbox.source.delivery import Deliveries
 from drimbox.store.archive import Archive
-from drimbox.store.cache import Cache
 from drimbox.store.homologation import ArchiveWithLoaded
 from drimbox.store.spool import Spool
 from drimbox.trust.outgoing import client_policy
@@ -23,7 +22,7 @@ WatchFiles = Callable[[Iterable[Path], Callable[[], None]], None]
 
 
 def make_deliveries(
-    ground: Ground, introspector: Introspector, archives: Archives, codecs: CodecPool, cache: Cache
+    ground: Ground, introspector: Introspector, archives: Archives, codecs: CodecPool, cache: SeriesCache
 ) -> Deliveries:
     """Make the deliveries of all sites."""
     config = ground.config

@@ -30,7 +30,8 @@ Row = TypeVar("Row", InboxMessage, FeedJob, OutboxItem)
 class FeedLine:
     """The three workers from the inbox to the DMP; each wakes the next.
 
-    `forget` takes a study of a site out of the cache.
+    `forget` takes a study of a site out of the cache of every node; `removed` out of this node's own: the
+    store itself tells the others of what was removed from the record (`store.outbox`).
     """
 
     def __init__(
@@ -40,12 +41,15 @@ class FeedLine:
         record: DmpClient,
         archives: Archives,
         link: Link,
+        *,
         forget: Callable[[str, str], Awaitable[None]],
+        removed: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._ground = ground
         self._presence = presence
         self._record = record
         self._forget = forget
+        self._removed = removed
         self.precedence = Precedence(ground.reactor)
         self.doors = self._make_doors(archives, link)
         feed, publication = Feed(ground.config, self.doors), self._make_publication()
@@ -127,7 +131,7 @@ class FeedLine:
                 clock=self._ground.clock,
             ),
             # What was removed from the record leaves the cache too (requirements.md 2.7).
-            removed=self._forget,
+            removed=self._removed,
         )
 
     async def _forget_everywhere(self, study_uid: str) -> None:

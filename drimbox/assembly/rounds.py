@@ -14,6 +14,7 @@ from drimbox.source.notifying import Notifier
 from drimbox.source.parking import Parking
 from drimbox.source.resync import Resync
 from drimbox.source.retention import Retention
+from drimbox.source.sharedcache import SharedCache
 from drimbox.source.speedtest import SpeedTests
 from drimbox.source.watch import Watch
 from drimbox.store.cache import Cache
@@ -25,6 +26,8 @@ _SETTLED = 300.0
 _SOON = 5.0
 #: Seconds between two looks for notices to send, at most.
 _LOOK = 10.0
+#: Seconds between two looks at what other nodes have forgotten.
+_OTHERS = 5.0
 
 
 class Rounds:
@@ -72,10 +75,18 @@ class Rounds:
             retention = Retention(config, stores.audit, self._ground.clock, exported)
             self._alone("audit-purge", retention.apply, _DAY, first=_SOON)
 
-    def sweep(self, cache: Cache) -> None:
-        """Add what takes old series out of the cache of this node."""
-        if self._ground.config.cache.enabled:
+    def sweep(self, cache: Cache, shared: SharedCache | None) -> None:
+        """Add what takes old series out of the cache of this node, and what the others have forgotten.
+
+        `shared` is None on a store of one's own.
+        """
+        enabled = self._ground.config.cache.enabled
+        if enabled:
             self._each("cache-sweep", cache.sweep, _HOUR, first=_SETTLED)
+        if shared is not None:
+            self._alone("cache-forgotten", self._ground.stores.forgotten.purge, _DAY, first=_SETTLED)
+        if shared is not None and enabled:
+            self._each("cache-others", shared.look, _OTHERS, first=_OTHERS)
 
     def look(self, watches: Mapping[str, Watch], speed_tests: SpeedTests) -> None:
         """Add what each site asks for: looks for changes, speed tests."""

@@ -34,6 +34,7 @@ from drimbox.source.link import Link
 from drimbox.source.parking import Parking
 from drimbox.source.reception import Reception
 from drimbox.source.resync import Resync
+from drimbox.source.sharedcache import SharedCache
 from drimbox.source.speedtest import Doors as SpeedTestDoors
 from drimbox.source.speedtest import SpeedTests
 from drimbox.source.storing import Storing
@@ -75,6 +76,10 @@ class Assembly:
         self.images = Images(ground)
         self.codecs = CodecPool(reactor, config.transcoding)
         self.cache = Cache(config.cache, config.drimbox.state_dir / "cache", clock=clock, in_thread=defer)
+        #: What the other nodes forget too; None on a store of one's own.
+        self._shared_cache = (
+            SharedCache(self.cache, stores.forgotten) if stores.database.dialect != "sqlite" else None
+        )
         self.presence = Presence(stores.nodes, stores.notices, reactor, lease=config.store.lease)
         parking = self._make_parking()
         self.record = DmpClient(
@@ -88,7 +93,7 @@ class Assembly:
         self._link = Link(self.images.archives, stores.walks.controls)
         introspector = make_introspector(ground, ways, watch)
         self._deliveries = make_deliveries(
-            ground, introspector, self.images.archives, self.codecs, self.cache
+            ground, introspector, self.images.archives, self.codecs, self._shared_cache or self.cache
         )
         self.feed = FeedLine(
             ground,
@@ -96,7 +101,8 @@ class Assembly:
             self.record,
             self.images.archives,
             self._link,
-            self._deliveries.forget,
+            forget=self._deliveries.forget,
+            removed=self.cache.purge,
         )
         storing = Storing(stores.inbox, stores.notices, clock)
         notes = ChangeNotes(storing, defer, stored=self.feed.reading.wake)
@@ -208,7 +214,7 @@ class Assembly:
         rounds = Rounds(self._ground, self.presence)
         rounds.keep(self.resync, parking)
         rounds.tell(self.notifier, self.atna)
-        rounds.sweep(self.cache)
+        rounds.sweep(self.cache, self._shared_cache)
         rounds.look(self.watches, self.speed_tests)
         return rounds.all
 

@@ -141,9 +141,3 @@ def _store(tree: Tree, report: Report) -> None:
             "un envoi au DMP encore en cours pourrait être repris par un autre nœud",
             f"écrire {longest:.0f}s ou plus : [dmp] timeout et {LEASE_MARGIN:.0f} s",
         )
-    if (tree.get("cache") or {}).get("enabled"):
-        report.warn(
-            "cache.enabled",
-            "chaque nœud a son cache : un changement vu par un nœud ne vide pas celui des autres",
-            "avec plusieurs nœuds, garder max_age court ou se passer de cache",
-        )

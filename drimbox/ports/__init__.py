@@ -24,6 +24,8 @@ from drimbox.ports.cache import (
     CachedInstance,
     CachedSeries,
     CacheWriter,
+    ForgottenStudies,
+    ForgottenStudy,
     InstanceWriter,
     SeriesCache,
 )
@@ -84,6 +86,8 @@ __all__ = [
     "ExportBacklog",
     "ExportedEvent",
     "FeedJob",
+    "ForgottenStudies",
+    "ForgottenStudy",
     "ImageArchive",
     "InThread",
     "Inbox",

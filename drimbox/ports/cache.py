@@ -92,3 +92,22 @@ class SeriesCache(Protocol):
 
         When this returns none of them is found any more; who reads one already reads it to its end.
         """
+
+
+@attrs.frozen
+class ForgottenStudy:
+    """A study that every cache lets go; numbers grow."""
+
+    number: int
+    site: str
+    study_uid: str
+
+
+class ForgottenStudies(Protocol):
+    """What the nodes of one store tell each other of their caches."""
+
+    async def tell(self, site: str, study_uid: str) -> None:
+        """Have every node forget a study of a site."""
+
+    async def since(self, number: int, most: int) -> list[ForgottenStudy]:
+        """Return what was told after a number, at most so many, in order."""

@@ -182,6 +182,14 @@ class Cache:
         for writer in writers:
             await writer.discard()
 
+    def holds(self, site: str, study_uid: str, series_uid: str) -> bool:
+        """Say whether a series is kept, whatever it is worth."""
+        return SeriesKey(site, study_uid, series_uid) in self._index
+
+    def studies(self) -> Collection[tuple[str, str]]:
+        """Return site and StudyInstanceUID of all that is kept or being written."""
+        return {(key.site, key.study_uid) for keys in (self._index, self._writers) for key in keys}
+
     # -- Keeper (for the writers) ------------------------------------------------------------------
 
     def hold(self, size: int) -> bool:

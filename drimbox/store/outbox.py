@@ -28,6 +28,7 @@ from drimbox.model import KosState
 from drimbox.ports import Count, Removal, Submission
 from drimbox.store import codec
 from drimbox.store.database import AnyRow
+from drimbox.store.forgotten import tell
 from drimbox.store.overtaking import overtake
 from drimbox.store.queue import Claim, Queue
 from drimbox.store.schema import DONE, FAILED, REMOVE, WAITING, kos, outbox
@@ -184,9 +185,10 @@ class Outbox(Queue):
         """The DMP does not hold it any more: end the row, its KOS is DEPUBLISHED (DB.SO.26).
 
         A KOS that is no longer the current one stays what it is. One whose publication was given up
-        for this removal is PENDING until now.
+        for this removal is PENDING until now. The nodes of the store learn it for their caches.
         """
         words = codec.canonical([codec.clip(warning) for warning in warnings])
+        now = self._clock.now()
 
         def work(connection: Connection) -> None:
             if not self._end(connection, item_id, DONE, outcome_unknown=False, warnings=words):
@@ -199,8 +201,13 @@ class Outbox(Queue):
                     kos.c.id == kos_id,
                     kos.c.state.in_((KosState.PUBLISHED.value, KosState.PENDING.value)),
                 )
-                .values(state=KosState.DEPUBLISHED.value, changed_at=self._clock.now())
+                .values(state=KosState.DEPUBLISHED.value, changed_at=now)
             )
+            if connection.dialect.name == "postgresql":
+                row = connection.execute(
+                    select(outbox.c.site, outbox.c.study_uid).where(outbox.c.id == item_id)
+                ).one()
+                tell(connection, row.site, row.study_uid, now)
 
         await self._database.run(work)
 

@@ -539,3 +539,15 @@ node_role = Table(
     Column("taken_at", UtcDateTime, nullable=False),
     Column("held_until", UtcDateTime, nullable=False),
 )
+
+#: Studies that every node lets go from its cache of series, in the order in which they were told.
+cache_forget = Table(
+    "cache_forget",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("site", Text, nullable=False),
+    Column("study_uid", String(64), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index(None, "at"),
+    sqlite_autoincrement=True,
+)
