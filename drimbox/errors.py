@@ -169,6 +169,12 @@ class IntrospectionTimeout(ImageError):
     http_status = 504
 
 
+class AuditUnavailable(ImageError):
+    title = "Demande intraçable : journal d'audit indisponible"
+    http_status = 503
+    retry = True
+
+
 class NotAcceptable(ImageError):
     title = "Aucune syntaxe de transfert acceptable"
     http_status = 406

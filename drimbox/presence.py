@@ -67,6 +67,10 @@ class Presence:
         late = self._shown is not None and self._clock.seconds() - self._shown > self._lease
         return _LOOK if self._barred or late else 0.0
 
+    def sure(self) -> bool:
+        """Say whether this node has shown that it lives, and that its clock is right."""
+        return self._shown is not None and not self.hold()
+
     def holds(self, role: str) -> bool:
         """Say whether this node surely does this alone for all."""
         return not self.hold() and self._nodes.holds(role)

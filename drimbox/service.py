@@ -151,6 +151,8 @@ class Gateway(Service):
         await self._open_cache()
         await self._tell_homologation()
         await self._stores.audit.record(messages.application_start(**self._names()))
+        # What our predecessor left; other nodes are looked at once our clock is known to be right.
+        await self._stores.open_records.tend(others=False)
         self._listen()
         await self._open_weather()
         for worker in [*self._assembly.feed.workers, *self._assembly.periodics]:
@@ -290,6 +292,7 @@ class Gateway(Service):
 
     async def _farewell(self) -> None:
         self._guard.stop()
+        await self._stores.open_records.tend(others=False)
         await self._stores.audit.record(messages.application_stop(**self._names()))
 
     def _names(self) -> dict[str, str]:

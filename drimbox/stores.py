@@ -31,6 +31,7 @@ from drimbox.store.mending import Mending
 from drimbox.store.native import NativeMemory
 from drimbox.store.nodes import Home, Nodes
 from drimbox.store.notices import NoticeStore
+from drimbox.store.openrecords import OpenRecords
 from drimbox.store.outbox import Outbox
 from drimbox.store.parking import ParkedRows
 from drimbox.store.queue import Patience, Queue
@@ -59,6 +60,8 @@ class Stores:
         self._home: Home | None = None
         #: This node among those of the store, once open.
         self.nodes: Nodes
+        #: Records of its deliveries under way, once open.
+        self.open_records: OpenRecords
         self.archive = Archive(self.database, clock=clock)
         self.reports = Reports(self.database)
         self.audit = AuditStore(self.database, clock=clock)
@@ -150,3 +153,6 @@ class Stores:
             dicom=f"{config.dicom.host}:{config.dicom.port}",
         )
         await self.nodes.join()
+        self.open_records = OpenRecords(
+            self.database, clock=self._clock, node_name=config.drimbox.node, home=home
+        )

@@ -52,7 +52,8 @@ class Rounds:
 
     def keep(self, resync: Resync, parking: Parking) -> None:
         """Add the walks, and what keeps the store small and told of."""
-        stores = self._ground.stores
+        stores, lease = self._ground.stores, self._ground.config.store.lease
+        self._each("open-records", self._tend_records, lease / 4, first=lease / 4)
         self._each("walks", resync.look, _LOOK, first=_LOOK)
         self._alone("speedtest-purge", stores.measures.purge, _DAY, first=_SETTLED)
         self._alone("statistics-purge", stores.statistics.purge, _DAY, first=_SETTLED)
@@ -97,6 +98,10 @@ class Rounds:
             if site.speedtest.enabled:
                 run, test = partial(speed_tests.run_if_due, site), site.speedtest.period
                 self._alone(f"speedtest-{site.name}", run, test, first=min(test, _SETTLED))
+
+    async def _tend_records(self) -> None:
+        """Record deliveries whose end could not be recorded, and those that dead nodes left."""
+        await self._ground.stores.open_records.tend(others=self._presence.sure())
 
     async def _purge_notices(self) -> int:
         keep = timedelta(seconds=self._ground.config.notifications.keep)

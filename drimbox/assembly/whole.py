@@ -121,6 +121,7 @@ class Assembly:
             stores.notices,
             self.feed.compare,
             stores.statistics,
+            stores.open_records,
             stands,
         )
         self.mllp = self._make_mllp(storing, turned_away)

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from drimbox.errors import DrimboxError, TooManyRequests
+import attrs
+
+from drimbox.errors import DrimboxError, ImageError, TooManyRequests
 from drimbox.model import Patient, Report, ReportMessage
 from drimbox.ports import (
     ArchivedKos,
@@ -55,6 +58,12 @@ class DmpExchange(enum.Enum):
     EXISTENCE = ("110112", "E", ("TD0.2", "DMP", "Test d'existence du DMP"))
     SEARCH = ("110112", "E", ("ITI-18", _IHE, "Registry Stored Query"))
     RETRIEVE = ("110107", "C", ("ITI-43", _IHE, "Retrieve Document Set"))
+
+
+class Interrupted(ImageError):
+    """The process died during a delivery: nobody knows what has left."""
+
+    title = "Livraison interrompue par un arrêt brutal, étendue inconnue"
 
 
 class Alert(enum.Enum):
@@ -357,6 +366,18 @@ def images_served(
         patient_ins=kos.patient_ins if kos else "",
         study_uid=study_uid,
     )
+
+
+def interrupted(event: AuditEvent, *, node: str, begun_at: datetime, found_at: datetime) -> AuditEvent:
+    """Images were being served when the process died (requirements.md 3.8.3, DB.SO.46, DB.SO.47).
+
+    `event` is what was known of the delivery before its first byte, `node` whose delivery it was. Both
+    instants are told in UTC.
+    """
+    begun, found = (each.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for each in (begun_at, found_at))
+    error = Interrupted(f"commencée {begun} par le nœud {node}, constatée {found}")
+    indicator, description = outcome(error)
+    return attrs.evolve(event, outcome=indicator, outcome_description=description)
 
 
 # --- the gateway itself -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,11 @@ def make(
     *,
     recipients: Sequence[str] = (),
     keep: int | None = None,
+    announce: Callable[[str], None] = lambda name: None,
 ) -> Made:
     """Write one backup into `folder` and verify it; then remove all but the `keep` newest there.
 
+    `announce` is told its name before the first byte leaves the state folder; what it raises, nothing does.
     Keys and secrets are in it only when it is encrypted. Raises `BackupUnusable`, `StoreError`, `OSError`.
     """
     database = sqlite_path(parse_url(config.store_url))
@@ -81,6 +83,7 @@ def make(
         container.write(packed, manifest, files)
         if container.read(packed) != manifest:
             raise BackupUnusable("la sauvegarde relue n'est pas celle qui a été écrite")
+        announce(name)
         target = _deliver(packed, folder / name, keys)
     size, digest = _digest(target)
     removed = _rotate(folder, config.drimbox.system_id, keep) if keep else ()

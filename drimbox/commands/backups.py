@@ -24,11 +24,14 @@ from drimbox.store.errors import StoreError
 def make_backup(
     folder: Path, recipients: tuple[str, ...], keep: int | None, config_path: Path, *, as_json: bool
 ) -> None:
-    """Make a backup, audit it, say what it is. Raises `Failed`."""
+    """Make a backup, audited before it leaves, and say what it is. Raises `Failed`."""
     config = configuration(config_path)
+
+    def announce(name: str) -> None:
+        _audit(config.store_url, f"Sauvegarde ({name})")
+
     with _told():
-        made = making.make(config, config_path, folder, recipients=recipients, keep=keep)
-    _audit(config.store_url, f"Sauvegarde ({made.path.name})")
+        made = making.make(config, config_path, folder, recipients=recipients, keep=keep, announce=announce)
     if as_json:
         print_json(
             {

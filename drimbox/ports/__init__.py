@@ -18,6 +18,7 @@ from drimbox.ports.audit import (
     BatchNotDelivered,
     ExportBacklog,
     ExportedEvent,
+    OpenRecords,
 )
 from drimbox.ports.cache import (
     CacheDamaged,
@@ -100,6 +101,7 @@ __all__ = [
     "NotAdmitted",
     "Notice",
     "Notices",
+    "OpenRecords",
     "OutageNotices",
     "Outcome",
     "PacsMover",

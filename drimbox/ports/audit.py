@@ -8,6 +8,8 @@ from typing import Protocol
 
 import attrs
 
+from drimbox.ports.figures import Count
+
 
 @attrs.frozen
 class AuditParticipant:
@@ -64,6 +66,22 @@ class AuditTrail(Protocol):
 
     async def record(self, event: AuditEvent) -> None:
         """Commit one event."""
+
+
+class OpenRecords(Protocol):
+    """The audit records of deliveries under way, which no stop of the process may lose."""
+
+    async def begin(self, key: str, event: AuditEvent, counts: Sequence[Count]) -> None:
+        """Commit what is to be recorded and counted if `end` is never called; `key` is new.
+
+        Whatever it raises, nothing may be delivered then.
+        """
+
+    async def end(self, key: str, event: AuditEvent, counts: Sequence[Count], *, begun: bool) -> None:
+        """Record and count the end of a delivery in the place of what it had begun with.
+
+        With `begun` it raises nothing: what cannot be written now is written later.
+        """
 
 
 class AgeingTrail(Protocol):

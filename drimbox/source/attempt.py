@@ -41,6 +41,7 @@ from drimbox.ports import (
 )
 from drimbox.source.budget import Budget
 from drimbox.source.cached import PATIENCE, Replay
+from drimbox.source.clearance import Clearance
 from drimbox.source.conversion import Conversion
 from drimbox.source.handling import Handling
 from drimbox.source.keeping import Keeping
@@ -143,7 +144,8 @@ class Attempt:
 
     `due` is what the KOS lists of it and may leave, None for the reference study; `handling` is what the
     options of the site do to each instance; `avoid` are transfer syntaxes that failed in an earlier
-    attempt; `series` is what the cache holds of that series, which its owner closes.
+    attempt; nothing leaves before the `clearance`; `series` is what the cache holds of that series, which
+    its owner closes.
     """
 
     log = Logger()
@@ -157,6 +159,7 @@ class Attempt:
         due: frozenset[str] | None,
         handling: Handling,
         avoid: frozenset[str],
+        clearance: Clearance,
         series: CachedSeries | None = None,
     ) -> None:
         self._means = means
@@ -204,6 +207,10 @@ class Attempt:
         #: True while images come: only then is there something to abandon.
         self._moving = False
         answer.listen(pause=self._outflow.pause, resume=self._outflow.resume, lost=self._lost)
+        if not clearance.granted:
+            # As if the client took nothing yet: the PACS is asked meanwhile.
+            self._outflow.pause()
+            clearance.listen(self._outflow.resume, self._refuse)
 
     async def run(self, result: Delivered, start: float) -> None:
         """Have the series sent and end the answer.

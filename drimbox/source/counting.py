@@ -24,6 +24,13 @@ def of_delivery(request: ImagesRequest, result: Delivered) -> list[Count]:
     ]
 
 
+def of_interruption(request: ImagesRequest, result: Delivered) -> list[Count]:
+    """Return the event of a request whose delivery the process did not survive: what left is not known."""
+    if request.instance_uid is not None:
+        return []
+    return [Count("STF08", result.kos.structure_id if result.kos is not None else "", result.site)]
+
+
 def of_refusal(site: str, study_uid: str, error: DrimboxError) -> list[Count]:
     """Return the event of a request that got no further than the door, when it asked for a series."""
     return [Count("STF08", site=site)] if study_uid and error.code != _ONE_INSTANCE else []

@@ -32,6 +32,7 @@ from drimbox.source.attempt import (
     Means,
 )
 from drimbox.source.budget import Budget
+from drimbox.source.clearance import Clearance
 from drimbox.source.dues import Dues, Promise
 from drimbox.source.filters import UidRootFilter
 from drimbox.source.handling import Handling
@@ -109,10 +110,16 @@ class Deliveries:
         )
 
     async def deliver(
-        self, site: Site, request: ImagesRequest, answer: Answer, consumer: str = ""
+        self,
+        site: Site,
+        request: ImagesRequest,
+        answer: Answer,
+        consumer: str = "",
+        begin: Callable[[Delivered], Clearance] = lambda result: Clearance(),
     ) -> Delivered:
         """Answer one request of `consumer`; never raises a coded error, `Delivered.error` holds it.
 
+        `begin` is told once it is known who asks and for which KOS; nothing leaves before its clearance.
         When `error` is set and `cut` is not, nothing has been written: the caller sends the status.
         """
         start = self._clock.seconds()
@@ -124,7 +131,9 @@ class Deliveries:
                 result.waited = self._clock.seconds() - start
             try:
                 result.introspection = await self._introspector.introspect(request.token, consumer)
-                await self._answer(site, request, answer, result, start)
+                if request.study_uid != self._config.wado.reference_study:
+                    result.kos = await self._kos(site, request)
+                await self._answer(site, request, answer, result, start, begin(result))
             finally:
                 self._places.leave(consumer)
         except DrimboxError as error:
@@ -163,23 +172,31 @@ class Deliveries:
     # -- checks ------------------------------------------------------------------------------------
 
     async def _answer(
-        self, site: Site, request: ImagesRequest, answer: Answer, result: Delivered, start: float
+        self,
+        site: Site,
+        request: ImagesRequest,
+        answer: Answer,
+        result: Delivered,
+        start: float,
+        clearance: Clearance,
     ) -> None:
         due = None
         handling = Handling()
-        if request.study_uid != self._config.wado.reference_study:
-            result.kos = await self._kos(site, request)
+        if result.kos is not None:
             listed = await self._dues.of(result.kos.id, request.series_uid)
             result.modality = await self._dues.modality(result.kos.id, request.series_uid)
             handling = await self._handling(site, result.kos)
             series = handling.roots.kept(listed)
             due = _asked(series, request)
-            if await self._from_cache(site, request, answer, series, due, handling, result, start):
+            if await self._from_cache(
+                site, request, answer, series, due, handling, result, start, clearance
+            ):
                 return
         avoid: frozenset[str] = frozenset()
         while True:
             try:
-                await Attempt(self._means, site, request, answer, due, handling, avoid).run(result, start)
+                attempt = Attempt(self._means, site, request, answer, due, handling, avoid, clearance)
+                await attempt.run(result, start)
             except AnotherSyntax as again:
                 # Ends: what was chosen is never proposed to `choose` again.
                 avoid |= again.syntaxes
@@ -196,6 +213,7 @@ class Deliveries:
         handling: Handling,
         result: Delivered,
         start: float,
+        clearance: Clearance,
     ) -> bool:
         """Answer from the cache when it holds the series exactly; every check has been made by now.
 
@@ -208,7 +226,8 @@ class Deliveries:
         if series is None:
             return False
         try:
-            attempt = Attempt(self._means, site, request, answer, due, handling, frozenset(), series)
+            none: frozenset[str] = frozenset()
+            attempt = Attempt(self._means, site, request, answer, due, handling, none, clearance, series)
             await attempt.run(result, start)
         except CacheUnusable as unusable:
             result.cached = False

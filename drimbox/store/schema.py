@@ -8,7 +8,7 @@ The archive is `kos` with `kos_report`; the database itself allows one PUBLISHED
 A walk over the archive is `walk` with `walk_study`; a site has at most one open walk.
 The audit trail is `audit`, append-only by triggers (made by the migrations), chained by hashes whose last
 link is `audit_head`; what retention removed from its old end is remembered in `audit_anchor`, and how far
-it was sent on in `audit_export`.
+it was sent on in `audit_export`. A delivery under way has the record it would leave in `open_record`.
 
 Instants are UTC (`UtcDateTime`). Whole objects are JSON text made by `codec`. The Alembic revisions
 under `migrations/` hold the history; a test compares their result with this module.
@@ -317,6 +317,19 @@ audit_export = Table(
     # The node that sends, until when.
     Column("holder", Text),
     Column("held_until", UtcDateTime),
+)
+
+#: Deliveries under way, each with the audit record it leaves when its process dies (`openrecords`).
+open_record = Table(
+    "open_record",
+    metadata,
+    Column("key", String(32), primary_key=True),
+    #: Whose it is: name of the node, and identity of its state folder (`nodes.Home`).
+    Column("node", String(64), nullable=False),
+    Column("home", String(64), nullable=False),
+    Column("begun_at", UtcDateTime, nullable=False),
+    #: An `openrecords.Left`, as `codec` writes it.
+    Column("content", Text, nullable=False),
 )
 
 notice = Table(

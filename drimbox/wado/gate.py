@@ -1,29 +1,33 @@
 """Joins the WADO-RS face to trust, deliveries and the audit trail (an implementation of `server.Gate`).
 
-Every request leaves one audit record when it ends, however it ends (DB.SO.46, DB.SO.47), one line in the
-log and its metrics; what an administrator must mend becomes a notice.
+Every request leaves one audit record when it ends, however it ends (DB.SO.46, DB.SO.47): before its first
+byte what is known of it is in the store, in case the process dies. It leaves one line in the log and its
+metrics too; what an administrator must mend becomes a notice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
 from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from drimbox import metrics
 from drimbox.audit import messages
 from drimbox.config import Config, Site
 from drimbox.dicom.syntaxes import TABLE
-from drimbox.errors import DrimboxError, PeerNotTrusted
-from drimbox.ports import AuditTrail, Count, Notices, Statistics
+from drimbox.errors import DrimboxError, ImageError, PeerNotTrusted
+from drimbox.ports import AuditEvent, AuditTrail, Count, Notices, OpenRecords, Statistics
 from drimbox.source import counting
 from drimbox.source.attempt import Delivered
 from drimbox.source.delivery import Deliveries
 from drimbox.source.structures import Structures
+from drimbox.source.traces import Trace
 from drimbox.trust.contexts import verified_chain, verified_peer
 from drimbox.wado.request import ImagesRequest
 from drimbox.wado.server import Peer, RequestAnswer
@@ -68,6 +72,7 @@ class WadoGate:
         notices: Notices,
         compare: Callable[[str], Awaitable[object]],
         statistics: Statistics,
+        records: OpenRecords,
         stands: Callable[[list[x509.Certificate]], Awaitable[None]] | None = None,
     ) -> None:
         """`compare` queues a comparison of KOS and PACS for a study (DB.SO.190).
@@ -83,6 +88,7 @@ class WadoGate:
         self._notices = notices
         self._compare = compare
         self._statistics = statistics
+        self._records = records
         self._structures = Structures(config)
         #: False while the gateway stops: new requests get 503.
         self.open = True
@@ -120,25 +126,38 @@ class WadoGate:
         self, site: Site, peer: Peer, request: ImagesRequest, answer: RequestAnswer
     ) -> DrimboxError | None:
         """Deliver, then take note; return the error when nothing has been written."""
-        result = await self._deliveries.deliver(site, request, answer, peer.name)
+        trace = Trace(self._records, request, partial(self._describe, site, peer, request))
+        try:
+            result = await self._deliveries.deliver(site, request, answer, peer.name, trace.begin)
+        except Exception:
+            await self._broke(trace, trace.result or Delivered(request.study_uid, site.name), answer)
+            raise
         self._measure(site, request, result)
-        self._count(counting.of_delivery(request, result))
-        await self._audit.record(
-            messages.images_served(
-                study_uid=request.study_uid,
-                caller_address=peer.address,
-                source_name=site.wado_fqdn,
-                kos=result.kos,
-                introspection=result.introspection,
-                situation=request.situation or "",
-                repository_uid=site.retrieve_location_uid or "",
-                internal_id=self._structures.internal_id(result.kos.structure_id) if result.kos else "",
-                error=result.error,
-                cut=result.cut,
-            )
-        )
+        await trace.end(result)
         await self._notify(site, result)
         return result.error if not result.cut else None
+
+    async def _broke(self, trace: Trace, result: Delivered, answer: RequestAnswer) -> None:
+        """Record a delivery that a bug of ours ended."""
+        result.error, result.cut = ImageError("erreur interne"), answer.begun
+        try:
+            await trace.end(result)
+        except Exception:
+            self.log.failure("a broken delivery is not recorded", failure=Failure())
+
+    def _describe(self, site: Site, peer: Peer, request: ImagesRequest, result: Delivered) -> AuditEvent:
+        return messages.images_served(
+            study_uid=request.study_uid,
+            caller_address=peer.address,
+            source_name=site.wado_fqdn,
+            kos=result.kos,
+            introspection=result.introspection,
+            situation=request.situation or "",
+            repository_uid=site.retrieve_location_uid or "",
+            internal_id=self._structures.internal_id(result.kos.structure_id) if result.kos else "",
+            error=result.error,
+            cut=result.cut,
+        )
 
     async def refused(self, site: Site | None, address: str, study_uid: str, error: DrimboxError) -> None:
         """Audit a request refused before it reached the deliveries."""

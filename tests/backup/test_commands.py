@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 from twisted.internet import reactor
 
 from drimbox.backup import making
+from drimbox.backup.container import BackupUnusable
 from drimbox.cli import cli
+from drimbox.commands import backups
 from drimbox.store.database import Database
 from tests.integration.waiting import wait
 from tests.operator_files import good_config, write_private
@@ -114,6 +116,26 @@ def test_the_backup_itself_is_in_the_trail(machine: Machine) -> None:
     machine.backup()
     found = run("audit", "search", "--event", "administration", "--config", machine.config)
     assert f"Sauvegarde ({machine.newest.name})" in found.output
+
+
+@pytest.mark.requirement("DB.CS.10")
+def test_no_backup_leaves_that_is_not_in_the_trail(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it is written to the medium, or unable to write to the trail."""
+
+    def killed(*_: object) -> None:
+        raise BackupUnusable("arrêt brutal")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "_deliver", killed)
+        machine.backup(code=1)
+    found = run("audit", "search", "--event", "administration", "--config", machine.config)
+    assert f"Sauvegarde ({making.PREFIX}" in found.output
+    monkeypatch.setattr(backups, "_audit", killed)
+    before = list(machine.backups.iterdir())
+    machine.backup(code=1)
+    assert list(machine.backups.iterdir()) == before
 
 
 @pytest.mark.peer("age")

@@ -171,6 +171,27 @@ async def test_nothing_is_accepted_that_cannot_be_stored_and_nothing_accepted_is
     assert states == [("published",)]
 
 
+@pytest.mark.requirement("DB.SO.46", "DB.SO.47")
+@FAULTS
+@pytest_twisted.ensureDeferred
+async def test_no_image_leaves_whose_delivery_cannot_be_recorded(
+    world: World, fault: Callable[[World], AbstractContextManager[None]]
+) -> None:
+    stand = world.stand
+    study = world.studies.new(world.pacs)
+    await stand.report(study)
+    entry = await stand.published_one(study, seconds=60.0)
+    asked = (study.study_uid, study.series[0].series_uid, entry.unique_id)
+    with fault(world):
+        result = await stand.fetch(*asked)
+        assert (result.status, result.parts) in [(500, ()), (503, ())]
+    result = await stand.fetch(*asked)
+    assert (result.status, result.complete) == (200, True)
+    recorded = "SELECT outcome FROM audit WHERE study_uid = ? AND payload LIKE '%RAD-107%' ORDER BY id"
+    await until(lambda: (0,) in stand.query(recorded, study.study_uid), what="the record of the second")
+    assert stand.query("SELECT count(*) FROM open_record") == [(0,)]
+
+
 @FAULTS
 @pytest_twisted.ensureDeferred
 async def test_a_success_that_cannot_be_written_down_is_found_again(

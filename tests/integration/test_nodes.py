@@ -7,12 +7,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
 from drimbox.sim.behaviour import Behaviour, Kind
+from drimbox.sim.pacs_behaviour import Behaviour as PacsBehaviour
 from drimbox.sim.postgres import Cluster
 from drimbox.sim.stand import GatewayFailed
 from drimbox.store.revision import newest
@@ -138,6 +140,53 @@ async def test_killed_in_the_middle_of_a_publication_the_other_ends_it(nodes: No
     assert submissions(world) == before + (2 if lost else 1)
     assert victim.name not in await survivor.roles()
     await victim.start_gateway()
+
+
+def image_requests(node: Node, study: str) -> list[tuple[int, str]]:
+    """Outcome and description of the audit records of the requests for a study."""
+    rows = node.query(
+        "SELECT payload FROM audit WHERE study_uid = %s AND payload LIKE '%%RAD-107%%' ORDER BY id", study
+    )
+    events = [json.loads(row[0])["event"] for row in rows]
+    return [(each["outcome"], each["outcome_description"]) for each in events]
+
+
+@pytest.mark.requirement("DB.SO.46", "DB.SO.47")
+@pytest_twisted.ensureDeferred
+async def test_killed_in_the_middle_of_a_delivery_the_other_records_it_once(nodes: Nodes) -> None:
+    victim, survivor = nodes.nodes
+    study = nodes.studies.new(nodes.pacs, instances=8)
+    await victim.report(study)
+    entry = await victim.published_one(study, seconds=60.0)
+    # So slow that the survivor looks for what the dead have left while the victim lives.
+    nodes.pacs.behaviour = PacsBehaviour(pause=2.0)
+    try:
+        stored = len(nodes.pacs.seen("stored"))
+        series = study.series[0].series_uid
+        asked = Deferred.fromCoroutine(victim.fetch(study.study_uid, series, entry.unique_id, timeout=90.0))
+        await until(lambda: len(nodes.pacs.seen("stored")) >= stored + 4, what="images on their way")
+        assert victim.query("SELECT node FROM open_record") == [(victim.name,)]
+        os.kill(victim.pid, signal.SIGKILL)
+        await until(lambda: not victim.running, what="its death")
+    finally:
+        nodes.pacs.behaviour = PacsBehaviour()
+    await victim.kill_gateway()
+    result: Any = await asked
+    assert (result.status, result.complete, bool(result.parts)) == (200, False, True)
+    assert image_requests(survivor, study.study_uid) == []
+    await until(
+        lambda: image_requests(survivor, study.study_uid), seconds=TAKEOVER, what="the record of its end"
+    )
+    assert victim.name not in await survivor.roles()
+    # The victim finds it done; nobody does it twice.
+    await victim.start_gateway()
+    ((outcome, text),) = image_requests(survivor, study.study_uid)
+    assert outcome == 8
+    assert "étendue inconnue : commencée 20" in text
+    assert f"par le nœud {victim.name}, constatée 20" in text
+    assert survivor.query("SELECT count(*) FROM open_record") == [(0,)]
+    verified = await drimbox(survivor.config, "audit", "verify")
+    assert verified.returncode == 0, verified.stderr
 
 
 @pytest_twisted.ensureDeferred

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from drimbox.model import Instance, KosState, Patient, Series, Study
 from drimbox.ports import ArchivedKos, Introspection
 from drimbox.source import dues
 from drimbox.source.attempt import ClientGone, Delivered
+from drimbox.source.clearance import Clearance
 from drimbox.source.delivery import Deliveries
 from drimbox.wado.accept import parse
 from drimbox.wado.request import ImagesRequest
@@ -171,10 +173,15 @@ class World:
         return self.moves[-1]
 
     def ask(
-        self, sink: FakeSink | None = None, request: ImagesRequest = REQUEST, consumer: str = "C"
+        self,
+        sink: FakeSink | None = None,
+        request: ImagesRequest = REQUEST,
+        consumer: str = "C",
+        begin: Callable[[Delivered], Clearance] = lambda result: Clearance(),
     ) -> tuple[FakeSink, Deferred[Delivered]]:
         sink = sink or FakeSink()
-        return sink, Deferred.fromCoroutine(self.deliveries.deliver(SITE, request, sink, consumer))
+        work = self.deliveries.deliver(SITE, request, sink, consumer, begin)
+        return sink, Deferred.fromCoroutine(work)
 
 
 @pytest.fixture

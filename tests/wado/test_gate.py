@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -22,6 +23,7 @@ from drimbox.errors import (
 )
 from drimbox.ports import AuditEvent, Count, Introspection
 from drimbox.source.attempt import Delivered, Incomplete
+from drimbox.source.clearance import Clearance
 from drimbox.wado.accept import Acceptable
 from drimbox.wado.gate import ConsumerPeer, WadoGate
 from drimbox.wado.request import ImagesRequest
@@ -41,6 +43,11 @@ class Around:
         self.notices: list[dict[str, str]] = []
         self.counts: list[Count] = []
         self.in_list = True
+        #: Whether a delivery gets as far as its images, what of it is open then, and what goes wrong.
+        self.traced = False
+        self.begun: dict[str, tuple[AuditEvent, list[Count]]] = {}
+        self.bug: Exception | None = None
+        self.away: Exception | None = None
         config = Config(
             Appliance(PATH, "349"),
             (SITE,),
@@ -52,14 +59,30 @@ class Around:
         )
         parts: Any = self
         self.compared: list[str] = []
-        self.gate = WadoGate(config, parts, parts, parts, parts, self.compare, parts)
+        self.gate = WadoGate(config, parts, parts, parts, parts, self.compare, parts, parts)
 
     async def compare(self, study_uid: str) -> None:
         self.compared.append(study_uid)
 
-    async def deliver(self, site: Any, request: Any, answer: Any, consumer: str) -> Delivered:
+    async def deliver(
+        self, site: Any, request: Any, answer: Any, consumer: str, begin: Callable[[Delivered], Clearance]
+    ) -> Delivered:
         assert consumer == "CN=consumer"
+        if self.traced:
+            begin(attrs.evolve(self.result, error=None, cut=False))
+        if self.bug is not None:
+            raise self.bug
         return self.result
+
+    async def begin(self, key: str, event: AuditEvent, counts: Sequence[Count]) -> None:
+        if self.away is not None:
+            raise self.away
+        self.begun[key] = (event, list(counts))
+
+    async def end(self, key: str, event: AuditEvent, counts: Sequence[Count], *, begun: bool) -> None:
+        assert begun is (self.begun.pop(key, None) is not None)
+        self.events.append(event)
+        self.counts += counts
 
     def lists(self, certificate: Any) -> bool:
         return self.in_list
@@ -119,6 +142,43 @@ def test_a_refusal_is_recorded_and_returned(around: Around, error: DrimboxError,
 def test_a_cut_answer_is_recorded_as_such_and_leaves_nothing_to_send(around: Around) -> None:
     assert around.serve(error=Incomplete("2 instances manquantes"), cut=True) is None
     assert "interrompue" in around.events[0].outcome_description
+
+
+@pytest.mark.requirement("DB.SO.46", "DB.SO.47")
+@pytest.mark.parametrize("traced", [False, True], ids=["before its images", "among its images"])
+def test_a_delivery_that_a_bug_ends_is_recorded(around: Around, traced: bool) -> None:
+    around.traced, around.bug = traced, ValueError("a bug")
+    answer: Any = SimpleNamespace(begun=traced)
+    done: Any = Deferred.fromCoroutine(around.gate.serve(SITE, PEER, REQUEST, answer))
+    done.addErrback(lambda failure: failure.trap(ValueError))
+    (event,) = around.events
+    assert event.outcome == 8
+    assert event.outcome_description.startswith("E1104 - Autre erreur : erreur interne")
+    assert ("interrompue" in event.outcome_description) is traced
+    # Of one that had begun it is known who asked.
+    assert (event.participants[0].alternative_user_id == "899700000000") is traced
+    assert around.begun == {}
+    assert around.counts[0] == Count("STF08", "", "site1")
+
+
+@pytest.mark.requirement("DB.SO.46", "DB.SO.47", "DB.SO.87")
+@pytest.mark.parametrize("instance", [None, "2.25.9"])
+def test_what_is_open_of_a_delivery_tells_who_asked_for_what(around: Around, instance: str | None) -> None:
+    around.traced = True
+    opened: list[tuple[AuditEvent, list[Count]]] = []
+    end = around.end
+
+    async def looking(key: str, event: AuditEvent, counts: Sequence[Count], *, begun: bool) -> None:
+        opened.append(around.begun[key])
+        await end(key, event, counts, begun=begun)
+
+    around.end = looking  # type: ignore[method-assign]
+    answer: Any = None
+    asked = attrs.evolve(REQUEST, instance_uid=instance)
+    Deferred.fromCoroutine(around.gate.serve(SITE, PEER, asked, answer))
+    ((event, counts),) = opened
+    assert event == around.events[0]
+    assert counts == ([Count("STF08", "", "site1")] if instance is None else [])
 
 
 @pytest.mark.requirement("DB.SO.190")
