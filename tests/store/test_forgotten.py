@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from threading import Event
 
 import pytest
 import pytest_twisted
+from sqlalchemy import Connection, text
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from drimbox.ports import ForgottenStudy
+from drimbox.sim.postgres import Cluster
 from drimbox.store.database import Database
-from drimbox.store.forgotten import KEPT, Forgotten
+from drimbox.store.forgotten import KEPT, Forgotten, tell
+from tests.integration.waiting import until
 from tests.store.conftest import Stores
 from tests.store.samples import TestClock
 from tests.store.test_removals import STUDY, out, publish, remove
 
 pytestmark = pytest.mark.requirement("DB.SO.35", "DB.SO.40")
+#: How many wait for a lock that another node of this database has.
+_WAITING = text(
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 
 
 @pytest_twisted.ensureDeferred
@@ -55,31 +63,36 @@ async def test_it_goes_when_no_cache_can_hold_it_and_its_number_never_comes_back
 
 @pytest.mark.peer("postgres")
 @pytest_twisted.ensureDeferred
-async def test_whoever_follows_the_numbers_misses_none_of_many_nodes(
-    database: Database, url: str, clock: TestClock
-) -> None:
-    if database.dialect == "sqlite":
-        return
-    others = [Database(url, reactor=reactor) for _ in range(2)]
-    for other in others:
-        await other.open()
+async def test_a_number_is_never_seen_before_a_smaller_one(postgresql: Cluster, upgraded: str) -> None:
+    url, clock = postgresql.url(postgresql.create(upgraded)), TestClock()
+    slow, quick, reader = nodes = [Database(url, reactor=reactor) for _ in range(3)]
+    told, committing = Forgotten(reader, clock=clock), Event()
+    for node in nodes:
+        await node.open()
     try:
-        telling = [
-            Deferred.fromCoroutine(Forgotten(other, clock=clock).tell(f"site{n}", f"1.{number}"))
-            for number in range(40)
-            for n, other in enumerate(others)
-        ]
-        all_told = gatherResults(telling)
-        reader, seen, done = Forgotten(database, clock=clock), list[ForgottenStudy](), False
-        while not done:
-            done = bool(all_told.called)
-            seen += await reader.since(seen[-1].number if seen else 0, 7)
-        while more := await reader.since(seen[-1].number, 7):
-            seen += more
-        assert len({(each.site, each.study_uid) for each in seen}) == len(seen) == 80
+
+        def dawdle(connection: Connection) -> None:
+            tell(connection, "site1", "1.1", clock.now())
+            begun.set()
+            committing.wait(60)
+
+        begun = Event()
+        first = slow.run(dawdle)
+        await until(begun.is_set, what="a transaction that has its number")
+        second = Deferred.fromCoroutine(Forgotten(quick, clock=clock).tell("site1", "1.2"))
+
+        async def settled() -> bool:
+            return second.called or await reader.read(lambda connection: connection.scalar(_WAITING)) == 1
+
+        await until(settled, what="the other node to wait, or to have overtaken the first")
+        assert await told.since(0, 10) == []
+        committing.set()
+        await gatherResults([first, second])
+        assert [each.study_uid for each in await told.since(0, 10)] == ["1.1", "1.2"]
     finally:
-        for other in others:
-            await other.close()
+        committing.set()
+        for node in nodes:
+            await node.close()
 
 
 @pytest_twisted.ensureDeferred
