@@ -28,7 +28,7 @@ from rle.rle import decode_frame as decode_rle
 from drimbox.config import TranscodingSettings
 from drimbox.dicom.elements import Buffer, DatasetRefused
 from drimbox.dicom.pixels import PixelFacts
-from drimbox.dicom.streams import StreamHead, read_head
+from drimbox.dicom.streams import StreamHead, read_head, with_more
 from drimbox.dicom.syntaxes import (
     JPEG2000,
     JPEG2000_LOSSLESS,
@@ -90,7 +90,12 @@ def decode(syntax: str, stream: Buffer, facts: PixelFacts) -> tuple[Words, str, 
     if not 1 <= head.precision <= facts.bits_allocated or (head.subsampled and syntax not in _DCT):
         raise DatasetRefused(f"a frame of {head.precision} bits in {facts.bits_allocated} allocated")
     try:
-        words, photometric = _decoded(syntax, stream, head, facts)
+        words, photometric = _decoded(syntax, bytes(stream), head, facts)
+        if syntax not in _JPEG_LS:
+            # These decoders tell nobody of pixels that they had to make up: those depend on what follows.
+            again, _ = _decoded(syntax, with_more(bytes(stream)), head, facts)
+            if not numpy.array_equal(words, again):
+                raise DatasetRefused("a compressed frame is cut short")
     except (RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise DatasetRefused(f"a frame cannot be decoded: {type(error).__name__}") from error
     if words.shape != _shape(facts):
@@ -98,8 +103,7 @@ def decode(syntax: str, stream: Buffer, facts: PixelFacts) -> tuple[Words, str, 
     return _widened(words, head, facts), photometric, head.lossy
 
 
-def _decoded(syntax: str, stream: Buffer, head: StreamHead, facts: PixelFacts) -> tuple[Words, str]:
-    data = bytes(stream)
+def _decoded(syntax: str, data: bytes, head: StreamHead, facts: PixelFacts) -> tuple[Words, str]:
     if syntax in _JPEG:
         return _decode_jpeg(syntax, data, head, facts)
     if syntax in _JPEG_LS:

@@ -8,6 +8,7 @@ segments (ITU-T T.81 B.1, T.87 C.1); JPEG 2000 opens with SIZ (T.800 A.5.1).
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Final
 
@@ -40,6 +41,11 @@ _SOS: Final = 0xDA
 _SOT: Final = 0xFF90
 #: A codestream has at most 65,535 tiles; of tile-parts we follow as many.
 _MAX_TILES: Final = 65_535
+#: A marker, with the fill bytes that may stand before it; a stuffed zero makes none (T.81 B.1.1).
+_MARKER: Final = re.compile(rb"\xff+[\x01-\xfe]")
+_RESTARTS: Final = range(0xD0, 0xD8)
+#: Neither a marker nor what decoders put in the place of what is missing.
+_MORE: Final = bytes.fromhex("b54a2d961ac773d80fe45b8ea7392ed4") * 2
 #: Marker segments before the first scan beyond which a stream is taken for an attack.
 _MAX_SEGMENTS: Final = 1000
 
@@ -201,6 +207,62 @@ def _check_tiles(stream: memoryview, position: int) -> None:
             # Complete, save for its end marker: some encoders leave it out, and decoders do not mind.
             return
     raise DatasetRefused("a JPEG 2000 frame is cut short")
+
+
+def with_more(stream: bytes) -> bytes:
+    """Return a JPEG or JPEG 2000 frame with bytes of no meaning behind each run of its coded pixels.
+
+    A decoder passes over them behind a run that is whole, and takes them for pixels in one that was cut
+    short, where it would otherwise fill in what is missing. The frame is one whose head was read
+    (`read_head`). Raises `DatasetRefused` when it is no chain of marker segments.
+    """
+    return _scans_with_more(stream) if stream[:2] == b"\xff\xd8" else _tiles_with_more(stream)
+
+
+def _scans_with_more(stream: bytes) -> bytes:
+    pieces: list[bytes] = []
+    position, copied, size = 2, 0, len(stream)
+    for _ in range(_MAX_SEGMENTS):
+        marker = _MARKER.match(stream, position)
+        if marker is None:
+            break
+        position = marker.end()
+        kind = stream[position - 1]
+        if kind == 0xD9:
+            return b"".join((*pieces, stream[copied:]))
+        position += int.from_bytes(stream[position : position + 2], "big")
+        if kind != _SOS:
+            continue
+        while (found := _MARKER.search(stream, position)) is not None:
+            position = found.start()
+            pieces += (stream[copied:position], _MORE)
+            copied = position
+            if stream[found.end() - 1] not in _RESTARTS:
+                break
+            position = found.end()
+        if position >= size:
+            break
+    raise DatasetRefused("a JPEG frame without its end")
+
+
+def _tiles_with_more(stream: bytes) -> bytes:
+    """Lengthen the last part of each tile (T.800 A.4.2)."""
+    _, _, position = _coding_style(memoryview(stream), 4 + int.from_bytes(stream[4:6], "big"))
+    pieces, last = [stream[:position]], {}
+    while stream[position : position + 2] == b"\xff\x90":
+        tile, length = struct.unpack_from(">HI", stream, position + 4)
+        # Without a length it goes up to the end of the codestream.
+        end = position + length if length else stream.rindex(b"\xff\xd9")
+        last[tile] = len(pieces)
+        pieces.append(stream[position:end])
+        position = end
+    for number in last.values():
+        part = bytearray(pieces[number])
+        (length,) = struct.unpack_from(">I", part, 6)
+        if length:
+            struct.pack_into(">I", part, 6, length + len(_MORE))
+        pieces[number] = bytes(part) + _MORE
+    return b"".join((*pieces, stream[position:]))
 
 
 def ends_image(stream: Buffer) -> bool:
