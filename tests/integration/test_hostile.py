@@ -23,11 +23,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
+from drimbox.dicom.syntaxes import JPEG_LOSSLESS_SV1
 from drimbox.sim.stand import LOOPBACK
 from drimbox.sim.studies import SimPatient, make_study
 from tests.conftest import REPORTS
-from tests.integration.hospital import JPEG_LS, Served, behave, digests, received
-from tests.integration.hostile import associations, handshakes, messages, requests, slow
+from tests.integration.hospital import ACCEPT, JPEG_LS, Served, behave, digests, received
+from tests.integration.hostile import associations, handshakes, messages, pixels, requests, slow
 from tests.integration.hostile.stand import Besieged
 from tests.integration.hostile.target import Attack, Target, certificates, target_of
 from tests.integration.waiting import pause, until, wait
@@ -64,6 +65,8 @@ class Scene:
     target: Target
     scan: Served
     other: Served
+    #: A study of the second PACS whose pixels lie.
+    forged: Served
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +82,15 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             seed=91,
         )
         other = make_study(tmp_path_factory.mktemp("other"), instances=5, patient=PATIENT, seed=92)
+        forged = pixels.forged_study(tmp_path_factory.mktemp("forged"), 93, patient=PATIENT)
         pairs = certificates(hospital, 0)
         besieged.start()
         served: Served = wait(hospital.publish(scan))
         titles = tuple(wait(hospital.titles(1)))
         target = target_of(hospital, served, pairs, pacs=hospital.pacs[1].ae_title, titles=titles)
-        yield Scene(besieged, target, served, wait(hospital.publish(other, 1)))
+        hospital.pacs[0].behaviour = behave(propose="stored")
+        theirs = [wait(hospital.publish(study, 1)) for study in (other, forged)]
+        yield Scene(besieged, target, served, *theirs)
     finally:
         besieged.stop()
 
@@ -214,7 +220,10 @@ DECEITS: tuple[dict[str, Any], ...] = (
 
 
 class Traffic:
-    """Ordinary work: images, reports, an administrator; and a PACS that lies, whose images are no loss."""
+    """Ordinary work: images, as held and transcoded, reports, an administrator.
+
+    And a PACS that lies, about what it sends and in the pixels themselves, whose images are no loss.
+    """
 
     def __init__(self, scene: Scene, folder: Path) -> None:
         self.done: Counter[str] = Counter()
@@ -228,7 +237,14 @@ class Traffic:
     async def run(self, seconds: float) -> None:
         """Work for so long; nothing of it may fail."""
         self._end = self._now() + seconds
-        works = (self._images(), self._reports(), self._administrator(), self._deceived())
+        works = (
+            self._images(),
+            self._transcoded(),
+            self._reports(),
+            self._administrator(),
+            self._deceived(),
+            self._forged(),
+        )
         await gatherResults([Deferred.fromCoroutine(work) for work in works], consumeErrors=True)
 
     @property
@@ -244,6 +260,17 @@ class Traffic:
             assert received(result) == digests(scan.study)
             self.done["images"] += 1
             await pause(0.3)
+
+    async def _transcoded(self) -> None:
+        hospital, scan = self._scene.besieged.hospital, self._scene.scan
+        while self._going:
+            result = await hospital.fetch(scan, accept=(ACCEPT.format(JPEG_LOSSLESS_SV1),))
+            good = (result.complete, result.status) == (True, 200)
+            assert good, (self.done, result, self._scene.besieged.last_words())
+            assert {part.transfer_syntax for part in result.parts} == {JPEG_LOSSLESS_SV1}
+            assert set(received(result)) == set(digests(scan.study))
+            self.done["transcoded"] += 1
+            await pause(0.5)
 
     async def _reports(self) -> None:
         hospital = self._scene.besieged.hospital
@@ -271,15 +298,25 @@ class Traffic:
         hospital, other = self._scene.besieged.hospital, self._scene.other
         while self._going:
             lie = DECEITS[self.done["deceits"] % len(DECEITS)]
-            hospital.pacs[1].behaviour = behave(**lie)
+            # Its pixels as they are held: so ours are the codecs that meet the forged ones.
+            hospital.pacs[1].behaviour = behave(propose="stored", **lie)
             result = await hospital.fetch(other)
             if result.complete and result.status == 200:
                 assert received(result) == digests(other.study), lie
             self.done["deceits"] += 1
             await pause(0.3)
 
+    async def _forged(self) -> None:
+        hospital, forged = self._scene.besieged.hospital, self._scene.forged
+        while self._going:
+            kind = self.done["forged"] % len(pixels.KINDS)
+            result = await hospital.fetch(forged, kind, accept=pixels.accept(kind))
+            assert not (result.complete and result.status == 200), pixels.KINDS[kind]
+            self.done["forged"] += 1
+            await pause(0.3)
 
-@pytest.mark.threat(*ROWS)
+
+@pytest.mark.threat(*ROWS, "forged dimensions, codec out of bounds")
 @pytest.mark.requirement("DB.SO.32", "DB.SO.35", "DB.SO.111", "DB.SO.03")
 @pytest_twisted.ensureDeferred
 async def test_ordinary_work_goes_on_under_every_attack(scene: Scene, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def failing(target: Target, chance: random.Random, source: str) -> None:
 ATTACKS: dict[str, tuple[Attack, ...]] = {
     "PDU length bomb": (nasty, damaged),
     "DICOM deflate bomb": (deflated,),
-    "nested sequences / recursion": (nested,),
-    "path traversal by UID / AE title / filename": (nasty,),
-    "log / audit injection": (nasty,),
+    "nested sequences, recursion": (nested,),
+    "path traversal by UID, AE title, file name": (nasty,),
+    "log and audit injection, flooding": (nasty,),
     "memory leaks by repeated requests": (nasty, unasked),
 }

@@ -111,7 +111,7 @@ def http_2(target: Target, chance: random.Random, source: str) -> None:
 #: Attacks that end before a request, for those who count failed handshakes.
 FAILING: tuple[Attack, ...] = (bad_certificate, bad_certificate, weak, garbage, cut_short)
 ATTACKS: dict[str, tuple[Attack, ...]] = {
-    "TLS downgrade / weak client certs": (bad_certificate, unlisted, weak, garbage, cut_short),
+    "TLS downgrade, weak or revoked certificates": (bad_certificate, unlisted, weak, garbage, cut_short),
     "client certificate bypassed by SNI": (wrong_name,),
     "HTTP/2 reset floods": (http_2,),
 }

@@ -87,7 +87,7 @@ def failing(target: Target, chance: random.Random, source: str) -> None:
 
 
 ATTACKS: dict[str, tuple[Attack, ...]] = {
-    "XXE / billion laughs / DTD": (hostile_xml,),
-    "HL7/MLLP": (framing, costly, delimiters),
-    "log / audit injection": (delimiters,),
+    "XXE, billion laughs, DTD": (hostile_xml,),
+    "HL7 and MLLP": (framing, costly, delimiters),
+    "log and audit injection, flooding": (delimiters,),
 }

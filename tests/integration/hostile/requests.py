@@ -118,12 +118,12 @@ def foreign_page(target: Target, chance: random.Random, source: str) -> None:
 
 
 ATTACKS: dict[str, tuple[Attack, ...]] = {
-    "path traversal by UID / AE title / filename": (paths,),
-    "HTTP response header injection": (header_injection,),
+    "path traversal by UID, AE title, file name": (paths,),
+    "response header injection": (header_injection,),
     "multipart injection": (boundary,),
-    "HTTP/1.1 smuggling, pipelining": (smuggling,),
-    "Content-Length / body bombs": (bodies,),
-    "JOSE": (tokens,),
-    "XSS in error pages / viewer": (header_injection, viewer_pages),
+    "request smuggling, pipelining": (smuggling,),
+    "Content-Length and body bombs": (bodies,),
+    "tokens: oversize, odd, logged, of others": (tokens,),
+    "XSS in error pages": (header_injection, viewer_pages),
     "unsafe deserialisation": (foreign_page,),
 }

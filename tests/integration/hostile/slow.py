@@ -72,5 +72,5 @@ def reads_nothing(target: Target, chance: random.Random, source: str) -> None:
 
 
 ATTACKS: dict[str, tuple[Attack, ...]] = {
-    "slowloris / stalled reader": (half_open, drip, drip_request, reads_nothing),
+    "slowloris, stalled reader": (half_open, drip, drip_request, reads_nothing),
 }

@@ -35,6 +35,8 @@ _MORE = {
     "hl7": {"message_timeout": "8", "max_message_bytes": str(2 * 1024 * 1024)},
     "dicom": {"artim_timeout": "8", "idle_timeout": "15"},
     "psc": {"timeout": "20"},
+    # What codecs may take here, so that what they are given does not cost the machine.
+    "transcoding": {"memory": str(256 * 1024 * 1024), "max_decoded_bytes": str(64 * 1024 * 1024)},
 }
 #: The machine is busy with the attack: nothing that should happen is to be hurried.
 _PACS = {"first_image_timeout": "60", "gap_timeout": "60", "query_timeout": "60", "quarantine": "1"}
