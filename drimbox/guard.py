@@ -6,7 +6,9 @@ in them; the whitelist; then the contexts of the doors.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -35,8 +37,12 @@ from drimbox.trust.xades import MAX_BYTES
 
 #: Seconds between two looks: whether a list is due, whether a file has changed; and of the expiries.
 _LOOK, _FILES, _DAY = 300.0, 30.0, 86400.0
-#: The door whose refusals are audited.
+#: The door whose refusals are all audited.
 WADO = "wado"
+_HL7 = "hl7"
+#: Refusals of a certificate that are audited at every door.
+_NODES = frozenset({Why.REVOKED, Why.UNCHECKED})
+_FAILED = _NODES | {Why.HANDSHAKE, Why.ISSUER, Why.USAGE, Why.GARBAGE, Why.UNFINISHED}
 
 
 class Guard:
@@ -65,9 +71,15 @@ class Guard:
         self.refusals = Refusals(self._refused, reactor)
         #: Connections refused at the other doors, where they are no matter of the audit trail.
         self._elsewhere = Refusals(self._logged, reactor)
+        #: Certificates refused at these other doors, which are.
+        self._nodes = Refusals(self._alerted, reactor)
+        #: Peers let in without a current revocation list.
+        self._unchecked = Refusals(self._admitted, reactor)
         self._state = config.drimbox.state_dir
         self._ways = Ways(reactor, config.proxy)
         self.revocation = self._make_revocation()
+        #: The lists of the authorities of the RIS, None where there are none.
+        self.hl7_revocation = self._make_hl7_revocation()
         self.whitelist = WhitelistHolder(
             config.trust,
             config.sites,
@@ -77,7 +89,7 @@ class Guard:
         )
         self.lists = self._make_lists()
         #: Asks whether a peer is not revoked, None where nobody is asked (OCSP).
-        self.stands = self._make_responders().check if config.trust.ocsp != "off" else None
+        self._responders = self._make_responders() if config.trust.ocsp != "off" else None
         self.contexts: ServerContexts
         #: TLS of the HL7 door, None where it speaks in clear.
         self.hl7: ListenerContext | None = None
@@ -91,23 +103,46 @@ class Guard:
             self.refusals.refused(address, name, why)
         else:
             self._elsewhere.refused(address, door, why)
+            if why in _NODES:
+                self._nodes.refused(address, door, why)
+
+    async def stands(self, chain: list[x509.Certificate]) -> None:
+        """Ask again, before a request is served, what a long connection has outlived.
+
+        Raises `PeerNotTrusted` when a certificate of the verified chain of a peer, leaf first, has ended or
+        is in a revocation list held by now; then OCSP responders are asked, where configured.
+        """
+        now = self._clock.now()
+        if not all(_lasts(each, now) for each in chain):
+            raise PeerNotTrusted("certificat client expiré depuis l'ouverture de la connexion")
+        if any(map(self.revocation.revokes, chain)):
+            raise PeerNotTrusted("certificat client révoqué depuis l'ouverture de la connexion")
+        if self._responders is not None:
+            await self._responders.check(chain)
+
+    @property
+    def keepers(self) -> list[RevocationKeeper]:
+        """Who holds the revocation lists, of Consumers and of RIS."""
+        return [each for each in (self.revocation, self.hl7_revocation) if each is not None]
 
     def stop(self) -> None:
         """Write what was counted of refusals."""
-        self.refusals.stop()
-        self._elsewhere.stop()
+        for each in (self.refusals, self._elsewhere, self._nodes, self._unchecked):
+            each.stop()
 
     async def start(self) -> None:
         """Read and fetch what must be there before a door opens.
 
         Raises `WhitelistRefused` and `CertificateUnusable`.
         """
-        await self.revocation.start()
+        for keeper in self.keepers:
+            await keeper.start()
         await self.lists.start()
         self.contexts = server_context_factory(
             self._config,
             crls=self.revocation.crls,
             told=lambda address, name, why: self.turned_away(WADO, address, why, name),
+            unchecked=lambda address: self._unchecked.refused(address, WADO, Why.UNCHECKED),
         )
         self.tls = TlsKeeper(
             self._config,
@@ -124,14 +159,20 @@ class Guard:
             self.admin = ListenerContext(settings, self._config.trust.ciphers)
             self.tls.watch(self.admin.files, self.admin.reload)
         if self._config.hl7.tls is not None:
-            self.hl7 = ListenerContext(self._config.hl7.tls, self._config.trust.ciphers)
+            lists = self.hl7_revocation
+            self.hl7 = ListenerContext(
+                self._config.hl7.tls,
+                self._config.trust.ciphers,
+                crls=lambda: lists.crls if lists is not None else (),
+                unchecked=lambda address: self._unchecked.refused(address, _HL7, Why.UNCHECKED),
+            )
             self.tls.watch(self.hl7.files, self.hl7.reload)
 
     def periodics(self) -> list[Periodic]:
         """Return the work done again and again, once started."""
         return [
             Periodic("whitelist", self.lists.refresh_if_due, _LOOK, self._reactor, first=_LOOK),
-            Periodic("revocation", self.revocation.refresh_if_due, _LOOK, self._reactor, first=_LOOK),
+            Periodic("revocation", self._look_at_lists, _LOOK, self._reactor, first=_LOOK),
             Periodic("tls-files", self.tls.look, _FILES, self._reactor, first=_FILES),
             Periodic("expiries", self.tls.check_expiries, _DAY, self._reactor, first=_FILES),
         ]
@@ -140,21 +181,37 @@ class Guard:
 
     def _make_revocation(self) -> RevocationKeeper:
         trust = self._config.trust
+        return self._keeper(trust.crl_urls, trust.crl_policy, self._authorities, self._state / FOLDER)
+
+    def _make_hl7_revocation(self) -> RevocationKeeper | None:
+        tls = self._config.hl7.tls
+        if tls is None or tls.client_roots is None or not tls.crl_urls:
+            return None
+        # Its own authorities, its own folder: no list of a hospital takes the place of one of IGC-Santé.
+        roots, folder = tls.client_roots, self._state / f"{FOLDER}-{_HL7}"
+        return self._keeper(tls.crl_urls, tls.crl_policy, lambda: read_certificates(roots), folder, "hl7-")
+
+    def _keeper(
+        self,
+        urls: Sequence[str],
+        policy: str,
+        authorities: Callable[[], Sequence[x509.Certificate]],
+        folder: Path,
+        name: str = "",
+    ) -> RevocationKeeper:
+        trust = self._config.trust
+        limits: Any = {"timeout": trust.crl_timeout, "limit": trust.crl_max_bytes}
         return RevocationKeeper(
-            {
-                url: over_https(
-                    self._ways, "crl", url, None, timeout=trust.crl_timeout, limit=trust.crl_max_bytes
-                )
-                for url in trust.crl_urls
-            },
-            self._authorities,
+            {url: over_https(self._ways, "crl", url, None, **limits) for url in urls},
+            authorities,
             self._notices,
             now=self._clock.now,
             in_thread=self._defer,
-            folder=self._state / FOLDER,
+            folder=folder,
             period=trust.crl_period,
-            hard=trust.crl_policy == "hard",
+            hard=policy == "hard",
             changed=self._crls_changed,
+            name=name,
         )
 
     def _make_lists(self) -> ListKeeper:
@@ -199,8 +256,7 @@ class Guard:
 
     async def _refused(self, address: str, name: str, why: Why, count: int) -> None:
         times = f" ({count} fois)" if count > 1 else ""
-        failed = why in (Why.HANDSHAKE, Why.ISSUER, Why.USAGE, Why.GARBAGE, Why.UNFINISHED)
-        error = (PeerNotTrusted if failed else TooManyRequests)(f"{why.value}{times}")
+        error = (PeerNotTrusted if why in _FAILED else TooManyRequests)(f"{why.value}{times}")
         await self._audit.record(
             messages.images_served(
                 study_uid="",
@@ -220,6 +276,46 @@ class Guard:
             why=why.name,
         )
 
+    async def _alerted(self, address: str, door: str, why: Why, count: int) -> None:
+        times = f" ({count} fois)" if count > 1 else ""
+        await self._audit.record(
+            messages.security_alert(
+                kind=messages.Alert.NODE_AUTHENTICATION,
+                name=self._config.drimbox.name,
+                source_name=self._config.sites[0].wado_fqdn,
+                subject=door,
+                description=f"{why.value}{times}",
+                peer_address=address,
+            )
+        )
+
+    async def _admitted(self, address: str, door: str, _why: Why, count: int) -> None:
+        times = f" ({count} fois)" if count > 1 else ""
+        await self._note("Certificat admis sans liste de révocation à jour", f"{door} : {address}{times}")
+
+    async def _look_at_lists(self) -> None:
+        """Fetch what is due; cut whom a RIS's certificate no longer speaks for."""
+        for keeper in self.keepers:
+            await keeper.refresh_if_due()
+        self._drop()
+
     async def _crls_changed(self) -> None:
         if hasattr(self, "tls"):
             await self.tls.reload()
+            self._drop()
+
+    def _drop(self) -> None:
+        """Cut the RIS whose certificate has ended, or is in a revocation list by now."""
+        if self.hl7 is None:
+            return
+        now, lists = self._clock.now(), self.hl7_revocation
+
+        def holds(certificate: x509.Certificate) -> bool:
+            return _lasts(certificate, now) and not (lists is not None and lists.revokes(certificate))
+
+        for address in self.hl7.drop(holds):
+            self.turned_away(_HL7, address, Why.REVOKED)
+
+
+def _lasts(certificate: x509.Certificate, now: datetime) -> bool:
+    return now <= certificate.not_valid_after_utc

@@ -23,6 +23,8 @@ class Why(enum.Enum):
     HANDSHAKE = "négociation TLS refusée"
     ISSUER = "certificat client d'une autorité non admise"
     USAGE = "certificat client sans usage clientAuth"
+    REVOKED = "certificat client révoqué"
+    UNCHECKED = "révocation du certificat client non vérifiable"
     GARBAGE = "ce qui a été reçu n'est pas une négociation TLS"
     UNFINISHED = "négociation TLS inachevée dans le temps imparti"
     CROWDED = "place cédée, faute de certificat, à une nouvelle connexion"

@@ -135,6 +135,7 @@ class Gateway(Service):
             self._guard.tls.watch,
             self._guard.stands,
             self._guard.turned_away,
+            self._guard.revocation.revokes,
         )
         self._status = Status(config, self._stores, self._assembly, self._guard.whitelist)
         self._gauges = Gauges(

@@ -122,6 +122,22 @@ def test_certificates_of_ris_are_verified_against_somebody(
 
 
 @pytest.mark.requirement("DB.SO.111")
+@pytest.mark.parametrize("asked", ["none", "optional"])
+def test_lists_of_certificates_nobody_asks_for_are_told(tmp_path: Path, asked: str) -> None:
+    path = good_config(tmp_path)
+    section = '\n[hl7.tls]\ncertificate = { certificate = "db1.pem", key = "db1.key" }\n'
+    section += f'client_certificates = "{asked}"\ncrl_urls = ["http://crl.hopital/ac.crl"]\n'
+    section += 'client_roots = "roots.pem"\ncrl_policy = "soft"\n' if asked != "none" else ""
+    path.write_text(path.read_text("utf-8") + section, "utf-8")
+    errors, warnings = said(path)
+    assert not errors
+    assert ("ne servent pas" in warnings.get("hl7.tls.crl_urls", "")) is (asked == "none")
+    tls = load(path).hl7.tls
+    assert tls is not None
+    assert tls.crl_policy == ("hard" if asked == "none" else "soft")
+
+
+@pytest.mark.requirement("DB.SO.111")
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -129,6 +145,7 @@ def test_certificates_of_ris_are_verified_against_somebody(
         ('ocsp = "soft"', "sans répondeur"),
         ('ocsp = "hard"\nocsp_hosts = ["ocsp.exemple.fr:8080"]', ""),
         ('ocsp = "soft"\nocsp_url = "http://ocsp.exemple.fr/"', ""),
+        ('ocsp = "soft"\nocsp_authorities_url = "http://ocsp.exemple.fr/"', "sans répondeur"),
         ('ocsp = "off"', ""),
     ],
 )

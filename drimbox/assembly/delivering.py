@@ -14,7 +14,7 @@ from drimbox.source.delivery import Deliveries
 from drimbox.store.archive import Archive
 from drimbox.store.homologation import ArchiveWithLoaded
 from drimbox.store.spool import Spool
-from drimbox.trust.outgoing import client_policy
+from drimbox.trust.outgoing import Revoked, client_policy
 from drimbox.trust.ways import Ways
 
 #: Has a function called when one of some files changes.
@@ -52,10 +52,13 @@ def _known(ground: Ground) -> Archive | ArchiveWithLoaded:
     return stores.archive
 
 
-def make_introspector(ground: Ground, ways: Ways, watch: WatchFiles) -> Introspector:
-    """Make what asks who is behind a token. Raises `SecretUnusable`, `CertificateUnusable`."""
+def make_introspector(ground: Ground, ways: Ways, watch: WatchFiles, revoked: Revoked) -> Introspector:
+    """Make what asks who is behind a token; `revoked` is that of `client_policy`.
+
+    Raises `SecretUnusable`, `CertificateUnusable`.
+    """
     psc, reactor, now = ground.config.psc, ground.reactor, ground.clock.now
-    policy = client_policy(psc.roots, psc.certificate)
+    policy = client_policy(psc.roots, psc.certificate, revoked=revoked)
     if psc.certificate is not None:
         watch(psc.certificate.files, policy.reload)
     agent = ways.agent("psc", policy, psc.timeout)

@@ -42,7 +42,7 @@ from drimbox.source.walking import Doors as WalkDoors
 from drimbox.source.watch import Watch
 from drimbox.store.cache import Cache
 from drimbox.stores import Stores
-from drimbox.trust.outgoing import client_policy
+from drimbox.trust.outgoing import Revoked, client_policy
 from drimbox.trust.ways import Ways
 from drimbox.trust.whitelist import WhitelistHolder
 from drimbox.wado.gate import WadoGate
@@ -69,8 +69,12 @@ class Assembly:
         watch: WatchFiles,
         stands: Callable[[list[Certificate]], Awaitable[None]] | None = None,
         turned_away: Callable[[str, str, Why], None] = lambda door, address, why: None,
+        revoked: Revoked = lambda certificate: False,
     ) -> None:
-        """`turned_away` is told of connections refused at once: at which door, from which address, why."""
+        """`turned_away` is told of connections refused at once: at which door, from which address, why.
+
+        `revoked` says of a certificate whether a revocation list held has it.
+        """
         ground = self._ground = Ground(config, reactor, clock, stores, defer)
         ways = Ways(reactor, config.proxy)
         self.images = Images(ground)
@@ -86,12 +90,12 @@ class Assembly:
             config,
             reactor,
             clock=clock,
-            tls_policy=client_policy,
+            tls_policy=partial(client_policy, revoked=revoked),
             run=defer,
             way=partial(ways.to, "dmp"),
         )
         self._link = Link(self.images.archives, stores.walks.controls)
-        introspector = make_introspector(ground, ways, watch)
+        introspector = make_introspector(ground, ways, watch, revoked)
         self._deliveries = make_deliveries(
             ground, introspector, self.images.archives, self.codecs, self._shared_cache or self.cache
         )

@@ -18,6 +18,11 @@ class Hl7TlsSettings:
     client_certificates: str = "none"
     #: PEM file of the authorities of these; None while none is asked for.
     client_roots: Path | None = None
+    #: Where their revocation lists are published; without any, revocation is not checked. How often, how
+    #: long and how much is fetched is that of `[trust]`.
+    crl_urls: tuple[str, ...] = ()
+    #: As `TrustSettings.crl_policy`.
+    crl_policy: str = "hard"
     #: Seconds a handshake may take.
     handshake_timeout: float = 10.0
 

@@ -49,6 +49,8 @@ class TrustSettings:
     ocsp: str = "off"
     #: The responder; None takes the address that the certificate names, if its host is one of `ocsp_hosts`.
     ocsp_url: str | None = None
+    #: The same for the authorities between a Consumer and the root; of one without any, nothing is asked.
+    ocsp_authorities_url: str | None = None
     #: `host` or `host:port`.
     ocsp_hosts: tuple[str, ...] = ()
     #: Seconds one question may take; longest time an answer is kept; bytes of an answer.

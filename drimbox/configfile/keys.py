@@ -91,6 +91,8 @@ RULES: dict[type, dict[str, Rule]] = {
     config.Hl7TlsSettings: {
         "client_certificates": choice("none", "optional", "required"),
         "client_roots": path(),
+        "crl_urls": several(https_url(plain=True), most=16),
+        "crl_policy": choice("hard", "soft"),
         "handshake_timeout": duration(1, 5 * MINUTE),
     },
     config.Ris: {
@@ -258,6 +260,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "crl_max_bytes": size(4 * KIB, GIB),
         "ocsp": choice("off", "hard", "soft"),
         "ocsp_url": https_url(plain=True),
+        "ocsp_authorities_url": https_url(plain=True),
         "ocsp_hosts": several(
             pattern(
                 r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[1-9][0-9]{0,4})?",

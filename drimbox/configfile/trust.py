@@ -74,6 +74,12 @@ def _hl7(tree: Tree, report: Report) -> None:
     if "client_certificates" not in tls or "client_roots" not in tls:
         return
     asked, roots = tls["client_certificates"] != "none", tls["client_roots"] is not None
+    if tls.get("crl_urls") and not asked:
+        report.warn(
+            "hl7.tls.crl_urls",
+            "aucun certificat client n'est demandé, ces listes ne servent pas",
+            'écrire client_certificates = "optional" ou "required", ou retirer crl_urls',
+        )
     if asked and not roots:
         report.error(
             "hl7.tls.client_roots",

@@ -121,6 +121,17 @@ class Lists:
 
     async def crls(self) -> list[Finding]:
         """Fetch every revocation list and verify it; see whether ours are in one, and whose is missing."""
+        return [*await self._consumers(), *await self._ris()]
+
+    async def _ris(self) -> list[Finding]:
+        """Look at the lists of the authorities of the RIS (MLLP over TLS)."""
+        tls = self._config.hl7.tls
+        if tls is None or tls.client_roots is None:
+            return []
+        asked = [Deferred.fromCoroutine(self._crl(url, tls.client_roots)) for url in tls.crl_urls]
+        return [finding for finding, _ in await gatherResults(asked)]
+
+    async def _consumers(self) -> list[Finding]:
         urls = self._config.trust.crl_urls
         if not urls:
             return []
@@ -132,17 +143,20 @@ class Lists:
             found += await self._in_thread(lambda: self._uncovered(held))
         return found
 
-    async def _crl(self, url: str) -> tuple[Finding, x509.CertificateRevocationList | None]:
-        """Fetch one revocation list; return it too, if one of our authorities signed it."""
+    async def _crl(
+        self, url: str, roots: Path | None = None
+    ) -> tuple[Finding, x509.CertificateRevocationList | None]:
+        """Fetch one revocation list; return it too, if one of our authorities, or of `roots`, signed it."""
         trust, now = self._config.trust, self._clock.now()
-        mend = "vérifier l'adresse dans trust.crl_urls, le pare-feu ou le proxy"
+        where, who = ("trust", "consumer_roots") if roots is None else ("hl7.tls", "client_roots")
+        mend = f"vérifier l'adresse dans {where}.crl_urls, le pare-feu ou le proxy"
         try:
             data = await self._get("crl", url, None, trust.crl_timeout, trust.crl_max_bytes)
-            crl = await self._in_thread(lambda: verified_crl(data, self._authorities(), now))
+            crl = await self._in_thread(lambda: verified_crl(data, self._authorities(roots), now))
         except (FetchFailed, CertificateUnusable, SecretUnusable) as error:
             return bad("crl", url, f"non récupérée : {error}", mend), None
         except CrlRefused as error:
-            mend = "vérifier que c'est la liste d'une autorité de consumer_roots"
+            mend = f"vérifier que c'est la liste d'une autorité de {who}"
             return bad("crl", url, str(error), mend), None
         end = crl.next_update_utc
         assert end is not None
@@ -200,7 +214,9 @@ class Lists:
 
         return await (await self._in_thread(make))()
 
-    def _authorities(self) -> Sequence[x509.Certificate]:
+    def _authorities(self, roots: Path | None = None) -> Sequence[x509.Certificate]:
+        if roots is not None:
+            return read_certificates(roots)
         trust = self._config.trust
         return [*read_certificates(trust.consumer_roots), *read_certificates(trust.whitelist_roots)]
 

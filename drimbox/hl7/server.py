@@ -128,7 +128,9 @@ class MllpConnection(TwistedProtocol):
         # One that only looked whether somebody is there ends in order, and is nothing to be told of.
         failed = reason is not None and reason.check(ConnectionDone, ConnectionLost) is None
         if failed and not (self._shaken or self._closing):
-            self.owner.refused(self.peer, Why.HANDSHAKE)
+            # What judged the certificate has left its reason on the TLS connection.
+            handle = getattr(self.transport, "getHandle", lambda: None)()
+            self.owner.refused(self.peer, getattr(handle, "why", Why.HANDSHAKE))
         if self._reader.in_message:
             log.warn("MLLP connection from {peer} lost inside a message", peer=self.peer)
         self._stop_timer()

@@ -42,7 +42,7 @@ from drimbox.config import Config, Site, TrustSettings
 from drimbox.errors import PeerNotTrusted
 from drimbox.limits import Why
 from drimbox.trust.certificates import fill_store, read_certificates, use_pair
-from drimbox.trust.peers import PeerRules, rules_of, verifier
+from drimbox.trust.peers import JudgedConnection, PeerRules, rules_of, verifier
 
 log = Logger()
 
@@ -106,30 +106,16 @@ class _DoorSet:
     fallback: _Door | None
 
 
-class _ServerConnection(SSL.Connection):
-    """A connection that remembers what has happened to it.
+class _ServerConnection(JudgedConnection):
+    """A connection that remembers what has happened to it."""
 
-    Not in its application data: Twisted puts its own transport there.
-    """
-
-    def __init__(self, chosen: _DoorSet) -> None:
+    def __init__(self, chosen: _DoorSet, carrier: Any) -> None:
         self.door: _Door | None = None
-        #: Twisted's side of the connection, which knows the peer's address.
-        self.carrier: Any = None
-        self.done = False
+        #: The name of the ClientHello, in lower case; None before.
+        self.called: str | None = None
         self.refused = False
-        #: Of `peers.Judged`.
-        self.issuer_taken = False
-        self.why = Why.HANDSHAKE
         self.door_set = chosen
-        super().__init__(chosen.base, None)
-
-    @property
-    def address(self) -> str:
-        """Address of the peer, empty when nobody knows it."""
-        transport = getattr(self.carrier, "transport", None)
-        peer = transport.getPeer() if transport is not None else None
-        return str(getattr(peer, "host", ""))
+        super().__init__(chosen.base, carrier)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -148,6 +134,7 @@ class ServerContexts:
         crls: Sequence[x509.CertificateRevocationList] = (),
         on_refused: Callable[[], None] = metrics.TLS_REFUSED.inc,
         told: Callable[[str, str, Why], None] = lambda address, name, why: None,
+        unchecked: Callable[[str], None] = lambda address: None,
     ) -> None:
         """Read every certificate.
 
@@ -157,13 +144,15 @@ class ServerContexts:
         `default_site` names the site whose WADO door opens when a peer gives no name or an unknown one;
         without it such a handshake is refused (decisions.md). `on_refused` is called once for every
         handshake that an alert of either side ends, and so is `told`, with the peer's address, the name of
-        ours it called (empty when unknown) and why. Raises `CertificateUnusable`.
+        ours it called (empty when unknown) and why. `unchecked` is called with the address of a peer who is
+        let in though nothing current is known about its revocation. Raises `CertificateUnusable`.
         """
         self._sites = tuple(sites)
         self._trust = trust
         self._default_site = default_site
         self._on_refused = on_refused
         self._told = told
+        self._unchecked = unchecked
         self.reload(crls)
 
     def reload(self, crls: Sequence[x509.CertificateRevocationList] = ()) -> None:
@@ -197,8 +186,7 @@ class ServerContexts:
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
         """Return a new connection, strict until its SNI name says otherwise."""
-        connection = _ServerConnection(self._set)
-        connection.carrier = tlsProtocol
+        connection = _ServerConnection(self._set, tlsProtocol)
         connection.set_info_callback(self._watch)
         return connection
 
@@ -206,6 +194,8 @@ class ServerContexts:
         """Follow the handshake: note its end, count its refusal."""
         assert isinstance(connection, _ServerConnection)
         if where & SSL.SSL_CB_HANDSHAKE_DONE:
+            if connection.unchecked and not connection.done:
+                self._unchecked(connection.address)
             connection.done = True
         elif (
             where & SSL.SSL_CB_ALERT and ret >> 8 == _FATAL and not (connection.done or connection.refused)
@@ -239,7 +229,7 @@ class ServerContexts:
         context.set_alpn_select_callback(_only_http11)
         required = bool(roots) and bool(self._trust.crl_urls)
         lenient = required and self._trust.crl_policy == "soft"
-        context.set_verify(STRICT, verifier(rules, lenient=lenient))
+        context.set_verify(STRICT, verifier(rules, lenient=lenient, crls=crls))
         store = context.get_cert_store()
         assert store is not None
         fill_store(store, roots, crls, required=required)
@@ -257,12 +247,20 @@ def server_context_factory(config: Config, **options: Any) -> ServerContexts:
 def _choose_door(connection: SSL.Connection) -> None:
     """SNI callback: give the connection the certificate of the name it asked for, if it is ours.
 
-    It must not raise. A name that is not ours leaves the base context, which can present nothing.
+    It must not raise. A name that is not ours leaves the base context, which can present nothing. It is
+    called again for the second ClientHello that a HelloRetryRequest brings: that one names the same.
     """
     assert isinstance(connection, _ServerConnection)
     name = connection.get_servername()
     key = name.decode("ascii", "replace").lower() if name else ""
     door = connection.door_set.doors.get(key, connection.door_set.fallback)
+    if connection.called not in (None, key):
+        # Whatever the first name has loosened is strict again, and nothing is there to be shown.
+        connection.door = None
+        connection.set_context(connection.door_set.base)
+        connection.set_verify(STRICT, lambda *_: False)
+        return
+    connection.called = key
     if door is None:
         return
     connection.door = door

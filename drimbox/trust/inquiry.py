@@ -1,7 +1,8 @@
 """One question to an OCSP responder about one certificate: where it is asked, and what came of it.
 
-The address is the configured one, or the one that the certificate names if its host is among those allowed:
-a certificate comes from outside, and must not send us anywhere (`[trust] ocsp_hosts`).
+The address is the configured one, of clients or of their authorities, or the one that the certificate names
+if its host is among those allowed: a certificate comes from outside, and must not send us anywhere (`[trust]
+ocsp_hosts`).
 """
 
 from __future__ import annotations
@@ -49,18 +50,21 @@ class Inquiry:
         self._now = now
         self._revoked = revoked
 
-    def url(self, leaf: x509.Certificate) -> str | None:
-        """Return where to ask about a certificate, None for nowhere."""
-        if self._settings.ocsp_url is not None:
-            return self._settings.ocsp_url
-        return next((url for url in responder_urls(leaf) if allowed(url, self._settings.ocsp_hosts)), None)
+    def url(self, certificate: x509.Certificate, *, authority: bool = False) -> str | None:
+        """Return where to ask about a certificate, of an `authority` or not, None for nowhere."""
+        settings = self._settings
+        configured = settings.ocsp_authorities_url if authority else settings.ocsp_url
+        if configured is not None:
+            return configured
+        named = responder_urls(certificate)
+        return next((url for url in named if allowed(url, settings.ocsp_hosts)), None)
 
-    async def ask(self, chain: Sequence[x509.Certificate]) -> Answer:
+    async def ask(self, chain: Sequence[x509.Certificate], *, authority: bool = False) -> Answer:
         """Ask about the first certificate of a chain, whose second one issued it. Raises `NoAnswer`."""
         settings = self._settings
         if len(chain) < 2:
             raise NoAnswer("certificat sans autorité au-dessus")
-        url = self.url(chain[0])
+        url = self.url(chain[0], authority=authority)
         if url is None:
             raise NoAnswer("aucune adresse de répondeur admise pour ce certificat")
         question = Question(chain[0], chain[1], secrets.token_bytes(_NONCE))

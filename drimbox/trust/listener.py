@@ -1,15 +1,21 @@
 """TLS for a listener that machines of the hospital call: one certificate of ours, their own authorities.
 
 Nothing here is of IGC-Santé: no name chooses a site, no whitelist follows. Whether a client certificate is
-asked for, and whether there must be one, is the operator's choice; one that is shown must verify. Versions
-and suites are those of the outer doors, and nothing resumes: no session outlives what was verified.
+asked for, and whether there must be one, is the operator's choice; one that is shown must verify, and stand
+in no revocation list of its own authorities. Versions and suites are those of the outer doors, and nothing
+resumes: no session outlives what was verified.
+
+A RIS keeps its connection for days: whoever is revoked meanwhile, or whose certificate ends, is cut.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
+from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
@@ -17,18 +23,35 @@ from zope.interface import implementer
 from drimbox.config import Hl7TlsSettings
 from drimbox.trust.certificates import fill_store, read_certificates, use_pair
 from drimbox.trust.contexts import STRICT, harden
+from drimbox.trust.peers import JudgedConnection, PeerRules, verifier
 
 _MODES = {"none": SSL.VERIFY_NONE, "optional": SSL.VERIFY_PEER, "required": STRICT}
+#: What a machine of the hospital shows may be for anything that its authority says, or for all.
+_RULES = PeerRules(usage_required=False)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ListenerContext:
     """Makes the server side of its connections; every file is read when it is made and at each `reload`."""
 
-    def __init__(self, settings: Hl7TlsSettings, ciphers: str) -> None:
-        """`ciphers` are the suites of TLS 1.2. Raises `CertificateUnusable`."""
+    def __init__(
+        self,
+        settings: Hl7TlsSettings,
+        ciphers: str,
+        *,
+        crls: Callable[[], Sequence[x509.CertificateRevocationList]] = tuple,
+        unchecked: Callable[[str], None] = lambda address: None,
+    ) -> None:
+        """`ciphers` are the suites of TLS 1.2; `crls` returns the revocation lists held.
+
+        `unchecked` is called with the address of a peer who is let in though nothing current is known about
+        its revocation. Raises `CertificateUnusable`.
+        """
         self._settings = settings
         self._ciphers = ciphers
+        self._crls = crls
+        self._unchecked = unchecked
+        self._open: WeakSet[JudgedConnection] = WeakSet()
         self.reload()
 
     @property
@@ -51,17 +74,37 @@ class ListenerContext:
         store = context.get_cert_store()
         assert store is not None
         roots = read_certificates(settings.client_roots) if settings.client_roots is not None else []
-        fill_store(store, roots)
+        crls = tuple(self._crls())
+        fill_store(store, roots, crls, required=bool(settings.crl_urls))
         for root in roots:
             # Their names go to the peer, which may hold several certificates, and picks by them.
             context.add_client_ca(root)
-        context.set_verify(_MODES[settings.client_certificates], _as_openssl_says)
+        lenient = settings.crl_policy == "soft"
+        verify = verifier(_RULES, lenient=lenient, crls=crls)
+        context.set_verify(_MODES[settings.client_certificates], verify)
         self._context = context
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
         """Return a new connection."""
-        return SSL.Connection(self._context, None)
+        connection = JudgedConnection(self._context, tlsProtocol)
+        connection.set_info_callback(self._watch)
+        self._open.add(connection)
+        return connection
 
+    def drop(self, stands: Callable[[x509.Certificate], bool]) -> list[str]:
+        """Cut every connection of whose chain a certificate no longer `stands`; return their addresses."""
+        dropped = []
+        for connection in list(self._open):
+            alive = connection.done and connection.carrier.connected
+            chain = connection.get_verified_chain(as_cryptography=True) if alive else None
+            if chain and not all(stands(each) for each in chain):
+                dropped.append(connection.address)
+                connection.carrier.abortConnection()
+        return dropped
 
-def _as_openssl_says(_connection: SSL.Connection, _cert: Any, _error: int, _depth: int, ok: int) -> bool:
-    return bool(ok)
+    def _watch(self, connection: SSL.Connection, where: int, _ret: int) -> None:
+        assert isinstance(connection, JudgedConnection)
+        if where & SSL.SSL_CB_HANDSHAKE_DONE and not connection.done:
+            connection.done = True
+            if connection.unchecked:
+                self._unchecked(connection.address)

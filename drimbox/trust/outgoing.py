@@ -8,7 +8,7 @@ unexpected one and goes on: a certificate without any subjectAltName passes for 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from drimbox.trust.contexts import STRICT, harden
 
 log = Logger()
 
+#: Says whether a certificate is revoked, as far as we know.
+Revoked = Callable[[x509.Certificate], bool]
 #: TLS 1.2 suites of outgoing connections; the TLS 1.3 ones are OpenSSL's own, all AEAD.
 CLIENT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
@@ -34,13 +36,15 @@ def client_policy(
     roots: Path | None,
     pair: Certificate | None,
     *,
-    crls: Sequence[x509.CertificateRevocationList] = (),
+    revoked: Revoked = lambda certificate: False,
     ciphers: str = CLIENT_CIPHERS,
 ) -> ClientPolicy:
     """Return the TLS policy of outgoing HTTPS, for `twisted.web.client.Agent`.
 
     `roots` is the PEM file of what to trust, None for the system's; `pair` our client certificate, None
-    for none. TLS 1.2 at least; chain, dates and host name are always verified. Raises
+    for none. TLS 1.2 at least; chain, dates and host name are always verified. `revoked` says of each
+    certificate of a chain whether a revocation list that we hold has it; that there is no such list
+    refuses nobody: a service that our work hangs on must not hang on a second one. Raises
     `CertificateUnusable`.
     """
 
@@ -51,22 +55,23 @@ def client_policy(
             context.set_default_verify_paths()
         store = context.get_cert_store()
         assert store is not None
-        fill_store(store, read_certificates(roots) if roots is not None else (), crls)
+        fill_store(store, read_certificates(roots) if roots is not None else ())
         if pair is not None:
             use_pair(context, pair)
         # Refuses everything until a connection brings the callback that knows its host.
         context.set_verify(STRICT, lambda *_: False)
         return context
 
-    return ClientPolicy(make)
+    return ClientPolicy(make, revoked)
 
 
 @implementer(IPolicyForHTTPS)
 class ClientPolicy:
     """An HTTPS policy over one context, made once: files are not read again at every request."""
 
-    def __init__(self, make: Callable[[], SSL.Context]) -> None:
+    def __init__(self, make: Callable[[], SSL.Context], revoked: Revoked) -> None:
         self._make = make
+        self._revoked = revoked
         self._context = make()
 
     def reload(self) -> None:
@@ -78,13 +83,14 @@ class ClientPolicy:
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> _ClientConnections:
         """Return the creator of connections to `hostname`."""
-        return _ClientConnections(self._context, hostname.decode("ascii"))
+        return _ClientConnections(self._context, hostname.decode("ascii"), self._revoked)
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _ClientConnections:
-    def __init__(self, context: SSL.Context, host: str) -> None:
+    def __init__(self, context: SSL.Context, host: str, revoked: Revoked) -> None:
         self._context = context
+        self._revoked = revoked
         self._host = host.strip("[]")
         try:
             ipaddress.ip_address(self._host)
@@ -104,11 +110,16 @@ class _ClientConnections:
     def _verify(
         self, _connection: SSL.Connection, cert: crypto.X509, _error: int, depth: int, ok: int
     ) -> bool:
-        if not ok or depth > 0:
-            return bool(ok)
+        if not ok:
+            return False
         try:
-            verify = verify_certificate_ip_address if self._is_address else verify_certificate_hostname
-            verify(cert.to_cryptography(), self._host)
+            certificate = cert.to_cryptography()
+            if self._revoked(certificate):
+                log.warn("certificate of {host} refused: revoked", host=self._host)
+                return False
+            if depth == 0:
+                verify = verify_certificate_ip_address if self._is_address else verify_certificate_hostname
+                verify(certificate, self._host)
         except Exception as error:
             # Whatever it is, the name has not been verified. An exception that left this callback would
             # be printed by cffi and could be taken for success.

@@ -12,14 +12,14 @@ leaf.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from OpenSSL import crypto
+from OpenSSL import SSL, crypto
 from twisted.logger import Logger
 
 from drimbox import metrics
@@ -32,6 +32,8 @@ log = Logger()
 
 #: X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED.
 _NO_LIST = frozenset({3, 11, 12})
+#: X509_V_ERR_CERT_REVOKED.
+_REVOKED = 23
 
 
 @attrs.frozen
@@ -74,21 +76,60 @@ def rules_of(trust: TrustSettings) -> PeerRules:
 
 
 class Judged(Protocol):
-    """What the callback notes on a connection (`contexts._ServerConnection`)."""
+    """What the callback notes on a connection."""
 
     #: The authority that signed the certificate of the peer is one of those allowed.
     issuer_taken: bool
+    #: Nothing current is known about the revocation of the peer, who comes in all the same.
+    unchecked: bool
     #: Why the handshake fails, if it does.
     why: Why
 
 
-def verifier(rules: PeerRules, *, lenient: bool) -> Callable[[Any, crypto.X509, int, int, int], bool]:
-    """Return the verification callback of a context whose connections are `Judged`.
+class JudgedConnection(SSL.Connection):
+    """The server side of a connection, with what the callback notes.
 
-    `lenient` lets a peer in about whose revocation nothing current is known.
+    Not in its application data: Twisted puts its own transport there.
     """
 
+    def __init__(self, context: SSL.Context, carrier: Any) -> None:
+        #: Twisted's side of the connection, which knows the peer's address.
+        self.carrier = carrier
+        #: The handshake is over.
+        self.done = False
+        self.issuer_taken = False
+        self.unchecked = False
+        self.why = Why.HANDSHAKE
+        super().__init__(context, None)
+
+    @property
+    def address(self) -> str:
+        """Address of the peer, empty when nobody knows it."""
+        transport = getattr(self.carrier, "transport", None)
+        peer = transport.getPeer() if transport is not None else None
+        return str(getattr(peer, "host", ""))
+
+
+def verifier(
+    rules: PeerRules, *, lenient: bool, crls: Sequence[x509.CertificateRevocationList] = ()
+) -> Callable[[Any, crypto.X509, int, int, int], bool]:
+    """Return the verification callback of a context whose connections are `Judged`.
+
+    `lenient` lets a peer in about whose revocation nothing current is known. An authority that `crls` have
+    is refused here: OpenSSL looks authorities up only where there is a list for each (`fill_store`).
+    """
+
+    def gone(authority: x509.Certificate) -> bool:
+        mine = (crl for crl in crls if crl.issuer == authority.issuer)
+        number = authority.serial_number
+        return any(crl.get_revoked_certificate_by_serial_number(number) is not None for crl in mine)
+
     def judge(connection: Judged, certificate: x509.Certificate, depth: int) -> bool:
+        if depth and gone(certificate):
+            connection.why = Why.REVOKED
+            return False
+        if depth > 1:
+            return True
         if depth == 1:
             connection.issuer_taken = rules.takes_issuer(certificate)
             return True
@@ -103,12 +144,15 @@ def verifier(rules: PeerRules, *, lenient: bool) -> Callable[[Any, crypto.X509, 
 
     def verify(connection: Judged, cert: crypto.X509, error: int, depth: int, ok: int) -> bool:
         if not ok:
-            if lenient and error in _NO_LIST:
-                metrics.TLS_UNCHECKED.inc()
-                return True
+            if error in _NO_LIST:
+                if not lenient:
+                    connection.why = Why.UNCHECKED
+                elif not connection.unchecked:
+                    connection.unchecked = True
+                    metrics.TLS_UNCHECKED.inc()
+                return lenient
+            connection.why = Why.REVOKED if error == _REVOKED else Why.HANDSHAKE
             return False
-        if depth > 1:
-            return True
         try:
             return judge(connection, cert.to_cryptography(), depth)
         except Exception as unreadable:

@@ -4,8 +4,10 @@
 
 A handshake cannot wait for the network: OpenSSL looks into lists that are there (DB.SO.111). What to do
 when there is none that is current is the operator's choice: `hard` refuses the peer, `soft` lets it in and
-says so. A list is never replaced by an older one, and one that nobody of ours signed is thrown away: it may
-come over plain HTTP (requirements.md 5.5).
+says so. Lists may come over plain HTTP (requirements.md 5.5), where anybody on the way can give us another
+one of the same authorities. So one that nobody of ours signed is thrown away, and so is one that does not
+tell of every revocation (a delta list, one for some reasons only), in which OpenSSL would not look; a list
+in force gives way neither to an older one nor to one of another authority or scope.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ FOLDER = "crl"
 RETRY = 600.0
 #: What a clock of an authority may be ahead of ours.
 _AHEAD = timedelta(minutes=5)
+#: Answers of `revokes` remembered.
+_MAX_ANSWERS = 4096
+#: Critical extensions of a list that we, and OpenSSL, understand.
+_UNDERSTOOD = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.IssuingDistributionPoint)
 
 
 class CrlRefused(Exception):
@@ -52,9 +58,38 @@ def verified_crl(
         raise CrlRefused("liste sans date de mise à jour suivante")
     if dates[0] > now + _AHEAD:
         raise CrlRefused("liste datée du futur")
+    _check_scope(crl)
     if not any(_signed(crl, each) for each in authorities if each.subject == crl.issuer):
         raise CrlRefused("liste signée par aucune de nos autorités")
     return crl
+
+
+def _check_scope(crl: x509.CertificateRevocationList) -> None:
+    """Refuse a list that leaves revocations out (RFC 5280 5.2.4, 5.2.5). Raises `CrlRefused`."""
+    try:
+        extensions = list(crl.extensions)
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise CrlRefused("liste de révocation illisible") from error
+    for each in extensions:
+        if isinstance(each.value, x509.DeltaCRLIndicator):
+            raise CrlRefused("liste partielle (delta), sans les révocations plus anciennes")
+        if each.critical and not isinstance(each.value, _UNDERSTOOD):
+            raise CrlRefused(f"liste avec une extension critique inconnue ({each.oid.dotted_string})")
+        if isinstance(each.value, x509.IssuingDistributionPoint):
+            part = each.value
+            if part.indirect_crl or part.only_some_reasons or part.only_contains_attribute_certs:
+                raise CrlRefused(
+                    "liste partielle : d'une autre autorité, ou pour certains motifs seulement"
+                )
+
+
+def _scope(crl: x509.CertificateRevocationList) -> tuple[bytes, bytes]:
+    """Return whose certificates a list is about, and which of them: DER."""
+    try:
+        part = crl.extensions.get_extension_for_class(x509.IssuingDistributionPoint).value.public_bytes()
+    except x509.ExtensionNotFound:
+        part = b""
+    return crl.issuer.public_bytes(), part
 
 
 def _signed(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
@@ -62,9 +97,17 @@ def _signed(crl: x509.CertificateRevocationList, authority: x509.Certificate) ->
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         return False
     try:
-        return crl.is_signature_valid(key)
+        return _may_sign(authority) and crl.is_signature_valid(key)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
+
+
+def _may_sign(authority: x509.Certificate) -> bool:
+    """Say whether a certificate is for signing lists (RFC 5280 4.2.1.3), as far as it says."""
+    try:
+        return authority.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+    except x509.ExtensionNotFound:
+        return True
 
 
 @attrs.define
@@ -81,7 +124,8 @@ class RevocationKeeper:
     """Holds the list of each configured address.
 
     `authorities` returns who may sign them, read anew each time; `changed` is awaited whenever a list came
-    that was not there; `period` is in seconds, the longest time between two fetches.
+    that was not there; `period` is in seconds, the longest time between two fetches. `name` tells the
+    notices and gauges of one keeper from those of another.
     """
 
     log = Logger()
@@ -98,7 +142,9 @@ class RevocationKeeper:
         period: float,
         hard: bool,
         changed: Callable[[], Awaitable[None]],
+        name: str = "",
     ) -> None:
+        self._name = name
         self._fetches = dict(fetches)
         self._authorities = authorities
         self._notices = notices
@@ -110,6 +156,8 @@ class RevocationKeeper:
         self._changed = changed
         self._held = {url: _Held() for url in fetches}
         self._busy = False
+        #: Of a certificate's issuer and number, whether a list has it.
+        self._answers: dict[tuple[x509.Name, int], bool] = {}
 
     @property
     def crls(self) -> tuple[x509.CertificateRevocationList, ...]:
@@ -121,11 +169,21 @@ class RevocationKeeper:
         return next((crl for crl in self.crls if crl.issuer == issuer and self._is_current(crl)), None)
 
     def revokes(self, certificate: x509.Certificate) -> bool:
-        """Say whether the current list of its authority, if we hold one, has a certificate."""
-        crl = self.current(certificate.issuer)
-        return crl is not None and (
-            crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
-        )
+        """Say whether a list of its authority, current or not, has a certificate.
+
+        Called for every request, of lists that may be long: answers are remembered until a list changes.
+        """
+        key = (certificate.issuer, certificate.serial_number)
+        answer = self._answers.get(key)
+        if answer is None:
+            if len(self._answers) >= _MAX_ANSWERS:
+                self._answers.clear()
+            answer = self._answers[key] = any(
+                crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+                for crl in self.crls
+                if crl.issuer == certificate.issuer
+            )
+        return answer
 
     def facts(self) -> list[dict[str, str | bool | int | None]]:
         """Return what is shown of each address."""
@@ -177,6 +235,8 @@ class RevocationKeeper:
             assert isinstance(crl, x509.CertificateRevocationList)
             if held.crl is not None and crl.last_update_utc < held.crl.last_update_utc:
                 raise CrlRefused("liste plus ancienne que celle que nous avons")
+            if held.crl is not None and self._is_current(held.crl) and _scope(crl) != _scope(held.crl):
+                raise CrlRefused("liste d'une autre autorité, ou d'une autre portée, que celle en vigueur")
             same = held.crl is not None and crl.last_update_utc == held.crl.last_update_utc
             if not same:
                 await self._in_thread(lambda: self._write(url, data))
@@ -187,6 +247,7 @@ class RevocationKeeper:
             await self._tell(url, held)
             return False
         held.crl, held.problem = crl, ""
+        self._answers.clear()
         held.next_try = min(now + self._period, now + (_next(crl) - now) / 2)
         await self._tell(url, held)
         return not same
@@ -195,8 +256,8 @@ class RevocationKeeper:
         """Tell the administrator of a list that is not current, or will not be for long."""
         number = list(self._held).index(url) + 1
         current = held.crl is not None and self._is_current(held.crl)
-        metrics.CRL_CURRENT.labels(str(number)).set(int(current))
-        key = f"crl-{number}"
+        metrics.CRL_CURRENT.labels(f"{self._name}{number}").set(int(current))
+        key = f"crl-{self._name}{number}"
         if not held.problem:
             await self._notices.resolve(key)
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -21,8 +21,11 @@ class Trust(Protocol):
 
     whitelist: WhitelistHolder
     lists: ListKeeper
-    revocation: RevocationKeeper
     tls: TlsKeeper
+
+    @property
+    def keepers(self) -> Sequence[RevocationKeeper]:
+        """Who holds the revocation lists."""
 
 
 def register(api: AdminApi, guard: Trust, note: Note) -> None:
@@ -53,18 +56,23 @@ def register(api: AdminApi, guard: Trust, note: Note) -> None:
                 }
                 for each in guard.tls.expiries()
             ],
-            "revocation": guard.revocation.facts(),
+            "revocation": _revocation(guard),
         }
 
     async def post_reload(_: AdminCall) -> object:
         await note("Rechargement des certificats TLS et des listes de révocation", "")
-        await guard.revocation.refresh()
-        return {"problem": await guard.tls.reload() or None, "revocation": guard.revocation.facts()}
+        for keeper in guard.keepers:
+            await keeper.refresh()
+        return {"problem": await guard.tls.reload() or None, "revocation": _revocation(guard)}
 
     api.register("GET", "/certificates", get_certificates)
     api.register("POST", "/certificates/reload", post_reload)
     api.register("GET", "/whitelist", get_list)
     api.register("POST", "/whitelist/refresh", post_refresh)
+
+
+def _revocation(guard: Trust) -> list[dict[str, Any]]:
+    return [each for keeper in guard.keepers for each in keeper.facts()]
 
 
 def domain_facts(domain: Domain) -> dict[str, Any]:

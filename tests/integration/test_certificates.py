@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from twisted.web import resource, server
 from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.stand import CONSUMER, LOOPBACK, OTHER_CONSUMER, PacsAddress, Stand, free_port
 from tests.integration.feed_stand import POOL
-from tests.integration.waiting import wait
+from tests.integration.waiting import until, wait
 
 pytestmark = pytest.mark.requirement("DB.SO.111", "DB.SO.90", "DB.SO.47")
 
@@ -111,6 +114,51 @@ async def test_a_consumer_revoked_today_is_refused_in_the_handshake(world: World
     stand.pki.revoke()
     await world.drimbox("certificates", "reload")
     assert await world.enters(CONSUMER)
+
+
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
+@pytest_twisted.ensureDeferred
+async def test_a_connection_does_not_outlive_its_certificate(world: World) -> None:
+    """Whoever keeps asking on one connection would otherwise never meet the list."""
+    stand = world.stand
+    pair = stand.consumer(CONSUMER)
+    context = ssl.create_default_context(cafile=str(stand.pki.roots))
+    context.load_cert_chain(pair.certificate, pair.key)
+    # The name is for SNI and for the server's certificate; there is no such host.
+    connection = http.client.HTTPSConnection(stand.sites[0], stand.wado_port, timeout=20, context=context)
+    connection._create_connection = lambda _, *more, **options: socket.create_connection(  # type: ignore[attr-defined]
+        (LOOPBACK, stand.wado_port), *more, **options
+    )
+    headers = {"Authorization": f"Bearer {stand.token()}", "KOS-SOPInstanceUID": "2.25.3"}
+    headers["Accept"] = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+
+    def ask() -> tuple[int, int, str]:
+        connection.request("GET", "/dicom-web-rs/studies/2.25.1/series/2.25.2", headers=headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        return answer.status, connection.sock.getsockname()[1], text
+
+    first = await deferToThread(ask)
+    assert first[0] == 404
+    before = len(world.events())
+    stand.pki.revoke(pair)
+    try:
+        assert (await world.drimbox("certificates", "reload"))[0] == 0
+        status, port, text = await deferToThread(ask)
+        assert (status, port) == (403, first[1])
+        assert "E1101" in text
+        said = [event.get("outcome_description", "") for event in world.events()[before:]]
+        assert any("révoqué depuis l'ouverture de la connexion" in each for each in said), said
+    finally:
+        connection.close()
+
+    async def taken_back() -> bool:
+        # Two lists of one second are one.
+        stand.pki.revoke()
+        await world.drimbox("certificates", "reload")
+        return await world.enters(CONSUMER)
+
+    await until(taken_back, what="the revocation taken back")
 
 
 @pytest_twisted.ensureDeferred

@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 from cryptography import x509
 
+from drimbox.sim.authority import pem
 from drimbox.sim.consumer import FetchResult
 from drimbox.sim.pki import Pair
 from drimbox.sim.stand import CONSUMER, OTHER_CONSUMER, free_port
@@ -82,6 +83,7 @@ def said(hospital: Hospital, words: str) -> list[Any]:
     return [record for record in records if words in json.dumps(record, ensure_ascii=False)]
 
 
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
 @pytest_twisted.ensureDeferred
 async def test_who_is_revoked_or_not_known_to_be_good_gets_no_answer(hospital: Hospital) -> None:
     responder: OpensslResponder = hospital.responder  # type: ignore[attr-defined]
@@ -108,3 +110,43 @@ async def test_who_is_revoked_or_not_known_to_be_good_gets_no_answer(hospital: H
     assert (await ask(hospital, CONSUMER)).status == 404
     assert (await ask(hospital, OTHER_CONSUMER)).status == 403
     assert not any("OCSP" in each["text"] for each in await hospital.notices())
+
+
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
+@pytest_twisted.ensureDeferred
+async def test_an_authority_that_is_revoked_takes_its_consumers_with_it(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl command")
+    ports = [free_port(), free_port()]
+    urls = [f'"http://127.0.0.1:{port}/"' for port in ports]
+    trust = {"ocsp": '"hard"', "ocsp_url": urls[0], "ocsp_authorities_url": urls[1], "ocsp_timeout": "5"}
+    hospital = Hospital(tmp_path, sites=1, more={"trust": trust})
+    responders: list[OpensslResponder] = []
+    try:
+        await hospital.stand.start()
+        responders.append(made(hospital, tmp_path, ports[0]))
+        pki = hospital.stand.pki
+        root = pki.write("answering-root", (pki.root_authority.certificate, pki.root_authority.key))
+        root.certificate.write_bytes(pem(pki.root_authority.certificate))
+        folder = tmp_path / "root"
+        folder.mkdir()
+        of_root = OpensslResponder(folder, root.certificate, (root.certificate, root.key), "-nmin", "60")
+        of_root.port = ports[1]
+        of_root.knows(pki.org_authority.certificate)
+        responders.append(of_root)
+        for each in responders:
+            each.start()
+        await hospital.stand.start_gateway()
+        assert (await ask(hospital, CONSUMER)).status == 404
+        of_root.stop()
+        of_root.index.write_text("", "utf-8")
+        of_root.knows(pki.org_authority.certificate, revoked=True)
+        of_root.start()
+        await restart(hospital, "soft")
+        refused = await ask(hospital, CONSUMER)
+        assert (refused.status, (refused.problem or {}).get("code")) == (403, "E1101")
+        assert len(said(hospital, "certificat d'une autorité du client révoqué (OCSP)")) == 1
+    finally:
+        for each in responders:
+            each.stop()
+        await hospital.stop()

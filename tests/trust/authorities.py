@@ -14,11 +14,19 @@ class OpensslAuthority:
     """A certificate authority of openssl in a folder; its files are named after it."""
 
     def __init__(
-        self, folder: Path, name: str, *, subject: str = "", by: OpensslAuthority | None = None
+        self,
+        folder: Path,
+        name: str,
+        *,
+        subject: str = "",
+        by: OpensslAuthority | None = None,
+        more: str = "",
     ) -> None:
+        """`more` are lines of its openssl extension file."""
         self.folder, self.name, self.by = folder, name, by
         subject = subject or f"/C=FR/O=ASIP-SANTÉ/CN={name}"
         extensions = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign"
+        extensions += f"\n{more}"
         self.certificate = self._sign(by or self, name, subject, extensions)
 
     @property

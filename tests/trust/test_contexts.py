@@ -133,7 +133,7 @@ async def test_each_name_has_its_site_its_role_and_its_certificate(world, contex
 
 
 @both_versions
-@pytest.mark.threat("client certificate bypassed by sni")
+@pytest.mark.threat("client certificate bypassed by SNI")
 @pytest_twisted.ensureDeferred
 async def test_no_client_certificate_no_wado(world, contexts, version):
     with serving(contexts) as port:
@@ -146,7 +146,7 @@ async def test_no_client_certificate_no_wado(world, contexts, version):
 
 @both_versions
 @pytest.mark.requirement("DB.SO.111")
-@pytest.mark.threat("tls downgrade and weak client certificates")
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
 @pytest.mark.parametrize(
     "which", ["expired", "future", "wrong-ca", "market", "server-only", "mail-only", "self-signed"]
 )
@@ -157,7 +157,7 @@ async def test_a_client_certificate_that_is_not_right_is_refused(world, contexts
 
 
 @both_versions
-@pytest.mark.threat("client certificate bypassed by sni")
+@pytest.mark.threat("client certificate bypassed by SNI")
 @pytest.mark.parametrize("sni", [None, "db3.349.example", "349.example", "xdb1.349.example", "localhost"])
 @pytest_twisted.ensureDeferred
 async def test_no_name_or_an_unknown_one_is_refused(world, contexts, version, sni):
@@ -177,7 +177,7 @@ async def test_a_configured_default_site_takes_them_still_strict(world, version)
 
 
 @both_versions
-@pytest.mark.threat("client certificate bypassed by sni")
+@pytest.mark.threat("client certificate bypassed by SNI")
 @pytest_twisted.ensureDeferred
 async def test_a_session_of_a_viewer_name_does_not_resume_on_a_wado_name(world, contexts, version):
     with serving(contexts) as port:
@@ -198,7 +198,7 @@ async def test_a_session_of_a_viewer_name_does_not_resume_on_a_wado_name(world, 
             ).reused
 
 
-@pytest.mark.threat("tls downgrade and weak client certificates")
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
 @pytest_twisted.ensureDeferred
 async def test_old_versions_and_weak_suites_are_refused(world, contexts):
     with serving(contexts) as port:
@@ -220,7 +220,7 @@ async def test_old_versions_and_weak_suites_are_refused(world, contexts):
         assert (await ask(port, "db1.349.example", good)).version == "TLSv1.3"
 
 
-@pytest.mark.threat("tls downgrade and weak client certificates")
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
 @pytest_twisted.ensureDeferred
 async def test_renegotiation_is_refused(world, contexts):
     if shutil.which("openssl") is None:
@@ -388,7 +388,7 @@ def test_a_transport_that_is_not_ours_is_not_trusted(contexts):
         assert (caught.value.code, caught.value.status) == ("E1101", 403)
 
 
-@pytest.mark.threat("client certificate bypassed by sni")
+@pytest.mark.threat("client certificate bypassed by SNI")
 @pytest_twisted.ensureDeferred
 async def test_a_viewer_connection_is_no_verified_peer(contexts):
     seen = []
@@ -475,7 +475,7 @@ async def test_the_client_takes_the_right_server(world, tmp_path):
             assert await get(policy, host, port) == b"hello"
 
 
-@pytest.mark.threat("tls downgrade and weak client certificates")
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
 @pytest_twisted.ensureDeferred
 async def test_the_client_refuses_every_wrong_server(world, tmp_path):
     policy = client_policy(world.trust.consumer_roots, None)

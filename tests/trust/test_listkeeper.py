@@ -207,7 +207,7 @@ def test_failing_is_tried_again_every_hour_not_at_every_look(kept: World) -> Non
     assert kept.asked == 2
 
 
-@pytest.mark.threat("whitelist replay")
+@pytest.mark.threat("old lists played again")
 def test_an_older_list_played_again_is_refused_unless_an_administrator_takes_it(kept: World) -> None:
     kept.answer = made(kept.lists, entry(DN), day=13)
     kept.refresh()

@@ -132,7 +132,7 @@ BAD: dict[str, tuple[Made, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.threat("forged lists")
+@pytest.mark.threat("forged lists and OCSP answers")
 @pytest.mark.parametrize("which", BAD)
 def test_an_answer_that_is_not_what_it_should_be_is_none(which: str) -> None:
     made, words = BAD[which]
@@ -182,7 +182,7 @@ def test_no_byte_can_change_without_refusal_or_without_effect(data: st.DataObjec
         assert read_answer(changed, QUESTION, NOW).standing is Standing.REVOKED
 
 
-@pytest.mark.threat("ssrf")
+@pytest.mark.threat("SSRF")
 @pytest.mark.parametrize(
     ("url", "taken"),
     [

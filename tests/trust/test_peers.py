@@ -20,7 +20,7 @@ from tests.trust.test_contexts import ask, both_versions, serving
 
 pytestmark = [
     pytest.mark.requirement("DB.SO.111"),
-    pytest.mark.threat("tls downgrade and weak client certificates"),
+    pytest.mark.threat("TLS downgrade, weak or revoked certificates"),
     pytest.mark.peer("openssl"),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command"),
 ]

@@ -50,7 +50,7 @@ def test_each_reason_of_an_address_makes_its_own_record() -> None:
     assert scene.reasons[2:] == [Why.RATE]
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_ten_thousand_addresses_make_a_bounded_number_of_records() -> None:
     scene = Scene()
     for number in range(10_000):

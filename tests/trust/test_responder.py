@@ -31,7 +31,7 @@ from tests.trust.conftest import NOW
 from tests.trust.responders import OpensslResponder
 from tests.trust.test_ocsp import CA, LEAF, Made
 
-pytestmark = [pytest.mark.requirement("DB.SO.111"), pytest.mark.threat("ssrf")]
+pytestmark = [pytest.mark.requirement("DB.SO.111"), pytest.mark.threat("SSRF")]
 CHAIN = [LEAF.certificate, CA.certificate]
 PATH = Path("/nowhere")
 

@@ -152,7 +152,7 @@ def test_each_list_is_fetched_in_good_time_before_it_runs_out(scene: Scene) -> N
     assert scene.asked == [URL]
 
 
-@pytest.mark.threat("CRL of a stranger")
+@pytest.mark.threat("forged lists and OCSP answers")
 def test_what_is_no_list_of_ours_is_never_taken(scene: Scene, world: Any) -> None:
     before = scene.keeper.crls
     for bad in (
@@ -170,7 +170,7 @@ def test_what_is_no_list_of_ours_is_never_taken(scene: Scene, world: Any) -> Non
     assert scene.changes == 1
 
 
-@pytest.mark.threat("CRL replay")
+@pytest.mark.threat("old lists played again")
 def test_an_older_list_never_takes_the_place_of_a_newer_one(scene: Scene, world: Any) -> None:
     newer = made(world.intermediate, world.clients["good"].certificate, since=NOW - timedelta(minutes=30))
     scene.answers[URL] = der(newer)

@@ -41,7 +41,7 @@ from tests.trust.lists import (
 CN, OU = "Liste Blanche DRIM-M PROD", "318751275100020"
 DN = "CN=db1.349.example,OU=3490,O=CABINET DE L'ÉTÉ (75),ST=Paris (75),C=FR"
 SIGNING = x509.KeyUsage(True, True, False, False, False, False, False, False, False)
-wrapping = pytest.mark.threat("xml signature wrapping")
+wrapping = pytest.mark.threat("XML signature wrapping")
 
 
 @attrs.frozen
@@ -472,7 +472,7 @@ def test_dates_are_judged_now_whatever_the_list_says(lists):
     assert lists.verify(sign(document(entry(DN)), young)).generated < young.certificate.not_valid_before_utc
 
 
-@pytest.mark.threat("xml external entities")
+@pytest.mark.threat("XXE, billion laughs, DTD")
 @pytest.mark.parametrize(
     "data",
     [
