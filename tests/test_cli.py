@@ -128,7 +128,7 @@ def test_configuration_is_found_by_the_environment(tmp_path: Path) -> None:
     assert run("check-config", env={"DRIMBOX_CONFIG": str(tmp_path / "non.toml")}).exit_code == 1
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     path.write_text('"\\u001b[2J" = 1\n[drimbox]\nname = "\\u001b]0;x\\u0007"\n', encoding="utf-8")

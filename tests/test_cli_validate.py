@@ -66,7 +66,7 @@ def test_json_and_standard_input() -> None:
     assert {"severity", "text", "clause", "count", "line"} <= set(found["findings"][-1])
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_a_capture_cannot_write_on_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "x.http"
     path.write_bytes(b"GET /dicom-web-rs/studies/\x1b[2J/series/1 HTTP/1.1\r\nX\x1b[31m: y\r\n\r\n")
@@ -207,7 +207,7 @@ def test_a_manifest_given_beside_the_envelope(publication: xds_inputs.Pieces, tm
     assert "uniqueId n'est pas le SOPInstanceUID du KOS" in result.output
 
 
-@pytest.mark.threat("path traversal")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 def test_a_metadata_file_and_what_lies_beside_it(publication: xds_inputs.Pieces, tmp_path: Path) -> None:
     folder = tmp_path / "IHE_XDM" / "SS000001"
     folder.mkdir(parents=True)

@@ -115,7 +115,8 @@ async def test_a_front_end_that_speaks_for_itself_is_seen_as_it_is(stand: Stand)
     assert received.startswith(f"{FRONT} {FRONT} ".encode())
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("a client that hides behind a front end, or pretends to")
+@pytest.mark.threat("log and audit injection, flooding")
 @pytest_twisted.ensureDeferred
 async def test_a_front_end_without_a_header_is_refused(stand: Stand) -> None:
     for data in (b"\x16\x03\x01\x02\x00", b"PROXY TCP4 \x1b[2J 1.2.3.4 1 2\r\n", b"x" * 65536):
@@ -124,7 +125,8 @@ async def test_a_front_end_without_a_header_is_refused(stand: Stand) -> None:
     assert not stand.front.waiting
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("a client that hides behind a front end, or pretends to")
+@pytest.mark.threat("log and audit injection, flooding")
 @pytest_twisted.ensureDeferred
 async def test_nobody_else_s_header_is_honoured(stand: Stand) -> None:
     received = await deferToThread(stand.talk, OTHER, V1, answer=2)
@@ -153,7 +155,7 @@ def announced(stand: Stand) -> tuple[Any, Wire]:
     return connection, wire
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_a_header_that_drips_is_waited_for_once() -> None:
     clock = Clock()
     stand = Stand(clock)
@@ -170,7 +172,7 @@ def test_a_header_that_drips_is_waited_for_once() -> None:
     assert clock.getDelayedCalls() == []
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_only_so_many_headers_are_waited_for_and_none_at_the_end() -> None:
     clock = Clock()
     stand = Stand(clock, most=2)

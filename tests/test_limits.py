@@ -30,7 +30,7 @@ def test_an_address_is_counted_as_one_host_would_have_it(address: str, host: str
     assert host_of(address) == host
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_one_address_does_not_take_what_is_there_for_all() -> None:
     doorkeeper = Doorkeeper(10, 4)
     answers = [doorkeeper.admit("10.0.0.1") for _ in range(6)]

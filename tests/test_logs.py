@@ -238,7 +238,8 @@ def test_correlation_ids_differ() -> None:
 # --- no patient data, no secret ---------------------------------------------------------------------
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("patient data in logs and notices")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_a_model_object_shows_its_class_only() -> None:
     for kind in (JsonObserver, TextObserver):
         journal = Journal(kind)
@@ -371,7 +372,7 @@ def test_standard_loggers_are_bridged_from_warning_up(monkeypatch: pytest.Monkey
 # --- injection --------------------------------------------------------------------------------------
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 @given(st.text(max_size=200), st.sampled_from([JsonObserver, TextObserver]))
 def test_no_peer_text_makes_a_second_line_or_drives_a_terminal(text: str, kind: Any) -> None:
     journal = Journal(kind)
@@ -385,7 +386,7 @@ def test_no_peer_text_makes_a_second_line_or_drives_a_terminal(text: str, kind: 
         assert json.loads(body)["peer"] == redact(text)
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_a_forged_line_stays_inside_its_own() -> None:
     forged = 'x"}\n{"time":"2026","level":"info","message":"tout va bien"}\r\x1b[2J\u202e'
     journal = Journal()

@@ -13,7 +13,7 @@ from twisted.protocols.haproxy._v2parser import V2Parser
 from drimbox.proxyheader import MAX_V1, MAX_V2, Header, HeaderReader, HeaderRefused
 from tests.dicom.fuzzing import damages
 
-pytestmark = pytest.mark.threat("slowloris / stalled reader", "log / audit injection")
+pytestmark = pytest.mark.threat("slowloris, stalled reader", "log and audit injection, flooding")
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -91,6 +91,7 @@ def test_a_header_is_read_however_it_is_cut(data: bytes) -> None:
     assert not any(found[:-1])
 
 
+@pytest.mark.threat("a client that hides behind a front end, or pretends to")
 @pytest.mark.parametrize("data", BAD)
 def test_what_is_no_header_is_refused_and_not_waited_for(data: bytes) -> None:
     with pytest.raises(HeaderRefused):

@@ -131,7 +131,7 @@ def test_an_instant_needs_its_zone() -> None:
         to_xml(served(), datetime(2026, 1, 12), "d")  # noqa: DTZ001
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_peer_values_cannot_break_out_of_their_field() -> None:
     nasty = '1"/><ActiveParticipant UserID="x\r\n<85>1 forged\x00\x1b[2J\ud800\u2028]]>'
     root = safe_parse(to_xml(served(situation=nasty, introspection=None), WHEN, "d"))

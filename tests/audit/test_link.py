@@ -176,6 +176,7 @@ def plain_server(pki: Pki) -> Iterator[Callable[[str], int]]:
         thread.join(60)
 
 
+@pytest.mark.threat("audit events kept from the repository, or removed from the trail")
 @pytest_twisted.ensureDeferred
 async def test_an_end_of_file_without_goodbye_is_a_receipt_only_by_configuration(
     desk: Desk, plain_server: Callable[[str], int]
@@ -201,6 +202,7 @@ async def test_one_that_reads_nothing_is_waited_for_no_longer_than_configured(
     assert (error.sent, str(error)) == (True, "localhost : ne lit pas dans le délai")
 
 
+@pytest.mark.threat("audit events kept from the repository, or removed from the trail")
 @pytest_twisted.ensureDeferred
 async def test_one_that_closes_before_it_has_read_all_is_found_out(
     desk: Desk, plain_server: Callable[[str], int]

@@ -99,7 +99,7 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.Ta
     return made
 
 
-@pytest.mark.threat("path traversal")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 @pytest.mark.parametrize(
     ("change", "members"),
     [

@@ -226,7 +226,7 @@ def test_an_ins_that_is_not_qualified_does_not_feed() -> None:
     )
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_a_report_with_absurdly_many_studies_is_refused() -> None:
     acts = tuple(SimAct(study_uid=f"2.999.{rank}") for rank in range(MAX_ITEMS + 1))
     assert failure(SimReport(acts=acts)).endswith(
@@ -431,7 +431,7 @@ def attack(doctype: str, use: str) -> bytes:
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 
 
-@pytest.mark.threat("XXE / billion laughs / DTD")
+@pytest.mark.threat("XXE, billion laughs, DTD")
 @pytest.mark.parametrize(
     "document",
     [

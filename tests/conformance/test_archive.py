@@ -222,7 +222,7 @@ def test_what_is_no_archive_is_said(tmp_path: Path) -> None:
     assert "archive inutilisable" in told
 
 
-@pytest.mark.threat("patient data in messages")
+@pytest.mark.threat("patient data in logs and notices")
 def test_findings_hold_no_patient(good: Path, tmp_path: Path) -> None:
     held = entries_of(good)
     for name in ("archive.refused", "archive.remark", "archive.metadata"):

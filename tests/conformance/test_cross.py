@@ -410,7 +410,7 @@ def test_a_rejected_instance_may_be_gone_or_still_there(inputs: Inputs, study: G
     assert [each.rule for each in judge(inputs).findings] == []
 
 
-@pytest.mark.threat("symbolic link")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 def test_links_are_not_followed(inputs: Inputs, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

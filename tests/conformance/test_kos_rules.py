@@ -141,7 +141,7 @@ def test_nothing_broken_is_nothing_said() -> None:
     assert validate_kos(edited(lambda dataset: None)).findings == []
 
 
-@pytest.mark.threat("dicom preamble polyglot")
+@pytest.mark.threat("DICOM preamble polyglot")
 def test_a_preamble_that_is_a_program_is_a_warning() -> None:
     report = validate_kos(b"MZ" + GOOD[2:])
     assert (report.ok, len(report.findings)) == (True, 1)

@@ -314,7 +314,7 @@ def test_the_worst_comes_first() -> None:
     assert [each.text for each in report.findings] == ["a", "b", "c"]
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_shown_values_stay_on_one_line_and_short() -> None:
     text = shown("a\r\nb\x1b[31m" + "c" * 500)
     assert "\n" not in text

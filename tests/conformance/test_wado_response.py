@@ -206,7 +206,7 @@ def test_a_bare_type_and_a_short_boundary_are_warnings() -> None:
     assert {each.clause for each in report.findings} == {"RFC 2045 5.1", "RFC 2046 5.1.1"}
 
 
-@pytest.mark.threat("http/1.1 smuggling")
+@pytest.mark.threat("request smuggling, pipelining")
 @pytest.mark.parametrize(
     ("more", "clause"),
     [
@@ -296,7 +296,7 @@ def test_the_wrong_part_is_named_among_good_ones() -> None:
     assert [(each.clause, each.places) for each in errors(report)] == [("DB.SO.85", [2])]
 
 
-@pytest.mark.threat("dicom preamble polyglot")
+@pytest.mark.threat("DICOM preamble polyglot")
 def test_a_preamble_that_is_a_program_is_a_warning() -> None:
     report = judge(answer(part(b"MZ" + image()[2:])))
     assert report.ok
@@ -518,7 +518,7 @@ def nested(depth: int) -> bytes:
     return (sequence + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)) * depth
 
 
-@pytest.mark.threat("nested sequences / recursion")
+@pytest.mark.threat("nested sequences, recursion")
 def test_deep_nesting_is_refused() -> None:
     walk = DatasetWalk(implicit=False)
     with pytest.raises(DatasetRefused):

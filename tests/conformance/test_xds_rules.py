@@ -223,7 +223,7 @@ def test_a_metadata_file_of_our_archive(good: Pieces) -> None:
     assert report.facts["documents"] == 1
 
 
-@pytest.mark.threat("path traversal")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 def test_a_uri_that_leaves_the_archive_is_never_opened(good: Pieces) -> None:
     for uri in (
         "../../etc/passwd",

@@ -83,7 +83,7 @@ def pynetdicom_echo(port: int, called: str) -> int | None:
 
 
 @pytest.mark.peer("echoscu")
-@pytest.mark.threat("path traversal by UID / AE title / filename")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 @pytest.mark.parametrize("title", ["NOBODY", "../../etc", "DRIM", "drim1"])
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_called_title_is_rejected(box: Box, title: str) -> None:

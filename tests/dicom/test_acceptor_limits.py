@@ -127,6 +127,7 @@ def test_more_associations_than_configured_are_rejected_for_the_moment() -> None
     assert pdu_types(wire.take()) == [ACCEPT]
 
 
+@pytest.mark.threat("floods of connections, half-open connections")
 def test_connections_that_say_nothing_do_not_keep_the_pacs_out() -> None:
     """Strangers share a part of the places; the PACS's own address has its own."""
     box = memory(max_associations=8)
@@ -146,6 +147,7 @@ def two_pacs(**changes: Any) -> AcceptorFactory:
     return AcceptorFactory(settings, Pools([PACS, other], Clock()), Clock())
 
 
+@pytest.mark.threat("floods of connections, half-open connections")
 @pytest.mark.requirement("DB.SO.05")
 def test_no_pacs_keeps_another_one_out() -> None:
     factory = two_pacs(max_associations=6)

@@ -122,7 +122,7 @@ def leased() -> Leased:
 
 
 @pytest.mark.requirement("DB.SO.177")
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest.mark.parametrize(
     ("calling", "host"), [("INTRUDER", "127.0.0.1"), ("PACS", "127.0.0.9"), ("pacs", "127.0.0.1")]
 )
@@ -140,7 +140,7 @@ def test_a_stranger_on_a_leased_title_is_given_c_echo_and_nothing_else(
 
 
 @pytest.mark.requirement("DB.SO.177")
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest.mark.parametrize(
     ("what", "changes", "data", "status"),
     [

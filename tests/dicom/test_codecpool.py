@@ -130,7 +130,7 @@ async def test_instances_come_back_in_the_wanted_syntax(pools: Pools) -> None:
     assert read(bytes(back)).PixelData == pixels.tobytes()
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest_twisted.ensureDeferred
 async def test_large_instances_go_through_in_steps(pools: Pools) -> None:
     pool = pools.real(workers=1)
@@ -141,7 +141,7 @@ async def test_large_instances_go_through_in_steps(pools: Pools) -> None:
     assert read(bytes(back)).PixelData == pixels.tobytes()
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.parametrize(
     ("order", "result"),
     [
@@ -165,7 +165,7 @@ async def test_bad_codec_costs_its_own_instance_only(order: bytes, result: str, 
     assert bytes(await ask(pool, b"good")).startswith(b"done")
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.parametrize("order", [b"hang", b"spin"])
 @pytest_twisted.ensureDeferred
 async def test_hanging_codec_is_killed_and_not_tried_again(order: bytes, pools: Pools) -> None:
@@ -183,7 +183,7 @@ async def test_hanging_codec_is_killed_and_not_tried_again(order: bytes, pools: 
     assert bytes(await ask(pool, b"good")).startswith(b"done")
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest_twisted.ensureDeferred
 async def test_crash_is_tried_on_one_other_worker_and_no_more(pools: Pools) -> None:
     pool = pools.bad(workers=1)
@@ -213,7 +213,7 @@ async def test_what_a_library_prints_is_not_an_answer(pools: Pools) -> None:
     assert bytes(await ask(pool, b"good")).startswith(b"done")
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest_twisted.ensureDeferred
 async def test_worker_inherits_nothing_and_writes_nowhere(
     pools: Pools, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -301,7 +301,7 @@ async def test_workers_that_do_not_start_fail_what_waits(pools: Pools) -> None:
     assert bytes(await ask(pool, b"good")).startswith(b"done")
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest_twisted.ensureDeferred
 async def test_mangled_images_never_cost_more_than_themselves(pools: Pools) -> None:
     """Bytes overwritten anywhere in compressed pixels: an answer or a failure, and the pool lives."""
@@ -332,7 +332,7 @@ async def test_mangled_images_never_cost_more_than_themselves(pools: Pools) -> N
 MANGLED = (JPEG_BASELINE, JPEG_LOSSLESS_SV1, JPEG_LS_LOSSLESS, JPEG2000)
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 def test_the_gateway_itself_loads_no_codec() -> None:
     """What decodes images from outside must not even be in its memory."""
     code = (

@@ -240,7 +240,7 @@ async def test_repeated_matches_count_once(box: Box, pacs: SimulatedPacs, study:
         assert canonical(found) == canonical(study.as_model())
 
 
-@pytest.mark.threat("path traversal by UID / AE title / filename")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 @pytest.mark.parametrize(
     "uid", ["../../etc/passwd", "1.2.x", "", "1" * 65, "1..2", "1.2\r\nX: y", "01.2 3"]
 )

@@ -293,7 +293,7 @@ def test_what_is_no_implicit_data_set_is_refused(why: str, data: bytes) -> None:
         convert(data)
 
 
-@pytest.mark.threat("nested sequences")
+@pytest.mark.threat("nested sequences, recursion")
 def test_sequences_beyond_the_depth_are_refused() -> None:
     level = head(0x00081140, 0xFFFFFFFF) + ITEM
     closed = level * 32 + (ITEM_END + SEQUENCE_END) * 32

@@ -103,7 +103,7 @@ READERS: dict[str, tuple[Callable[[bytes, str, int], None], tuple[str, ...]]] = 
 }
 
 
-@pytest.mark.threat("nested sequences / recursion", "forged dimensions / codec OOB")
+@pytest.mark.threat("nested sequences, recursion", "forged dimensions, codec out of bounds")
 @pytest.mark.parametrize(
     ("reader", "syntax"), [(name, syntax) for name, (_, all_) in READERS.items() for syntax in all_]
 )
@@ -140,7 +140,7 @@ def test_damaged_files_are_read_or_refused(name: str) -> None:
             raise AssertionError(where) from bug
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.parametrize("syntax", [JPEG_BASELINE, JPEG_LOSSLESS_SV1, JPEG_LS_LOSSLESS, JPEG2000])
 def test_a_damaged_stream_head_is_read_or_refused(syntax: str) -> None:
     (stream,) = frames_of(encode(SAMPLES[syntax], EXPLICIT))

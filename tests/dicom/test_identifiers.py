@@ -140,7 +140,7 @@ def test_an_identifier_cut_anywhere_is_never_taken_for_another(syntax: str) -> N
     assert survived == len(data) - 1
 
 
-@pytest.mark.threat("nested sequences / recursion")
+@pytest.mark.threat("nested sequences, recursion")
 def test_an_identifier_nested_without_end_is_refused() -> None:
     body = b""
     for _ in range(5000):

@@ -64,7 +64,7 @@ def test_the_implementation_uid_is_a_uid_of_the_uuid_arc() -> None:
     assert len(IMPLEMENTATION_VERSION_NAME) <= 16
 
 
-@pytest.mark.threat("HTTP response header injection")
+@pytest.mark.threat("response header injection")
 @pytest.mark.parametrize("bad", ["", "1.2.3\r\n", "../etc", "1.2\0", "1." + "2" * 64, "é"])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_what_is_no_uid_is_refused(bad: str, place: int) -> None:

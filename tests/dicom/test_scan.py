@@ -222,7 +222,7 @@ def test_identifiers_without_length_and_without_end_are_refused_before_they_fill
         scanner.feed(item)
 
 
-@pytest.mark.threat("nested sequences")
+@pytest.mark.threat("nested sequences, recursion")
 def test_identifiers_that_nest_too_deep_are_refused() -> None:
     deep = (struct.pack("<HH2sHI", 0x10, 0x24, b"SQ", 0, OPEN) + bare(ITEM, OPEN)) * 1000
     with pytest.raises(DatasetRefused, match="nest"):
@@ -286,7 +286,7 @@ def test_long_values_are_jumped_over_without_being_kept() -> None:
     assert scanner.feed(data[890_000:]) == WHOLE
 
 
-@pytest.mark.threat("nested sequences")
+@pytest.mark.threat("nested sequences, recursion")
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
 def test_sequences_beyond_the_depth_are_refused(syntax: str) -> None:
     if syntax == EXPLICIT:

@@ -65,7 +65,7 @@ def test_implicit_is_taken_as_explicit_but_after_it():
     assert s.choose([s.JPEG_BASELINE, s.IMPLICIT_LE], both) == s.IMPLICIT_LE
 
 
-@pytest.mark.threat("dicom deflate bomb")
+@pytest.mark.threat("DICOM deflate bomb")
 def test_deflated_and_big_endian_are_never_taken():
     anything = parse([b"transfer-syntax=*"])
     assert s.choose([s.DEFLATED_LE, s.EXPLICIT_BE], anything) is None

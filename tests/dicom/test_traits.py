@@ -505,7 +505,7 @@ def test_sequences_that_never_end_are_refused_at_the_limit() -> None:
         ids.feed(item)
 
 
-@pytest.mark.threat("nested sequences")
+@pytest.mark.threat("nested sequences, recursion")
 def test_sequences_beyond_the_depth_are_refused() -> None:
     level = struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF)
     level += struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)

@@ -105,7 +105,7 @@ FORGERIES: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.usefixtures("no_codec")
 @pytest.mark.parametrize("forged", FORGERIES, ids=str)
 @pytest.mark.parametrize("syntax", [EXPLICIT_LE, *ENCAPSULATED])
@@ -118,7 +118,7 @@ def test_forged_header_never_reaches_a_codec(syntax: str, forged: dict[str, Any]
         turn(encode(ds, syntax), syntax, target)
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.parametrize(
     "text", [b"++5 ", b"+-5 ", b"0x5 ", b"1e3 ", b"5_0 ", b"\xb25  ", b"5\\5 ", b"-5  "]
 )
@@ -157,7 +157,7 @@ def test_twice_the_bits_are_not_there(syntax: str) -> None:
         turn(encoded(ds), syntax, JPEG_LS_LOSSLESS)
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.usefixtures("no_codec")
 @pytest.mark.parametrize("syntax", [JPEG_BASELINE, JPEG_LOSSLESS_SV1, JPEG_LS_LOSSLESS, JPEG2000])
 def test_stream_that_announces_another_image_never_reaches_a_codec(syntax: str) -> None:
@@ -173,7 +173,7 @@ def test_stream_that_announces_another_image_never_reaches_a_codec(syntax: str) 
         turn(encoded(ds), syntax, EXPLICIT_LE)
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.usefixtures("no_codec")
 def test_chroma_at_fewer_places_belongs_to_no_lossless_stream() -> None:
     pixels = texture(40, 48, 8, samples=3)
@@ -193,7 +193,7 @@ def subsampled_stream() -> bytes:
 SUBSAMPLED = subsampled_stream()
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.usefixtures("no_codec")
 @pytest.mark.parametrize("syntax", [one for one in ENCAPSULATED if one != RLE_LOSSLESS])
 def test_truncated_frame_never_reaches_a_codec(syntax: str) -> None:
@@ -237,7 +237,7 @@ def test_limits_of_the_configuration() -> None:
     assert turn(data, EXPLICIT_LE, JPEG_LS_LOSSLESS, enough)
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.usefixtures("no_codec")
 def test_blank_image_of_a_few_bytes_is_bounded_by_the_decoded_size() -> None:
     """JPEG 2000 has no least size: what protects is the limit, before the codec."""
@@ -347,7 +347,7 @@ def test_spliced_changes_what_it_is_told_and_nothing_else(dropped: set[int], add
     assert [e.tag for e in found] == sorted(kept | new)
 
 
-@pytest.mark.threat("nested sequences / recursion")
+@pytest.mark.threat("nested sequences, recursion")
 def test_nesting_is_bounded() -> None:
     sequence = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF)
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)

@@ -32,7 +32,7 @@ def test_values_and_sequences_are_found(syntax: str, undefined: bool) -> None:
     assert root.first(0x00082112).text(0x00080100) == ""
 
 
-@pytest.mark.threat("nested sequences")
+@pytest.mark.threat("nested sequences, recursion")
 def test_depth_is_capped_without_recursion() -> None:
     level = SEQUENCE + ITEM
     closed = level * 32 + (ITEM_END + SEQUENCE_END) * 32
@@ -42,7 +42,7 @@ def test_depth_is_capped_without_recursion() -> None:
             read_tree(level * depth + (ITEM_END + SEQUENCE_END) * depth, EXPLICIT)
 
 
-@pytest.mark.threat("nested sequences")
+@pytest.mark.threat("nested sequences, recursion")
 def test_the_number_of_elements_is_capped() -> None:
     items = SEQUENCE + (ITEM + ITEM_END) * 2000 + SEQUENCE_END
     assert len(read_tree(items, EXPLICIT).items(0x00081140)) == 2000

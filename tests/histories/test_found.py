@@ -30,7 +30,7 @@ def test_a_message_that_comes_again_does_not_take_the_word_back(tmp_path: Path, 
 
 
 @pytest.mark.requirement("DB.SO.13", "DB.SO.97")
-@pytest.mark.threat("KOS in the record of another patient")
+@pytest.mark.threat("a KOS in the record of another patient")
 def test_a_report_corrected_to_another_patient_leaves_nothing_in_the_first_record(
     tmp_path: Path, empty: Path
 ) -> None:
@@ -45,7 +45,7 @@ def test_a_report_corrected_to_another_patient_leaves_nothing_in_the_first_recor
 
 
 @pytest.mark.requirement("DB.SO.16")
-@pytest.mark.threat("KOS in the record of another patient")
+@pytest.mark.threat("a KOS in the record of another patient")
 def test_a_report_that_claims_the_study_of_another_patient_gets_nothing(
     tmp_path: Path, empty: Path
 ) -> None:

@@ -113,7 +113,7 @@ def test_a_control_id_too_long_to_be_one_is_not_sent_back() -> None:
     assert f"MSA|AA|{'9' * 199}\r" in answer(ask(control_id="9" * 199))
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_delimiters_of_a_strange_alphabet_cannot_inject_into_the_answer() -> None:
     raw = b"MSH#*!?%#RIS|X#SITE^Y~Z#D#S#2026##ORU*R01#ID|AA?F??E?#P#2.5\r"
     text = answer(raw)
@@ -127,7 +127,7 @@ def test_delimiters_of_a_strange_alphabet_cannot_inject_into_the_answer() -> Non
 FIELD = st.text(max_size=30)
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @given(FIELD, FIELD, FIELD, FIELD)
 def test_nothing_a_peer_writes_becomes_a_field_or_a_segment(a: str, b: str, c: str, d: str) -> None:
     raw = f"MSH|^~\\&|{a}|{b}|D|S|2026||ORU^R01|{c}|{d}|2.5\r".encode("utf-8", "replace")

@@ -187,7 +187,7 @@ def test_escape_is_undone_by_unescape_and_by_the_hl7_library(text: str) -> None:
     assert oracle.unescape(str(oracle.segment("ZZZ")[1])) == f"<{text}>"
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -208,7 +208,7 @@ def test_counts_from_outside_are_bounded(body: str, code: str) -> None:
     assert caught.value.err_code == code
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest.mark.parametrize(
     "filler", ["~", "^", "&", "|", "\\", "\r", "\n", "\r\n", "A\r", "AAA|\r", "\\X41\\"]
 )

@@ -336,7 +336,7 @@ def test_terminators_and_wrapping_change_nothing(terminator: str, wrap: int) -> 
 # --- size and samples -----------------------------------------------------------------------------
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest.mark.parametrize("wrap", [0, 76])
 def test_a_message_of_twenty_megabytes_is_read_quickly_and_in_bounded_memory(wrap: int) -> None:
     document = os.urandom(15_000_000)

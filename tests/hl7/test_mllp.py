@@ -64,19 +64,19 @@ def test_frame_refuses_framing_bytes_inside(bad: bytes) -> None:
         frame(bad)
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_a_frame_hidden_in_a_frame_is_refused_and_nothing_after_it_is_read() -> None:
     hidden = b"\x0bMSH|one\x0bMSH|two\x1c\r"
     assert feed_all([hidden + frame(b"three")]) == [FrameRefused(FrameFault.VT_INSIDE)]
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest.mark.parametrize("after", [b"X", b"\n", b"\x1c", b"\x0b"])
 def test_fs_without_cr_is_refused(after: bytes) -> None:
     assert feed_all([b"\x0bMSH\x1c", after]) == [FrameRefused(FrameFault.FS_INSIDE)]
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_an_oversize_message_is_refused_before_the_byte_too_many_is_kept() -> None:
     reader = MllpReader(100)
     assert reader.feed(b"\x0b" + b"A" * 100) == []
@@ -91,7 +91,7 @@ def test_a_message_of_exactly_the_limit_passes() -> None:
     assert feed_all([frame(b"A" * 100)], limit=100) == [MessageReceived(b"A" * 100)]
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_garbage_between_frames_is_tolerated_in_small_number_only() -> None:
     reader = MllpReader(100, max_gap=4)
     assert reader.feed(b"\r\n" + frame(b"A") + b"\r\n\r\n" + frame(b"B")) == [
@@ -111,7 +111,7 @@ def test_in_message_follows_the_frame() -> None:
     assert seen == [False, True, True, True, False, False]
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_twenty_megabytes_in_small_pieces_stay_linear_in_time_and_memory() -> None:
     message = b"A" * 20_000_000
     stream = frame(message)
@@ -127,7 +127,7 @@ def test_twenty_megabytes_in_small_pieces_stay_linear_in_time_and_memory() -> No
         tracemalloc.stop()
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_many_tiny_frames_in_one_piece_stay_linear() -> None:
     started = time.perf_counter()
     assert len(feed_all([frame(b"") * 100_000])) == 100_000

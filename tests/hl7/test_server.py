@@ -109,7 +109,7 @@ def test_pipelined_messages_are_answered_in_order() -> Any:
     assert [raw for raw, _ in receiver.received] == numbered(50)
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest_twisted.inlineCallbacks
 def test_thousands_of_tiny_frames_do_not_exhaust_the_stack() -> Any:
     async def body(listener: Listener) -> None:
@@ -154,7 +154,7 @@ def test_odd_but_harmless_senders_are_served(misbehaviour: Misbehaviour) -> Any:
     yield serving(Recorder(), body)
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest.mark.parametrize("misbehaviour", [Misbehaviour.VT_INSIDE, Misbehaviour.NO_FRAME])
 @pytest_twisted.inlineCallbacks
 def test_broken_framing_is_answered_ae_and_the_connection_closed(misbehaviour: Misbehaviour) -> Any:
@@ -168,7 +168,7 @@ def test_broken_framing_is_answered_ae_and_the_connection_closed(misbehaviour: M
     assert receiver.received == []
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest_twisted.inlineCallbacks
 def test_an_oversize_message_gets_its_answer_although_it_is_still_being_sent() -> Any:
     receiver = Recorder()
@@ -181,7 +181,7 @@ def test_an_oversize_message_gets_its_answer_although_it_is_still_being_sent() -
     assert receiver.received == []
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest.mark.parametrize(
     "misbehaviour", [Misbehaviour.STOP_HALFWAY, Misbehaviour.NO_END, Misbehaviour.HANG_UP_HALFWAY]
 )
@@ -210,7 +210,7 @@ def test_a_receiver_that_breaks_makes_the_peer_send_again() -> Any:
     yield serving(Broken(), body)
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 @pytest_twisted.inlineCallbacks
 def test_connections_are_counted_in_all_and_per_address() -> Any:
     receiver = Recorder(wait=True)
@@ -316,7 +316,7 @@ def test_an_idle_connection_is_closed_after_the_idle_timeout() -> None:
     assert wire.aborted
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_a_message_that_stalls_is_cut_after_the_message_timeout() -> None:
     connection, wire, clock = wired(Recorder())
     connection.dataReceived(b"\x0bMSH|")
@@ -330,7 +330,7 @@ def test_a_message_that_stalls_is_cut_after_the_message_timeout() -> None:
     assert wire.value() == b""
 
 
-@pytest.mark.threat("HL7/MLLP", "slowloris / stalled reader")
+@pytest.mark.threat("HL7 and MLLP", "slowloris, stalled reader")
 def test_a_long_message_on_a_slow_line_has_the_time_it_needs() -> None:
     receiver = Recorder()
     connection, wire, clock = wired(receiver)
@@ -354,8 +354,9 @@ def test_bytes_between_two_messages_do_not_keep_a_connection_open() -> None:
     assert wire.aborted
 
 
+@pytest.mark.threat("floods of connections, half-open connections")
 @pytest.mark.requirement("DB.SO.04")
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_callers_from_addresses_of_no_ris_do_not_keep_the_reports_out() -> None:
     told: list[tuple[str, Why]] = []
     factory = MllpFactory(
@@ -376,7 +377,7 @@ def test_callers_from_addresses_of_no_ris_do_not_keep_the_reports_out() -> None:
     assert told == [("10.0.0.1", Why.STRANGER), ("192.0.2.1", Why.ADDRESS), ("192.0.2.2", Why.TOTAL)]
 
 
-@pytest.mark.threat("slow drip")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_unfinished_messages_of_many_connections_are_bounded_together() -> None:
     told: list[tuple[str, Why]] = []
     receiver = Recorder(wait=True)
@@ -427,7 +428,7 @@ def test_our_own_slowness_times_nobody_out_and_pauses_reading() -> None:
     assert wire.value() == frame(ack(b"MSH"))
 
 
-@pytest.mark.threat("HL7/MLLP")
+@pytest.mark.threat("HL7 and MLLP")
 def test_a_peer_that_does_not_read_its_answers_is_held_back_then_cut() -> None:
     receiver = Recorder()
     connection, wire, clock = wired(receiver)

@@ -32,7 +32,7 @@ from tests.trust.authorities import OpensslAuthority
 
 pytestmark = [
     pytest.mark.requirement("DB.SO.03"),
-    pytest.mark.threat("HL7/MLLP"),
+    pytest.mark.threat("HL7 and MLLP"),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command"),
 ]
 CIPHERS = TrustSettings(Path(), Path(), Path()).ciphers
@@ -213,7 +213,7 @@ def test_openssl_s_client_is_answered(keys: Keys, version: str) -> Any:
 
 
 @pytest.mark.peer("openssl")
-@pytest.mark.threat("tls downgrade and weak client certificates")
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
 @pytest.mark.parametrize(
     "options",
     [
@@ -261,7 +261,7 @@ def dripping(port: int) -> Iterator[socket.socket]:
         yield raw
 
 
-@pytest.mark.threat("slowloris and stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.inlineCallbacks
 def test_a_handshake_that_does_not_end_is_cut_however_it_drips(keys: Keys) -> Any:
     def drip(port: int) -> bool:

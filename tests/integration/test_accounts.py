@@ -137,6 +137,7 @@ def test_the_table_names_routes_that_exist_and_an_auditor_changes_nothing() -> N
     assert {method for method, _ in AUDITOR} == {"GET"}
 
 
+@pytest.mark.threat("whoever reaches the administration from the network")
 @pytest_twisted.ensureDeferred
 async def test_each_role_on_each_route(world: World) -> None:
     for method, template in routes():
@@ -151,6 +152,7 @@ async def test_each_role_on_each_route(world: World) -> None:
         assert method == "GET" or operator == 415, (method, template, operator)
 
 
+@pytest.mark.threat("whoever reaches the administration from the network")
 @pytest_twisted.ensureDeferred
 async def test_a_page_is_refused_whatever_it_knows(world: World) -> None:
     status, _ = await world.stand.call("GET", "/status", "anne", origin="https://ailleurs.exemple")
@@ -224,6 +226,7 @@ async def test_an_account_removed_or_changed_counts_at_once(world: World) -> Non
         write_accounts(path, before.values())
 
 
+@pytest.mark.threat("whoever reaches the administration from the network")
 @pytest_twisted.ensureDeferred
 async def test_who_guesses_has_to_wait_and_is_in_the_trail(world: World) -> None:
     assert (await world.stand.call("GET", "/status", "anne"))[0] == 200

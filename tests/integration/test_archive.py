@@ -206,7 +206,7 @@ async def test_a_study_that_did_not_change_is_not_published_again(world: World) 
     assert len(digest) == 64
 
 
-@pytest.mark.threat("zip bomb / zip slip (XDM)")
+@pytest.mark.threat("zip bomb, zip slip (XDM)")
 @pytest_twisted.ensureDeferred
 async def test_a_bad_set_costs_the_others_nothing(world: World) -> None:
     stand = world.stand

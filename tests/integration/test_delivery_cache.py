@@ -131,7 +131,7 @@ async def test_without_its_pacs_a_kept_series_is_served_after_every_check(
     assert stranger.status == 401
 
 
-@pytest.mark.threat("cache gives back other bytes")
+@pytest.mark.threat("images of another patient")
 @pytest_twisted.ensureDeferred
 async def test_a_damaged_file_is_served_from_the_pacs_instead(hospital: Hospital, tmp_path: Path) -> None:
     served = await publish(hospital, tmp_path, 704)

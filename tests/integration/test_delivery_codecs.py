@@ -22,7 +22,7 @@ from tests.integration.hospital import ACCEPT, EXPLICIT_LE, JPEG_LS, Hospital, S
 from tests.integration.test_delivery_transcoding import JPEG_LOSSLESS, same_pixels
 from tests.integration.waiting import pause, until, wait
 
-CODECS = pytest.mark.threat("forged dimensions / codec OOB")
+CODECS = pytest.mark.threat("forged dimensions, codec out of bounds")
 #: Seconds a worker has for an image here.
 PATIENCE = 2.0
 BOTH = (ACCEPT.format(JPEG_LOSSLESS) + "; q=0.9", ACCEPT.format(EXPLICIT_LE) + "; q=0.4")

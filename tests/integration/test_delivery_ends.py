@@ -56,7 +56,7 @@ async def test_a_success_that_lacks_an_image_is_never_closed_as_complete(
 
 
 @pytest.mark.requirement("DB.SO.177")
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest.mark.parametrize(("kind", "status"), [("study", 0x0124), ("series", 0x0124)])
 @pytest_twisted.ensureDeferred
 async def test_the_pacs_is_told_that_an_intruder_is_not_authorised(

@@ -175,7 +175,7 @@ async def test_a_client_that_leaves_at_once_leaves_nothing(hospital: Hospital, s
     assert await hospital.metric("drimbox_window_bytes") == 0
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest_twisted.ensureDeferred
 async def test_late_images_of_an_abandoned_move_reach_nobody(
     hospital: Hospital, other: Served, tmp_path: Path
@@ -199,7 +199,7 @@ async def test_late_images_of_an_abandoned_move_reach_nobody(
     await hospital.idle()
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest_twisted.ensureDeferred
 async def test_a_pacs_that_names_somebody_else_s_move_is_refused(
     hospital: Hospital, scanner: Served
@@ -210,7 +210,7 @@ async def test_a_pacs_that_names_somebody_else_s_move_is_refused(
     assert not result.parts
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest_twisted.ensureDeferred
 async def test_an_association_from_an_unknown_ae_title_is_refused(
     hospital: Hospital, scanner: Served

@@ -195,9 +195,10 @@ def same(before: Holdings, after: Holdings, *, memory: int) -> None:
     assert after.memory - before.memory < memory, (before, after)
 
 
+@pytest.mark.threat("memory leaks by repeated requests")
 @pytest.mark.slow
 @pytest.mark.requirement("DB.SO.85", "DB.SO.32")
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_left_of_clients_gone_at_every_state(lanes: tuple[Lanes, list[Lane]]) -> None:
     """240 requests; 10,000 with DRIMBOX_SOAK=1."""
@@ -263,7 +264,7 @@ async def test_what_was_paused_is_read_on_for_who_left(lanes: tuple[Lanes, list[
 
 
 @pytest.mark.requirement("DB.SO.85")
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest_twisted.ensureDeferred
 async def test_a_title_is_used_again_when_the_old_move_is_over_and_not_before(
     lanes: tuple[Lanes, list[Lane]],

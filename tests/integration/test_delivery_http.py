@@ -9,7 +9,7 @@ import pytest_twisted
 
 from tests.integration.hospital import Hospital, Served, behave
 
-SMUGGLING = pytest.mark.threat("HTTP/1.1 smuggling, pipelining")
+SMUGGLING = pytest.mark.threat("request smuggling, pipelining")
 
 
 def statuses(answer: bytes) -> list[int]:
@@ -118,7 +118,7 @@ async def test_a_malformed_first_line_is_refused(hospital: Hospital, scanner: Se
     assert b"--\r\n" not in answer
 
 
-@pytest.mark.threat("Content-Length / body bombs")
+@pytest.mark.threat("Content-Length and body bombs")
 @pytest_twisted.ensureDeferred
 async def test_a_short_body_is_dropped_and_the_request_served(hospital: Hospital, scanner: Served) -> None:
     answer = await hospital.raw(
@@ -127,7 +127,7 @@ async def test_a_short_body_is_dropped_and_the_request_served(hospital: Hospital
     assert statuses(answer) == [200]
 
 
-@pytest.mark.threat("Content-Length / body bombs")
+@pytest.mark.threat("Content-Length and body bombs")
 @pytest_twisted.ensureDeferred
 async def test_a_chunked_body_is_no_second_request(hospital: Hospital, scanner: Served) -> None:
     inner = hospital.request(scanner, "Connection: close")
@@ -137,7 +137,7 @@ async def test_a_chunked_body_is_no_second_request(hospital: Hospital, scanner: 
     assert statuses(answer) == [404]
 
 
-@pytest.mark.threat("Content-Length / body bombs")
+@pytest.mark.threat("Content-Length and body bombs")
 @pytest.mark.parametrize(
     ("header", "body"),
     [
@@ -158,7 +158,7 @@ async def test_a_long_body_is_413_and_never_kept(
     assert len(hospital.pacs[0].seen("move")) == moves
 
 
-@pytest.mark.threat("HTTP/1.1 smuggling, pipelining")
+@pytest.mark.threat("request smuggling, pipelining")
 @pytest.mark.parametrize(
     "lines",
     [
@@ -174,7 +174,7 @@ async def test_oversized_headers_are_400(hospital: Hospital, scanner: Served, li
     assert statuses(answer) in ([400], [])
 
 
-@pytest.mark.threat("HTTP response header injection")
+@pytest.mark.threat("response header injection")
 @pytest_twisted.ensureDeferred
 async def test_nothing_of_the_request_comes_back_in_the_headers(
     hospital: Hospital, scanner: Served

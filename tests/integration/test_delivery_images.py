@@ -200,7 +200,7 @@ async def test_a_pacs_that_cannot_send_what_we_chose_is_asked_for_another_syntax
 
 
 @pytest.mark.requirement("DB.SO.35", "DB.SO.85")
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest_twisted.ensureDeferred
 async def test_four_patients_at_once_are_never_mixed(hospital: Hospital, tmp_path: Path) -> None:
     served = []
@@ -273,7 +273,7 @@ async def test_a_pacs_may_leave_the_originator_out(
     assert (await hospital.fetch(scanner)).complete
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest.mark.parametrize("kind", ["study", "series"])
 @pytest_twisted.ensureDeferred
 async def test_an_intruder_among_the_images_is_never_delivered(

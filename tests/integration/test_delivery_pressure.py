@@ -117,7 +117,7 @@ async def test_a_slow_client_does_not_hold_the_pacs(tight: Hospital, large: Serv
     assert result.complete
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_stops_reading_is_cut(tight: Hospital, large: Served) -> None:
     before = tight.audited()
@@ -128,7 +128,7 @@ async def test_a_client_that_stops_reading_is_cut(tight: Hospital, large: Served
     await until_given_back(tight)
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_reads_nothing_at_all_is_cut(tight: Hospital, large: Served) -> None:
     request = tight.request(large, "Connection: close")
@@ -180,7 +180,7 @@ def closed_after(hospital: Hospital, plain: bool, *pieces: bytes, every: float =
     return time.monotonic() - started
 
 
-@pytest.mark.threat("slowloris")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize(
     ("plain", "pieces"),
     [
@@ -201,7 +201,7 @@ async def test_no_drip_winds_the_clock_back(
     assert 1.5 < took < 9
 
 
-@pytest.mark.threat("slowloris")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_an_idle_connection_is_closed_later_than_a_slow_request(
     tight: Hospital, large: Served
@@ -211,7 +211,7 @@ async def test_an_idle_connection_is_closed_later_than_a_slow_request(
     assert 3.5 < took < 11
 
 
-@pytest.mark.threat("slowloris")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_more_connections_than_configured_are_closed_at_once(tight: Hospital, large: Served) -> None:
     def crowd() -> list[socket.socket]:

@@ -327,7 +327,7 @@ async def test_odd_but_good_pacs_always_give_complete_answers(
 
 
 @pytest.mark.slow
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest.mark.requirement("DB.SO.32", "DB.SO.85")
 @pytest_twisted.ensureDeferred
 async def test_whatever_the_pacs_do_no_answer_lies_and_nothing_is_left(

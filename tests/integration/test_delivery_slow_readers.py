@@ -179,7 +179,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Crowded,
 
 @pytest.mark.slow
 @pytest.mark.requirement("DB.SO.32", "DB.SO.35", "DB.SO.85")
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_a_crowd_of_slow_readers_costs_what_is_configured_and_hurts_nobody(
     crowded: tuple[Crowded, Served, Served, Served],
@@ -235,7 +235,7 @@ async def all_free(hospital: Hospital, site: int = 0) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.requirement("DB.SO.32", "DB.SO.35")
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize("full", ["of one answer", "of all"])
 @pytest_twisted.ensureDeferred
 async def test_a_slow_reader_for_whom_there_is_no_disk_is_cut_and_the_others_go_on(
@@ -310,7 +310,7 @@ class CrowdedPeers(RealHospital):
 @pytest.mark.slow
 @pytest.mark.peer("dcmqrscp", "Orthanc")
 @pytest.mark.requirement("DB.SO.32", "DB.SO.85")
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize("site", [DCMTK, ORTHANC], ids=["dcmqrscp", "Orthanc"])
 @pytest_twisted.ensureDeferred
 async def test_no_real_pacs_gives_a_move_up_because_of_slow_readers(

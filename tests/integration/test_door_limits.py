@@ -16,7 +16,7 @@ from drimbox.sim.studies import make_study
 from tests.integration.hospital import JPEG_LS, Hospital, Served
 from tests.integration.waiting import pause, until, wait
 
-pytestmark = pytest.mark.threat("slowloris / stalled reader", "log / audit injection")
+pytestmark = pytest.mark.threat("slowloris, stalled reader", "log and audit injection, flooding")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,7 @@ def told(hospital: Hospital, address: str) -> list[str]:
     ]
 
 
+@pytest.mark.threat("floods of connections, half-open connections")
 @pytest.mark.requirement("DB.SO.35", "DB.SO.47")
 @pytest_twisted.ensureDeferred
 async def test_one_address_that_opens_too_many_keeps_nobody_out(guarded: Hospital, scan: Served) -> None:
@@ -103,6 +104,7 @@ async def test_one_address_that_opens_too_many_keeps_nobody_out(guarded: Hospita
     assert b"127.0.0.2" not in body
 
 
+@pytest.mark.threat("floods of connections, half-open connections")
 @pytest.mark.requirement("DB.SO.35")
 @pytest_twisted.ensureDeferred
 async def test_half_open_connections_of_many_addresses_make_room(guarded: Hospital, scan: Served) -> None:
@@ -116,6 +118,7 @@ async def test_half_open_connections_of_many_addresses_make_room(guarded: Hospit
         assert await refused(guarded, "crowded") >= before + 1
 
 
+@pytest.mark.threat("floods of connections, half-open connections")
 @pytest.mark.requirement("DB.SO.35", "DB.SO.47")
 @pytest_twisted.ensureDeferred
 async def test_one_address_that_comes_too_fast_keeps_nobody_out(guarded: Hospital, scan: Served) -> None:

@@ -444,7 +444,7 @@ async def test_a_note_while_the_pacs_is_silent_waits_and_withdraws_nothing(world
 
 @pytest.mark.peer("storescu")
 @pytest.mark.requirement("DB.SO.25")
-@pytest.mark.threat("storage by a stranger")
+@pytest.mark.threat("a PACS that sends what nobody asked for")
 @pytest_twisted.ensureDeferred
 async def test_only_a_configured_pacs_may_store_and_only_key_objects(world: World) -> None:
     study = world.studies.new(world.pacs)

@@ -151,7 +151,8 @@ async def test_the_audit_trail_names_the_client(hospital: Hospital, front: Front
     assert FRONT not in found
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("a client that hides behind a front end, or pretends to")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_limits_are_the_client_s_not_the_front_end_s(
     hospital: Hospital, front: FrontEnd, scan: Served
@@ -174,7 +175,8 @@ async def test_limits_are_the_client_s_not_the_front_end_s(
     assert await until(lambda: told(hospital, GREEDY), what="the audit record")
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("a client that hides behind a front end, or pretends to")
+@pytest.mark.threat("log and audit injection, flooding")
 @pytest_twisted.ensureDeferred
 async def test_nobody_but_the_front_end_says_who_the_client_is(hospital: Hospital, scan: Served) -> None:
     port = hospital.stand.wado_port

@@ -77,7 +77,7 @@ async def unharmed(hospital: Hospital, served: Served, logged: int) -> None:
     assert b"handler failed" not in written
 
 
-@pytest.mark.threat("HTTP/1.1 smuggling, pipelining", "memory leaks by repeated requests")
+@pytest.mark.threat("request smuggling, pipelining", "memory leaks by repeated requests")
 @pytest_twisted.ensureDeferred
 async def test_damaged_requests_on_the_wado_port(hospital: Hospital, scanner: Served) -> None:
     logged = hospital.stand.log.stat().st_size

@@ -234,7 +234,7 @@ async def test_the_wado_names_have_no_health_check(weather: Hospital) -> None:
     assert status not in (0, 200)
 
 
-@pytest.mark.threat("resource exhaustion")
+@pytest.mark.threat("the health check, open to the Internet")
 @pytest_twisted.ensureDeferred
 async def test_connections_to_the_viewer_names_take_none_from_the_images(
     weather: Hospital, tmp_path: Any

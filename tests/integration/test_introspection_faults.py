@@ -77,7 +77,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.threat("jose and oversize")
+@pytest.mark.threat("tokens: oversize, odd, logged, of others")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest_twisted.ensureDeferred
 async def test_nothing_but_a_good_answer_opens(hospital: Hospital, served: Served, fault: str) -> None:
@@ -126,7 +126,7 @@ async def test_an_answer_counts_again_for_the_same_consumer_only(
     assert (await hospital.fetch(served, token=token, certificate=other)).status == 403
 
 
-@pytest.mark.threat("log and audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 @pytest_twisted.ensureDeferred
 async def test_the_token_is_in_no_log_and_no_store_whatever_happens(
     hospital: Hospital, served: Served

@@ -68,7 +68,7 @@ async def be_hostile(hospital: Hospital, served: Served, word: str) -> None:
     await deferToThread(call)
 
 
-@pytest.mark.threat("patient data in logs")
+@pytest.mark.threat("patient data in logs and notices")
 @pytest.mark.peer("promtool")
 @pytest_twisted.ensureDeferred
 async def test_hostile_peers_make_no_series_and_nobody_is_named(

@@ -144,7 +144,7 @@ async def test_what_fails_later_cuts_the_answer(native: NativeHospital, served: 
     assert received(again) == whole
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest.mark.requirement("DB.SO.32")
 @pytest.mark.parametrize("how", ["other study", "other series", "sibling"])
 @pytest_twisted.ensureDeferred
@@ -245,7 +245,7 @@ async def test_a_report_waits_for_an_archive_that_is_away(native: NativeHospital
     await until(over, what="the end of the notices")
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_a_slow_client_is_served_whole_through_the_spool(
     native: NativeHospital, tmp_path: Path

@@ -137,6 +137,7 @@ def audit_of(world: World) -> list[bytes]:
         return [row[0].encode() for row in database.execute("SELECT payload FROM audit")]
 
 
+@pytest.mark.threat("SSRF")
 @pytest_twisted.ensureDeferred
 async def test_what_the_server_does_wrong_never_costs_the_list_in_force(world: World) -> None:
     site = world.stand.sites[0]
@@ -179,6 +180,7 @@ async def test_a_server_with_a_certificate_of_somebody_else_is_not_asked(world: 
     assert (await world.refresh())["outcome"] in ("new", "same")
 
 
+@pytest.mark.threat("forged lists and OCSP answers")
 @pytest.mark.requirement("DB.CS.186", "DB.CS.164")
 @pytest_twisted.ensureDeferred
 async def test_every_bad_list_is_refused_and_told(world: World) -> None:

@@ -231,7 +231,7 @@ def test_too_many_references_are_refused() -> None:
         read_note(data)
 
 
-@pytest.mark.threat("nested sequences / recursion")
+@pytest.mark.threat("nested sequences, recursion")
 def test_deep_nesting_is_refused() -> None:
     good = note()
     level = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF)
@@ -241,7 +241,7 @@ def test_deep_nesting_is_refused() -> None:
         read_note(good[:at] + level * 2000)
 
 
-@pytest.mark.threat("dicom deflate bomb")
+@pytest.mark.threat("DICOM deflate bomb")
 def test_deflated_objects_are_refused() -> None:
     data = note()
     length = struct.unpack_from("<I", data, 140)[0]

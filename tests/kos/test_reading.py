@@ -270,7 +270,7 @@ def test_a_deflated_manifest_is_refused_without_inflating() -> None:
         read_manifest(bomb)
 
 
-@pytest.mark.threat("nested sequences")
+@pytest.mark.threat("nested sequences, recursion")
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
 def test_sequences_nested_a_hundred_thousand_deep_are_refused_at_once(syntax: str) -> None:
     if syntax == EXPLICIT:
@@ -284,7 +284,7 @@ def test_sequences_nested_a_hundred_thousand_deep_are_refused_at_once(syntax: st
     assert time.perf_counter() - start < 2
 
 
-@pytest.mark.threat("nested sequences")
+@pytest.mark.threat("nested sequences, recursion")
 def test_a_million_empty_items_are_refused_half_way() -> None:
     item = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
     bomb = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 8_000_000) + item * 1_000_000

@@ -151,7 +151,7 @@ async def test_all_that_orthanc_says_of_the_patient_is_read() -> None:
     )
 
 
-@pytest.mark.threat("path traversal by UID / AE title / filename")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 @pytest_twisted.ensureDeferred
 async def test_what_is_no_uid_is_not_even_asked_for() -> None:
     with talking(orthanc(facts())) as (server, client):

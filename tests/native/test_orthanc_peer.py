@@ -124,7 +124,7 @@ async def test_files_are_read_byte_for_byte(orthanc: Guarded, tmp_path: Path) ->
             await anext(store.read(one))
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest_twisted.ensureDeferred
 async def test_one_study_under_two_patients_is_refused(orthanc: Guarded, tmp_path: Path) -> None:
     for number in (1, 2):

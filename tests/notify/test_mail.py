@@ -166,7 +166,7 @@ async def test_nobody_listens(office: Office) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-@pytest.mark.threat("a forged relay takes the password")
+@pytest.mark.threat("a forged server that takes a password or a token")
 @pytest_twisted.ensureDeferred
 async def test_a_relay_nobody_vouches_for_gets_neither_password_nor_mail(office: Office, tls: bool) -> None:
     stranger = office.pki.issue_ssl_serv("db9.349.example", stranger=True, name=f"stranger-{tls}")

@@ -139,7 +139,7 @@ async def test_an_endless_answer_is_not_read(desk: Desk) -> None:
     assert await desk.channel().send(digest()) == ""
 
 
-@pytest.mark.threat("a forged server takes the token")
+@pytest.mark.threat("a forged server that takes a password or a token")
 @pytest_twisted.ensureDeferred
 async def test_a_server_nobody_vouches_for_gets_nothing(desk: Desk) -> None:
     token = desk.folder / "token"

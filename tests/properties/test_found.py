@@ -48,7 +48,7 @@ def test_what_comes_slowly_after_the_final_response_is_waited_for(tmp_path: Path
     assert client.result.seconds - move.final_at > world.pacs.gap_timeout
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize("seed", range(4))
 def test_what_came_before_the_pause_does_not_stay_in_memory(tmp_path: Path, seed: int) -> None:
     """Less than a block of the spool, and more than half the window: nothing ever let the PACS go on."""
@@ -58,7 +58,7 @@ def test_what_came_before_the_pause_does_not_stay_in_memory(tmp_path: Path, seed
     assert not world.archive.moves[0].impatient
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize("seed", range(4))
 def test_no_association_is_stopped_inside_an_instance_that_is_of_use_only_whole(
     tmp_path: Path, seed: int

@@ -74,7 +74,7 @@ def happen(history: History, folder: Path) -> World:
 
 
 @pytest.mark.requirement("DB.SO.32", "DB.SO.85")
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @RUNS
 @given(history=WILD)
 def test_whatever_happens_no_answer_lies(history: History, folder: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_good_pacs_and_patient_clients_always_end_well(history: History, folde
         assert client.finished or not client.wish.servable or client.wish.due is None
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @RUNS
 @given(history=CONTENDED)
 def test_few_titles_pass_from_hand_to_hand_without_a_mix_up(history: History, folder: Path) -> None:

@@ -143,7 +143,7 @@ async def test_a_token_that_is_not_good_or_not_verifiable_is_403(make, status, b
     assert (caught.value.status, caught.value.code) == (403, "E1104")
 
 
-@pytest.mark.threat("ssrf")
+@pytest.mark.threat("SSRF")
 @pytest_twisted.ensureDeferred
 async def test_redirections_are_not_followed(make):
     target = Proxy()
@@ -155,7 +155,7 @@ async def test_redirections_are_not_followed(make):
     assert target.asked == []
 
 
-@pytest.mark.threat("jose and oversize")
+@pytest.mark.threat("tokens: oversize, odd, logged, of others")
 @pytest.mark.parametrize(
     "token", ["", "a" * 8193, "a b", "a\r\nX: y", "é", "a&active=true", "a=b", "\x00", "{}"]
 )
@@ -343,7 +343,7 @@ async def test_a_client_that_goes_away_ends_the_question(make):
     assert clock.getDelayedCalls() == []
 
 
-@pytest.mark.threat("log and audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 @pytest_twisted.ensureDeferred
 async def test_neither_token_nor_secret_is_ever_logged_or_told(make):
     events, told = [], []

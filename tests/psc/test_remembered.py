@@ -103,7 +103,7 @@ async def test_a_refusal_is_not_kept_and_does_not_open(error: Exception) -> None
     assert await world.asks()
 
 
-@pytest.mark.threat("jose and oversize")
+@pytest.mark.threat("tokens: oversize, odd, logged, of others")
 @pytest_twisted.ensureDeferred
 async def test_what_is_kept_is_bounded_and_holds_no_token() -> None:
     world = World(most=3)

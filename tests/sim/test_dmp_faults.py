@@ -294,7 +294,7 @@ def test_each_fault_of_the_vihf_is_a_soap_fault(
     assert not service.registry.entries
 
 
-@pytest.mark.threat("xml signature wrapping")
+@pytest.mark.threat("XML signature wrapping")
 def test_wrapped_assertion_is_refused(sim_pki: Pki, maker: Maker, service: DmpService) -> None:
     """The signed assertion hides in another one with the same ID."""
     signed = maker.vihf()

@@ -73,7 +73,7 @@ ONLY_RULES = {
 
 
 @pytest.mark.peer("xmlsec1")
-@pytest.mark.threat("xml signature wrapping")
+@pytest.mark.threat("XML signature wrapping")
 def test_each_bad_list_is_bad_in_one_way_only(
     sim_pki: Pki, domains: list[ListedDomain], tmp_path: Path
 ) -> None:

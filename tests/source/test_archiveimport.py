@@ -106,7 +106,7 @@ def test_a_structure_without_certificate_is_told(tmp_path: Path) -> None:
     assert "sans certificat ici" in rows(result)[0]["motif"]
 
 
-@pytest.mark.threat("KOS in the record of another patient")
+@pytest.mark.threat("a KOS in the record of another patient")
 def test_archives_of_several_pacs_never_go_into_one_site(tmp_path: Path) -> None:
     imports = Imports()
     for name in ("SITE1_KA202601.ZIP", "SITE2_KA202601.ZIP"):

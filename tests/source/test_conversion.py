@@ -98,7 +98,7 @@ def test_what_no_codec_can_do_refuses_the_answer(result: str, kind: type[ImageEr
     assert error.status == status
 
 
-@pytest.mark.threat("forged dimensions / codec OOB")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 @pytest.mark.parametrize(
     "changes", [{"NumberOfFrames": "1"}, {"BitsStored": 99}, {"Rows": 0}, {"SamplesPerPixel": 2}]
 )

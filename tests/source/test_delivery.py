@@ -360,7 +360,7 @@ def test_a_failure_before_the_first_byte_is_left_for_a_status(world: World, fail
     assert world.abandoned == 0
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize("begun", [True, False])
 def test_no_answer_takes_for_ever(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
     world = World(monkeypatch, delivery_ceiling=900.0)
@@ -533,7 +533,7 @@ def test_a_slow_client_is_waited_for_after_the_pacs_is_done(world: World) -> Non
     assert sink.finished
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_a_client_that_stalls_after_the_pacs_is_done_is_cut_not_complete(world: World) -> None:
     sink, asked = world.ask()
     sink.full = True

@@ -268,7 +268,7 @@ def test_a_client_that_leaves_ends_the_reading(monkeypatch: pytest.MonkeyPatch) 
     assert not world.moves
 
 
-@pytest.mark.threat("cache gives back other bytes")
+@pytest.mark.threat("images of another patient")
 def test_damage_before_the_first_byte_asks_the_pacs(world: CachedWorld) -> None:
     world.hold()
     world.cache.damaged = {TWO: 0}

@@ -151,7 +151,7 @@ def test_a_report_of_another_patient_ends_with_e001_instead_of_coming_back_for_e
     assert stage.trail.shown()[-1] == ("ITI-41", "E001")
 
 
-@pytest.mark.threat("patient data in notices")
+@pytest.mark.threat("patient data in logs and notices")
 def test_notices_carry_nothing_of_the_patient() -> None:
     stage = Stage()
     stage.read(hl7(SimReport(orders=(), structure_id=""), prt_structure=""))

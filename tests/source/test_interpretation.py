@@ -93,7 +93,7 @@ def test_a_withdrawal_of_nobody_knows_what_is_e005(document: str | None) -> None
     assert error.code == "E005"
 
 
-@pytest.mark.threat("report of another patient than its message")
+@pytest.mark.threat("a KOS in the record of another patient")
 def test_a_report_about_another_patient_than_its_message_is_e001() -> None:
     raw = hl7().replace(b"|284070100499094^^^", b"|184070100499094^^^")
     error = interpret(raw).error

@@ -145,7 +145,7 @@ def test_only_key_objects_are_taken() -> None:
     assert choose(ProposedContext(1, CT, (EXPLICIT_LE,))) is None
 
 
-@pytest.mark.threat("PACS sends what was not asked for")
+@pytest.mark.threat("a PACS that sends what nobody asked for")
 def test_what_is_not_due_repeated_or_too_large_is_dropped() -> None:
     collector = Collector(Clock(), frozenset({"2.25.2", "2.25.3"}))
     channel = FakeChannel()

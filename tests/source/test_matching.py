@@ -414,7 +414,7 @@ def test_a_message_that_no_longer_feeds_ends_its_job() -> None:
     assert broken.jobs.ended[0][:2] == (5, "E005")
 
 
-@pytest.mark.threat("patient data in notices")
+@pytest.mark.threat("patient data in logs and notices")
 def test_nothing_told_names_the_patient() -> None:
     for answer in (None, SILENT):
         stage = Stage(Pacses(PACS1=answer))
@@ -425,7 +425,7 @@ def test_nothing_told_names_the_patient() -> None:
 
 
 @pytest.mark.requirement("DB.SO.18")
-@pytest.mark.threat("patient data in logs")
+@pytest.mark.threat("patient data in logs and notices")
 def test_an_accession_number_too_long_for_dicom_is_published_and_logged_without_its_value() -> None:
     number = "ACC-" + "7" * 30
     stage = Stage(raw=hl7(SimReport(orders=(SimOrder(number),))))
@@ -520,7 +520,7 @@ FORMER = "184070100499094"
 
 
 @pytest.mark.requirement("DB.SO.13", "DB.SO.97")
-@pytest.mark.threat("KOS in the record of another patient")
+@pytest.mark.threat("a KOS in the record of another patient")
 def test_a_report_corrected_to_another_patient_takes_its_kos_along() -> None:
     stage = Stage(None, archived(patient_ins=FORMER))
     stage.reports.stands = {1: "2.999.7.1"}
@@ -532,7 +532,7 @@ def test_a_report_corrected_to_another_patient_takes_its_kos_along() -> None:
 
 
 @pytest.mark.requirement("DB.SO.16", "DB.SO.21")
-@pytest.mark.threat("KOS in the record of another patient")
+@pytest.mark.threat("a KOS in the record of another patient")
 @pytest.mark.parametrize(
     "other",
     [
@@ -634,7 +634,7 @@ def test_a_study_of_which_only_the_note_is_left_is_gone() -> None:
 
 
 @pytest.mark.requirement("DB.SO.25")
-@pytest.mark.threat("forged rejection note")
+@pytest.mark.threat("images kept out of a KOS by a forged rejection note")
 def test_only_a_key_object_can_be_a_rejection_note() -> None:
     stage = Stage(titles={f"{STUDY}.1.1": "113001"})
     stage.match()

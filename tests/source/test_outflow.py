@@ -271,7 +271,7 @@ def test_a_disk_that_never_answers_does_not_hold_the_client_for_ever() -> None:
     scene.quiet()
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_a_client_that_reads_nothing_is_cut() -> None:
     scene = Scene()
     one = bare_part(scene.channel())
@@ -288,7 +288,7 @@ def test_a_client_that_reads_nothing_is_cut() -> None:
     scene.quiet()
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_a_client_that_reads_slowly_is_not_cut() -> None:
     scene = Scene()
     one = bare_part(scene.channel())

@@ -6,7 +6,7 @@ import pytest
 
 from tests.source.answers import Scene, bare_part
 
-pytestmark = pytest.mark.threat("stalled reader")
+pytestmark = pytest.mark.threat("slowloris, stalled reader")
 
 
 def test_less_than_a_block_goes_to_disk_too_when_nothing_more_is_read() -> None:

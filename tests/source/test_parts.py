@@ -65,7 +65,7 @@ def test_an_encapsulated_syntax_keeps_its_name() -> None:
     assert dcmread(BytesIO(out), stop_before_pixels=True).file_meta.TransferSyntaxUID == JPEG_LS
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @given(
     st.sampled_from(
         [

@@ -202,7 +202,7 @@ def test_what_was_given_up_in_doubt_is_replaced_if_the_dmp_holds_it() -> None:
 
 
 @pytest.mark.requirement("DB.SO.13", "DB.SO.21")
-@pytest.mark.threat("KOS in the record of another patient")
+@pytest.mark.threat("a KOS in the record of another patient")
 def test_while_a_kos_stays_in_another_patients_record_nothing_is_published() -> None:
     stage = Stage(archived(patient_ins="184070100499094"), entries=[ours()])
     stage.publish()

@@ -255,7 +255,7 @@ def test_an_unknown_sender_is_refused_and_the_administrator_told(message: SimMes
     assert peer in notice["text"]
 
 
-@pytest.mark.threat("log / audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_what_an_unknown_sender_calls_itself_is_made_fit_to_be_shown() -> None:
     door = Door()
     name = "A\x1b[31m" + "B" * 500

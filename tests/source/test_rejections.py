@@ -86,7 +86,7 @@ def test_what_could_not_be_fetched_is_said_and_asked_for_again(noted: GeneratedS
     assert among(titles, listed(noted), Archive(noted)) == Rejected(notes_of(noted))
 
 
-@pytest.mark.threat("PACS sends garbage")
+@pytest.mark.threat("a PACS that sends what nobody asked for")
 def test_what_nobody_can_read_is_no_note_and_is_not_asked_for_again(noted: GeneratedStudy) -> None:
     titles = Titles()
     assert among(titles, listed(noted), Archive(noted, damage=True)) == Rejected()

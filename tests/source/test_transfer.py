@@ -86,7 +86,7 @@ def test_an_instance_that_comes_on_two_associations_at_once_is_delivered_once() 
     assert len(play.scene.sink.parts()) == 1
 
 
-@pytest.mark.threat("patient mix-up")
+@pytest.mark.threat("images of another patient")
 @pytest.mark.requirement("DB.SO.85")
 def test_an_instance_of_another_study_is_refused_and_never_delivered() -> None:
     play = Playing()
@@ -203,7 +203,7 @@ def test_silence_that_is_ours_is_not_held_against_the_pacs() -> None:
     assert play.transfer.last_activity == 4
 
 
-@pytest.mark.threat("memory of slow codecs")
+@pytest.mark.threat("forged dimensions, codec out of bounds")
 def test_instances_that_wait_for_a_codec_slow_the_one_association_they_came_on() -> None:
     play = Playing(frozenset({ONE, TWO}))
     transfer = Transfer(

@@ -198,6 +198,7 @@ def _behind(connection: Connection, *statements: str) -> None:
             connection.exec_driver_sql(f"ALTER TABLE {table} ENABLE TRIGGER ALL")
 
 
+@pytest.mark.threat("audit events kept from the repository, or removed from the trail")
 @pytest.mark.requirement("DB.CS.06")
 @pytest.mark.parametrize(
     ("statements", "fault", "number"),

@@ -131,6 +131,7 @@ async def test_a_purge_cut_half_way_leaves_a_whole_chain_and_is_finished_later(
     assert await fault(stores) is None
 
 
+@pytest.mark.threat("audit events kept from the repository, or removed from the trail")
 @pytest.mark.parametrize(
     ("statements", "words", "number"),
     [

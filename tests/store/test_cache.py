@@ -784,7 +784,7 @@ def test_backups_pass_by(scene: Scene) -> None:
     )
 
 
-@pytest.mark.threat("path traversal by UID")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 @pytest.mark.parametrize("evil", ["../../../evil", "/etc/evil", "a\0b", "x" * 5000, ".", ""])
 def test_no_string_of_a_peer_is_in_a_path(tmp_path: Path, evil: str) -> None:
     scene = Scene(tmp_path / "in" / "cache")

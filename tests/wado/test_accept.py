@@ -168,7 +168,7 @@ def test_nothing_acceptable_is_406_and_says_what_could_be(value):
     assert "nonsense" not in caught.value.detail
 
 
-@pytest.mark.threat("jose and oversize")
+@pytest.mark.threat("tokens: oversize, odd, logged, of others")
 @pytest.mark.parametrize(
     "lines",
     [[f"{R}{JLS}".encode()] * 65, [b"a" * 20000], [b"x,"] * 9000, [b"multipart/related" + b";a=b" * 40]],

@@ -208,7 +208,7 @@ async def test_a_refusal_is_whole_and_says_its_code(pki: Pki) -> None:
     assert "\x1b" not in run.outcome.problem.detail
 
 
-@pytest.mark.threat("ssrf")
+@pytest.mark.threat("SSRF")
 @pytest_twisted.ensureDeferred
 async def test_a_redirect_is_not_followed(pki: Pki) -> None:
     data = b"HTTP/1.1 302 Found\r\nLocation: https://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
@@ -493,7 +493,7 @@ async def test_cancelling_cuts_the_connection(pki: Pki) -> None:
 # --- what is asked, without sockets -------------------------------------------------------------------
 
 
-@pytest.mark.threat("http response header injection")
+@pytest.mark.threat("response header injection")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -531,7 +531,7 @@ def test_nothing_ends_a_line_of_the_request(changes: dict[str, Any]) -> None:
         "file:///etc/passwd",
     ],
 )
-@pytest.mark.threat("ssrf")
+@pytest.mark.threat("SSRF")
 def test_addresses_that_are_not_asked(url: str) -> None:
     with pytest.raises(QueryRefused):
         Query(read_url(url), token="a").encode()
@@ -613,7 +613,7 @@ def test_no_prefix_of_an_answer_is_an_answer(data: bytes) -> None:
             read(iter([data[:length]]))
 
 
-@pytest.mark.threat("http/1.1 smuggling")
+@pytest.mark.threat("request smuggling, pipelining")
 @pytest.mark.parametrize(
     "data",
     [

@@ -80,7 +80,7 @@ def test_a_damaged_request_is_read_or_refused() -> None:
         assert set(wanted.study_uid) <= set("0123456789."), name
 
 
-@pytest.mark.threat("HTTP/1.1 smuggling, pipelining")
+@pytest.mark.threat("request smuggling, pipelining")
 def test_damaged_http_reaches_the_deliveries_well_formed_or_not_at_all() -> None:
     """Through Twisted's parser and ours: never an exception, never two deliveries at once."""
     sample = request("Connection: close") + request("Content-Length: 3") + b"abc" + request()

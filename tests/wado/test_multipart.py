@@ -109,7 +109,7 @@ def test_image_bytes_that_look_like_a_part_stay_image_bytes():
     assert events[1].data == evil
 
 
-@pytest.mark.threat("http response header injection")
+@pytest.mark.threat("response header injection")
 @pytest.mark.parametrize(
     ("syntax", "host"),
     [

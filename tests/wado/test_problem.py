@@ -76,8 +76,8 @@ def test_the_configured_status_of_e1105_is_used():
     assert problem(errors.InstanceLevelUnsupported(status=501))[0] == 501
 
 
-@pytest.mark.threat("xss in error pages")
-@pytest.mark.threat("http response header injection")
+@pytest.mark.threat("XSS in error pages")
+@pytest.mark.threat("response header injection")
 @given(st.text(max_size=3000), st.sampled_from(list(image_errors())))
 def test_no_detail_breaks_out_of_the_body(detail, error):
     _, headers, body = problem(error(detail))

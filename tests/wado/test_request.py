@@ -135,7 +135,7 @@ def test_other_levels_are_404(target):
     assert caught.value.status == 404
 
 
-@pytest.mark.threat("path traversal by uid")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 @pytest.mark.parametrize(
     "uid",
     [
@@ -183,7 +183,7 @@ def test_a_bad_target_is_400(target):
         split_target(target)
 
 
-@pytest.mark.threat("http smuggling")
+@pytest.mark.threat("request smuggling, pipelining")
 @pytest.mark.parametrize("name", [b"Host", b"Authorization", b"KOS-SOPInstanceUID", b"Situation"])
 def test_a_single_valued_header_twice_is_400(name):
     value = dict(HEADERS).get(name, b"1")
@@ -219,7 +219,7 @@ def test_no_bearer_token_is_401(value):
     assert caught.value.status == 401
 
 
-@pytest.mark.threat("jose and oversize")
+@pytest.mark.threat("tokens: oversize, odd, logged, of others")
 @pytest.mark.parametrize("token", [b"a" * 8193, b"a b", b"a,b", b"a\x00", b"\xe9", b"a=b", b"{}", b'"a"'])
 def test_a_token_that_cannot_be_one_is_403_and_never_repeated(token):
     with pytest.raises(TokenInvalid) as caught:
@@ -251,7 +251,7 @@ def test_the_order_of_errors_is_that_of_the_specification():
 NAMES = ("db1.349.example", "vi1.349.example", "db2.349.example")
 
 
-@pytest.mark.threat("client certificate bypassed by sni")
+@pytest.mark.threat("client certificate bypassed by SNI")
 def test_a_host_of_another_site_is_421():
     for host in (b"db2.349.example", b"DB2.349.example:8443", b"vi1.349.example", b"db2.349.example."):
         with pytest.raises(BadRequest) as caught:

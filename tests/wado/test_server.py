@@ -194,6 +194,7 @@ def test_trust_comes_before_everything(face: Face, spoil: Any, expected: int, co
     assert face.gate.verified == 0
 
 
+@pytest.mark.threat("TLS downgrade, weak or revoked certificates")
 @pytest.mark.requirement("DB.SO.111")
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
 def test_no_request_is_served_before_its_peer_is_known_not_to_be_revoked(face: Face, method: str) -> None:
@@ -259,7 +260,7 @@ def _lost() -> Any:
 # -- clocks ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.threat("slowloris")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_the_handshake_has_its_time(face: Face) -> None:
     _, wire = face.connect()
     face.clock.advance(9.9)
@@ -268,7 +269,7 @@ def test_the_handshake_has_its_time(face: Face) -> None:
     assert wire.aborted
 
 
-@pytest.mark.threat("slowloris")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_a_request_has_its_time_from_the_handshake_on(face: Face) -> None:
     channel, wire = face.connect()
     face.clock.advance(9)
@@ -295,7 +296,7 @@ def test_an_answer_may_take_its_time(face: Face) -> None:
     assert not face.clock.getDelayedCalls()
 
 
-@pytest.mark.threat("slowloris")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_the_second_request_has_its_time_from_its_first_byte(face: Face) -> None:
     channel, wire = face.ask()
     face.gate.served[0][2].callback(PacsUnavailable())
@@ -383,7 +384,7 @@ class Door(Face):
         return wire
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_one_address_does_not_fill_the_door() -> None:
     door = Door(max_connections=5, max_connections_per_address=3, max_deliveries=3)
     assert [door.knock() is not None for _ in range(4)] == [True, True, True, False]
@@ -396,7 +397,7 @@ def test_one_address_does_not_fill_the_door() -> None:
     assert door.knock("192.0.2.3") is None
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_one_address_does_not_come_faster_than_its_pace() -> None:
     door = Door(connection_rate=2.0, connection_burst=4)
     assert [door.knock() is not None for _ in range(6)] == [True] * 4 + [False] * 2
@@ -406,7 +407,7 @@ def test_one_address_does_not_come_faster_than_its_pace() -> None:
     assert {why for _, why in door.told} == {Why.RATE}
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_a_full_door_takes_the_place_of_the_oldest_without_a_certificate() -> None:
     door = Door(max_connections=4, max_deliveries=3)
     consumer = door.knock("192.0.2.1", certificate=True)

@@ -57,7 +57,7 @@ class Answering:
             self.face.clock.advance(1)
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize(("taken", "told"), [(SLOW, True), (DRIP, False), (0, False)])
 def test_who_feeds_a_full_connection_hears_that_its_client_reads(taken: int, told: bool) -> None:
     slow = Answering()
@@ -85,7 +85,7 @@ def test_the_end_of_a_full_connection_leaves_no_timer(lost: bool) -> None:
     assert not slow.face.clock.getDelayedCalls()
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize("connection", ["close", "keep-alive"])
 def test_the_last_bytes_have_the_time_that_a_slow_client_needs(connection: str) -> None:
     slow = Answering(f"Connection: {connection}")
@@ -110,7 +110,7 @@ def test_a_client_that_has_everything_is_closed_without_a_reset() -> None:
     assert not slow.wire.aborted
 
 
-@pytest.mark.threat("stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_a_client_that_does_not_take_the_last_bytes_is_cut() -> None:
     face = Face()
     _, wire = face.ask("Connection: close")

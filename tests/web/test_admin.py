@@ -288,7 +288,7 @@ def test_a_client_that_leaves_stops_the_handler() -> None:
 # --- refusals ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.threat("dns rebinding")
+@pytest.mark.threat("a foreign page on the loop")
 @pytest.mark.parametrize(
     "host", ["drimbox.pirate.fr", "127.0.0.1.pirate.fr", "localhost.pirate.fr:9349", "", "10.0.0.1", "a b"]
 )
@@ -296,7 +296,7 @@ def test_foreign_host_is_refused(host: str) -> None:
     assert Wire().ask("GET", "/status", host=host)[0] in (400, 403)
 
 
-@pytest.mark.threat("dns rebinding")
+@pytest.mark.threat("a foreign page on the loop")
 def test_two_hosts_are_refused() -> None:
     assert Wire().ask("GET", "/status", "Host: pirate.fr")[0] in (400, 403)
     assert Wire().ask("GET", "http://pirate.fr/status")[0] == 404
@@ -325,7 +325,7 @@ def test_hosts(header: str, listening: str, accepted: bool) -> None:
     assert host_accepted(header.encode(), listening) is accepted
 
 
-@pytest.mark.threat("cross-site request")
+@pytest.mark.threat("a foreign page on the loop")
 @pytest.mark.parametrize(
     "header",
     [
@@ -344,7 +344,7 @@ def test_pages_are_refused(header: str) -> None:
     assert process.acknowledged == []
 
 
-@pytest.mark.threat("cross-site request")
+@pytest.mark.threat("a foreign page on the loop")
 def test_a_form_cannot_change_anything() -> None:
     process = Process()
     wire = Wire(process.api())
@@ -359,14 +359,14 @@ def test_bodies_that_are_no_json_object(body: bytes) -> None:
     assert Wire().ask("POST", "/notices/7/acknowledge", POST, body=body)[0] == 400
 
 
-@pytest.mark.threat("Content-Length / body bombs")
+@pytest.mark.threat("Content-Length and body bombs")
 def test_a_large_body_is_refused_and_not_kept() -> None:
     wire = Wire()
     size = admin.MAX_BODY + 1
     assert wire.ask("POST", "/notices/7/acknowledge", POST, body=b" " * size)[0] == 413
 
 
-@pytest.mark.threat("Content-Length / body bombs")
+@pytest.mark.threat("Content-Length and body bombs")
 def test_a_chunked_body_without_end_is_cut() -> None:
     wire = Wire()
     aborted: list[bool] = []
@@ -381,7 +381,7 @@ def test_a_chunked_body_without_end_is_cut() -> None:
     assert aborted
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_a_silent_connection_is_closed() -> None:
     wire = Wire()
     wire.send(b"GET /status HT")
@@ -389,7 +389,7 @@ def test_a_silent_connection_is_closed() -> None:
     assert wire.transport.disconnecting
 
 
-@pytest.mark.threat("slowloris / stalled reader")
+@pytest.mark.threat("slowloris, stalled reader")
 def test_connections_are_counted() -> None:
     wire = Wire()
     for _ in range(admin.MAX_CONNECTIONS - 1):

@@ -44,6 +44,7 @@ def test_only_the_regions_wanted_count() -> None:
         read_list(text.encode(), ["Asia"])
 
 
+@pytest.mark.threat("the health check, open to the Internet")
 @pytest.mark.parametrize(
     "data",
     [

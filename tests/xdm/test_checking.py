@@ -118,7 +118,7 @@ def _bad_reports(held: Files) -> None:
         (_bad_reports, "CR.TXT"),
     ],
 )
-@pytest.mark.threat("KOS in the record of another patient")
+@pytest.mark.threat("a KOS in the record of another patient")
 def test_a_set_that_contradicts_itself_is_refused(spoil: Callable[[Files], None], reason: str) -> None:
     held = files()
     assert isinstance(check_set(held)[0], TakenKos)

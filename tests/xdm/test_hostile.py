@@ -20,7 +20,7 @@ from tests.xdm.builders import files, set_entries, zipped
 
 pytestmark = [
     pytest.mark.requirement("DB.SO.30"),
-    pytest.mark.threat("zip bomb / zip slip (XDM)"),
+    pytest.mark.threat("zip bomb, zip slip (XDM)"),
 ]
 GOOD = "SS000002"
 

@@ -328,7 +328,7 @@ async def test_being_turned_away_is_never_a_refusal_of_the_document(
     assert len(server.requests) == 4
 
 
-@pytest.mark.threat("content-length and body bombs")
+@pytest.mark.threat("Content-Length and body bombs")
 @pytest.mark.parametrize("declared", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_an_oversize_answer_is_cut(
@@ -362,7 +362,7 @@ async def test_signatures_and_large_answers_are_off_the_reactor(pki: Pki, struct
         assert len(ran) == 5
 
 
-@pytest.mark.threat("patient data in logs")
+@pytest.mark.threat("patient data in logs and notices")
 @pytest_twisted.ensureDeferred
 async def test_the_words_of_the_dmp_lose_the_patient(
     pki: Pki, structure: Structure, client: Client
@@ -564,7 +564,7 @@ async def test_a_renewed_certificate_is_presented_without_restart(
     assert [str(peer).split(",")[0] for peer in server.peers] == ["CN=org-auth", "CN=org-sign"]
 
 
-@pytest.mark.threat("ssrf")
+@pytest.mark.threat("SSRF")
 @pytest_twisted.ensureDeferred
 async def test_plain_http_is_never_spoken(pki: Pki, structure: Structure, client: Client) -> None:
     async with dmp(pki, http(SUCCESS), certificate=None) as (server, url):

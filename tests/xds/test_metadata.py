@@ -411,7 +411,7 @@ def test_a_submission_that_contradicts_itself_is_refused(make: Make, change: dic
 # --- hostile text ---------------------------------------------------------------------------------
 
 
-@pytest.mark.threat("delimiter injection")
+@pytest.mark.threat("markup and query injection in what we send")
 def test_delimiters_in_names_and_identifiers_stay_inside_their_component(make: Make) -> None:
     patient = attrs.evolve(REPORT.patient, family="EX^EM&PLE|~", given="CL\\AIRE")
     request = RequestIds(Identifier("A^B&C", "2.999.5.3"), Identifier("1~2", "2.999.5.4"))
@@ -427,7 +427,7 @@ def test_two_identifiers_never_become_one(first: str, second: str) -> None:
     assert not set("^&~|") & set(hl7types.escaped(first))
 
 
-@pytest.mark.threat("xml injection")
+@pytest.mark.threat("markup and query injection in what we send")
 @given(family=st.text(max_size=80), display=st.text(max_size=80))
 def test_any_name_gives_xml_that_parses(family: str, display: str) -> None:
     structure = Structure("1", "C", None, None)  # type: ignore[arg-type]

@@ -142,7 +142,7 @@ def test_what_is_refused(data: bytes) -> None:
             read_related("multipart/related", data)
 
 
-@pytest.mark.threat("content-length and body bombs")
+@pytest.mark.threat("Content-Length and body bombs")
 def test_counts_and_headers_are_bounded() -> None:
     with pytest.raises(MimeRefused):
         read_related(TYPE, body(*["\nx"] * (MAX_PARTS + 1)))

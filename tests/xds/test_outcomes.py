@@ -249,7 +249,7 @@ def test_a_rejected_or_empty_answer_is_asked_again(answer: Existence) -> None:
         existence_outcome(answer)
 
 
-@pytest.mark.threat("patient data in logs")
+@pytest.mark.threat("patient data in logs and notices")
 @pytest.mark.parametrize(
     "text",
     [
@@ -266,21 +266,21 @@ def test_no_ins_survives(text: str) -> None:
     assert "4990" not in scrub(text)
 
 
-@pytest.mark.threat("patient data in logs")
+@pytest.mark.threat("patient data in logs and notices")
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_an_ins_never_survives_between_other_words(before: str, after: str) -> None:
     if before[-1:] not in list("0123456789") and after[:1] not in list("0123456789"):
         assert INS not in scrub(before + INS + after)
 
 
-@pytest.mark.threat("patient data in logs")
+@pytest.mark.threat("patient data in logs and notices")
 def test_known_values_are_masked_and_the_rest_is_kept() -> None:
     text = "Patient EXEMPLE Claire IPP P000123 inconnu, uniqueId 2.25.111, exemplaire 20260112094500"
     expected = "Patient […] […] IPP […] inconnu, uniqueId 2.25.111, exemplaire 20260112094500"
     assert scrub(text, "P000123", "EXEMPLE", "CLAIRE", "", "x") == expected
 
 
-@pytest.mark.threat("log and audit injection")
+@pytest.mark.threat("log and audit injection, flooding")
 def test_one_line_of_bounded_length() -> None:
     assert scrub("a\r\nb\x1b[31m\x00\u2028c" + "x" * 1000)[:12] == "a b [31m cxx"
     assert len(scrub("x" * 10000)) == 500

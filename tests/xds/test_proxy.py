@@ -87,6 +87,7 @@ async def test_a_publication_and_questions_pass(
     await ours.close()
 
 
+@pytest.mark.threat("a proxy that leads elsewhere, or spoils an exchange")
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -153,6 +154,7 @@ async def test_no_proxy_at_all_where_one_should_be(
     await ours.close()
 
 
+@pytest.mark.threat("a proxy that leads elsewhere, or spoils an exchange")
 @pytest_twisted.ensureDeferred
 async def test_a_proxy_that_leads_elsewhere_finds_no_trust(
     pki: Pki, structure: Structure, dmp: tuple[ScriptedDmp, str], proxy: StrictProxy, tmp_path: Path

@@ -182,7 +182,7 @@ def test_an_unusable_pair_is_a_coded_error(pki: Pki, tmp_path: Path, fault: str)
     assert caught.value.code == "E007"
 
 
-@pytest.mark.threat("secrets in logs")
+@pytest.mark.threat("patient data in logs and notices")
 def test_a_pair_never_shows_its_key(pair: SigningPair) -> None:
     assert "PRIVATE" not in repr(pair)
     assert isinstance(pair.certificate, x509.Certificate)

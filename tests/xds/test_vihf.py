@@ -181,7 +181,7 @@ def test_roles(author_code: str, expected: list[str]) -> None:
     assert [role.value for role in roles(author_code)] == expected
 
 
-@pytest.mark.threat("xml injection")
+@pytest.mark.threat("markup and query injection in what we send")
 def test_names_are_text_not_markup(structure: Structure, pair: SigningPair) -> None:
     report = attrs.evolve(REPORT, author=Person("899700000001", "</x>&\x0b<D", "P'\"A"))
     document = make(structure, pair, report)

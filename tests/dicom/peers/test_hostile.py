@@ -159,7 +159,7 @@ def quiet() -> Iterator[list[Any]]:
 
 
 @pytest.mark.threat("PDU length bomb")
-@pytest.mark.threat("path traversal by UID / AE title / filename")
+@pytest.mark.threat("path traversal by UID, AE title, file name")
 @pytest.mark.parametrize("name", NASTY)
 @pytest_twisted.ensureDeferred
 async def test_a_hostile_caller_is_refused_and_the_next_one_served(
