@@ -1,8 +1,8 @@
 """One question to an OCSP responder about one certificate: where it is asked, and what came of it.
 
-The address is the configured one, of clients or of their authorities, or the one that the certificate names
-if its host is among those allowed: a certificate comes from outside, and must not send us anywhere (`[trust]
-ocsp_hosts`).
+The address is the configured one, of clients or of their authorities, or the one that a certificate names
+if its host is among those allowed: a certificate comes from outside, and must not send us anywhere
+(`[trust] ocsp_hosts`).
 """
 
 from __future__ import annotations
