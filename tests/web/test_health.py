@@ -225,7 +225,7 @@ STREAMS = (
 )
 
 
-@pytest.mark.threat("HTTP/1.1 smuggling, pipelining")
+@pytest.mark.threat("request smuggling, pipelining")
 def test_the_answers_are_those_of_a_gateway_that_reads_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health.time, "time", lambda: 1_800_000_000.0)
     spared, usual = 0, repeats.MOST
