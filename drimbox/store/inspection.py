@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, bindparam, select, text
+from sqlalchemy import Connection, Table, bindparam, select, text
 from sqlalchemy.sql import func
 
 from drimbox.store.nodes import SeenNode, read_nodes
@@ -106,7 +106,22 @@ def _missing(connection: Connection) -> tuple[str, ...]:
             asked: dict[str, Any] = {"table": table.name, "right": right}
             if not connection.execute(allowed, asked).scalar_one():
                 found.append(f"{right} {table.name}")
+        found += _unnumbered(connection, table)
     return tuple(found)
+
+
+def _unnumbered(connection: Connection, table: Table) -> list[str]:
+    """Return the right we lack on what numbers the rows of a table, if something does."""
+    column = table.autoincrement_column
+    if column is None:
+        return []
+    asked = text("SELECT pg_get_serial_sequence(:table, :column)")
+    sequence = connection.execute(asked, {"table": table.name, "column": column.name}).scalar_one()
+    if sequence is None:
+        return []
+    allowed = text("SELECT has_sequence_privilege(:sequence, 'USAGE')")
+    may = connection.execute(allowed, {"sequence": sequence}).scalar_one()
+    return [] if may else [f"USAGE {sequence}"]
 
 
 def _last(connection: Connection, ris: str) -> datetime | None:
