@@ -131,6 +131,7 @@ def well_behaved(world: World) -> Iterator[None]:
         wait(world.hospital.stand.start_gateway())
 
 
+@pytest.mark.threat("a delivery that leaves no audit record because the process dies")
 @pytest_twisted.ensureDeferred
 async def test_killed_while_images_stream(world: World) -> None:
     number, failed = world.hospital.audited(), world.failed()
@@ -180,6 +181,7 @@ async def test_killed_before_it_is_known_who_asks(world: World, monkeypatch: pyt
     assert len(world.hospital.pacs[0].seen("move")) == moves
 
 
+@pytest.mark.threat("a delivery that leaves no audit record because the process dies")
 @pytest_twisted.ensureDeferred
 async def test_killed_again_while_it_starts(world: World) -> None:
     number, failed = world.hospital.audited(), world.failed()

@@ -171,6 +171,7 @@ async def test_nothing_is_accepted_that_cannot_be_stored_and_nothing_accepted_is
     assert states == [("published",)]
 
 
+@pytest.mark.threat("a delivery that leaves no audit record because the process dies")
 @pytest.mark.requirement("DB.SO.46", "DB.SO.47")
 @FAULTS
 @pytest_twisted.ensureDeferred

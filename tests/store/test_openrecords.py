@@ -141,6 +141,7 @@ async def test_a_node_that_lost_its_name_or_its_folder_to_another_is_dead(stores
     assert [each[0] for each in await recorded(stores)] == ["2.25.1", "2.25.2"]
 
 
+@pytest.mark.threat("a delivery that leaves no audit record because the process dies")
 @pytest_twisted.ensureDeferred
 async def test_two_nodes_at_once_record_each_delivery_once(url: str, stores: Stores) -> None:
     dead = opened(stores, "a")
