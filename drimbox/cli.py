@@ -21,6 +21,7 @@ from drimbox.commands.notices import notices
 from drimbox.commands.pacs import pacs
 from drimbox.commands.process import status
 from drimbox.commands.queue import queue
+from drimbox.commands.sites import sites
 from drimbox.commands.speedtest import speedtest
 from drimbox.commands.statistics import statistics
 from drimbox.commands.validate import validate
@@ -67,6 +68,7 @@ for command in (
     queue,
     pacs,
     inspection,
+    sites,
     speedtest,
     statistics,
     resync,

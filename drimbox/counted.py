@@ -1,5 +1,7 @@
 """Counts what is asked of the PACS and of native archives: questions, C-MOVEs, images (STF12 to STF16).
 
+And notes whether they answered (`reached`).
+
 Each class stands before what it is named after and does the same. What never left us counts nowhere: a
 question for which we had no association left, a C-MOVE that found no AE title. A C-MOVE that we stop
 because whoever asked is gone was a good one. Counting waits for nobody and fails nothing.
@@ -17,9 +19,10 @@ from drimbox.config import Config, Pacs
 from drimbox.dicom.dimse import Command
 from drimbox.dicom.moving import Abandoned, Channel, MoveReceiver, MoveResult
 from drimbox.dicom.requestor import PacsBusy
-from drimbox.errors import PacsCommunicationError
+from drimbox.errors import PacsCommunicationError, PacsUnavailable, RetrieveTimeout
 from drimbox.model import Study
 from drimbox.ports import Count, ImageArchive, MoveRun, PacsMover, Statistics
+from drimbox.reached import Reached
 
 T = TypeVar("T")
 
@@ -29,8 +32,10 @@ class Counter:
 
     log = Logger()
 
-    def __init__(self, config: Config, statistics: Statistics) -> None:
+    def __init__(self, config: Config, statistics: Statistics, reached: Reached) -> None:
         self._statistics = statistics
+        #: What the exchanges say of whether an archive answers.
+        self.reached = reached
         self._structures = {}
         #: Site of each PACS, by its name.
         self.sites = {site.pacs.name: site.name for site in config.sites if site.pacs is not None}
@@ -51,13 +56,25 @@ class Counter:
     async def question(self, site: str, asking: Awaitable[T]) -> T:
         """Count a question by what becomes of it."""
         try:
-            answer = await asking
+            answer = await self.asked(site, asking)
         except PacsBusy:
             raise
         except PacsCommunicationError:
             self.count(site, STF13=1)
             raise
         self.count(site, STF12=1)
+        return answer
+
+    async def asked(self, site: str, asking: Awaitable[T]) -> T:
+        """Note whether the archive answered what counts nowhere."""
+        try:
+            answer = await asking
+        except PacsBusy:
+            raise
+        except PacsCommunicationError as error:
+            self.reached.failed(site, error.detail or str(error))
+            raise
+        self.reached.answered(site)
         return answer
 
 
@@ -111,7 +128,7 @@ class CountedArchive:
 
     async def verify(self) -> None:
         """Verify that it answers at all."""
-        await self._archive.verify()
+        await self._counter.asked(self._site, self._archive.verify())
 
     async def holds(self, study_uid: str) -> bool:
         """Say whether it lists instances of the study."""
@@ -167,9 +184,14 @@ class _CountedRun:
         try:
             result = await self._run.run(study_uid, series_uid, wait=wait, instance_uid=instance_uid)
             good = result.success
+            self._counter.reached.answered(self._site)
             return result
         except Abandoned:
             good = True
+            raise
+        except (PacsUnavailable, RetrieveTimeout) as error:
+            if self._run.sent_at is not None:
+                self._counter.reached.failed(self._site, error.detail or str(error))
             raise
         finally:
             if self._run.sent_at is not None:

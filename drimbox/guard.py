@@ -18,6 +18,7 @@ from drimbox import metrics
 from drimbox.audit import messages
 from drimbox.config import Config, Hl7TlsSettings
 from drimbox.errors import PeerNotTrusted, TooManyRequests
+from drimbox.keypairs import read_crls
 from drimbox.limits import Why
 from drimbox.periodic import Periodic, random_fraction
 from drimbox.ports import AuditTrail, Clock, InThread, OutageNotices
@@ -37,8 +38,8 @@ from drimbox.trust.xades import MAX_BYTES
 
 #: Seconds between two looks: whether a list is due, whether a file has changed; and of the expiries.
 _LOOK, _FILES, _DAY = 300.0, 30.0, 86400.0
-#: The door whose refusals are all audited.
-WADO = "wado"
+#: The doors whose refusals are all audited.
+WADO, ADMIN = "wado", "admin"
 _HL7 = "hl7"
 #: Refusals of a certificate that are audited at every door.
 _NODES = frozenset({Why.REVOKED, Why.UNCHECKED})
@@ -69,6 +70,7 @@ class Guard:
         self._audit = audit
         #: Handshakes that failed (E1101) and connections refused at the WADO-RS door (E1003).
         self.refusals = Refusals(self._refused, reactor)
+        self._strangers = Refusals(self._stranger, reactor)
         #: Connections refused at the other doors, where they are no matter of the audit trail.
         self._elsewhere = Refusals(self._logged, reactor)
         #: Certificates refused at these other doors, which are.
@@ -97,10 +99,12 @@ class Guard:
         self.tls: TlsKeeper
 
     def turned_away(self, door: str, address: str, why: Why, name: str = "") -> None:
-        """Take note of a connection refused at one of our doors ("wado", "hl7", "dicom")."""
+        """Take note of a connection refused at one of our doors ("wado", "admin", "hl7", "dicom")."""
         metrics.CONNECTIONS_REFUSED.labels(door, why.name.lower()).inc()
         if door == WADO:
             self.refusals.refused(address, name, why)
+        elif door == ADMIN:
+            self._strangers.refused(address, "", why)
         else:
             self._elsewhere.refused(address, door, why)
             if why in _NODES:
@@ -127,7 +131,7 @@ class Guard:
 
     def stop(self) -> None:
         """Write what was counted of refusals."""
-        for each in (self.refusals, self._elsewhere, self._nodes, self._unchecked):
+        for each in (self.refusals, self._strangers, self._elsewhere, self._nodes, self._unchecked):
             each.stop()
 
     async def start(self) -> None:
@@ -154,10 +158,10 @@ class Guard:
             in_thread=self._defer,
             noted=self._note,
         )
-        if self._config.admin.certificate is not None:
-            settings = Hl7TlsSettings(self._config.admin.certificate)
-            self.admin = ListenerContext(settings, self._config.trust.ciphers)
-            self.tls.watch(self.admin.files, self.admin.reload)
+        self.admin = self._make_admin()
+        if self.admin is not None:
+            own = self._config.admin.client_crls
+            self.tls.watch([*self.admin.files, *([own] if own else [])], self.admin.reload)
         if self._config.hl7.tls is not None:
             lists = self.hl7_revocation
             self.hl7 = ListenerContext(
@@ -170,7 +174,9 @@ class Guard:
 
     def periodics(self) -> list[Periodic]:
         """Return the work done again and again, once started."""
+        lists = Periodic("admin-crls", self._look_at_own_lists, _LOOK, self._reactor, first=0.0)
         return [
+            *([lists] if self._config.admin.client_crls is not None else []),
             Periodic("whitelist", self.lists.refresh_if_due, _LOOK, self._reactor, first=_LOOK),
             Periodic("revocation", self._look_at_lists, _LOOK, self._reactor, first=_LOOK),
             Periodic("tls-files", self.tls.look, _FILES, self._reactor, first=_FILES),
@@ -237,6 +243,32 @@ class Guard:
             random=random_fraction,
         )
 
+    def _make_admin(self) -> ListenerContext | None:
+        """Return the TLS of the admin door; who may administer has nothing to do with IGC-Santé."""
+        admin = self._config.admin
+        if admin.certificate is None:
+            return None
+        asked = "optional" if admin.client_roots is not None else "none"
+        lists = admin.client_crls
+        return ListenerContext(
+            Hl7TlsSettings(admin.certificate, asked, admin.client_roots),
+            self._config.trust.ciphers,
+            crls=lambda: read_crls(lists) if lists is not None else (),
+            required=lists is not None,
+            told=lambda address, why: self.turned_away(ADMIN, address, why),
+        )
+
+    async def _look_at_own_lists(self) -> None:
+        """Tell the administrator, who may be shut out by it, that a revocation list has run out."""
+        if self.admin is None or not self.admin.run_out(self._clock.now()):
+            await self._notices.resolve("admin-crl")
+            return
+        text = (
+            f"Liste de révocation périmée ({self._config.admin.client_crls}) : les certificats "
+            "d'administration de cette autorité sont refusés"
+        )
+        await self._notices.post(key="admin-crl", code="REVOCATION", text=text)
+
     def _make_responders(self) -> Responders:
         trust = self._config.trust
         agent = self._ways.agent("ocsp", client_policy(None, None), trust.ocsp_timeout)
@@ -264,6 +296,19 @@ class Guard:
                 source_name=name or self._config.sites[0].wado_fqdn,
                 kos=None,
                 error=error,
+            )
+        )
+
+    async def _stranger(self, address: str, _name: str, why: Why, count: int) -> None:
+        times = f" ({count} fois)" if count > 1 else ""
+        await self._audit.record(
+            messages.security_alert(
+                kind=messages.Alert.NODE_AUTHENTICATION,
+                name=self._config.drimbox.name,
+                source_name=self._config.sites[0].wado_fqdn,
+                subject="administration",
+                description=f"Connexion d'administration refusée : {why.value}{times}",
+                peer_address=address,
             )
         )
 

@@ -11,6 +11,7 @@ tens of milliseconds, which whoever asks on the reactor thread when a certificat
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import attrs
@@ -32,6 +33,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 MAX_FILE = 4 * 1024 * 1024
 #: Leaf certificates remembered; a configuration names a handful.
 _MAX_LEAVES = 256
+_PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 _LEAVES: dict[Certificate, tuple[tuple[int, ...], x509.Certificate]] = {}
 
 
@@ -90,6 +92,17 @@ def read_pem_certificates(path: Path) -> list[x509.Certificate]:
     if not certificates:
         raise CertificateUnusable(f"{path} : aucun certificat PEM lisible")
     return certificates
+
+
+def read_crls(path: Path) -> list[x509.CertificateRevocationList]:
+    """Return the revocation lists of a file: one in DER, or some in PEM. Raises `CertificateUnusable`."""
+    data = read_bytes(path)
+    try:
+        if b"-----BEGIN X509 CRL-----" not in data:
+            return [x509.load_der_x509_crl(data)]
+        return [x509.load_pem_x509_crl(text) for text in _PEM_CRL.findall(data)]
+    except ValueError as error:
+        raise CertificateUnusable(f"{path} : liste de révocation illisible") from error
 
 
 def read_bytes(path: Path) -> bytes:

@@ -27,6 +27,7 @@ class Why(enum.Enum):
     UNCHECKED = "révocation du certificat client non vérifiable"
     GARBAGE = "ce qui a été reçu n'est pas une négociation TLS"
     UNFINISHED = "négociation TLS inachevée dans le temps imparti"
+    SLOW = "demande incomplète dans le temps imparti"
     CROWDED = "place cédée, faute de certificat, à une nouvelle connexion"
     TOTAL = "trop de connexions ouvertes en tout"
     ADDRESS = "trop de connexions ouvertes par cette adresse"

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IListeningPort
 from drimbox.assembly import Assembly
 from drimbox.config import Config, Hl7Settings, WadoSettings
 from drimbox.frontend import FrontEnds
-from drimbox.guard import WADO, Guard
+from drimbox.guard import ADMIN, WADO, Guard
 from drimbox.trust.transport import BulkTLSFactory
 from drimbox.wado.channel import WadoFactory
 from drimbox.wado.server import WadoResource
@@ -73,7 +73,8 @@ class Listening:
 
     def _administration(self, api: AdminApi, access: Access) -> Any:
         """Return the factory of the admin door, behind TLS and accounts where they are configured."""
-        door = admin_factory(api, self._config.admin, self._reactor, access)
+        told = partial(self._guard.turned_away, ADMIN)
+        door = admin_factory(api, self._config.admin, self._reactor, access, told)
         return door if self._guard.admin is None else BulkTLSFactory(self._guard.admin, False, door)
 
     def _mllp(self) -> Any:

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from drimbox import __version__
+from drimbox.administration import Administration
 from drimbox.assembly import Assembly
 from drimbox.audit import messages
 from drimbox.clock import SystemClock
@@ -39,20 +40,7 @@ from drimbox.status import Status
 from drimbox.stores import Stores
 from drimbox.waiting import at_most, settled
 from drimbox.weather import Weather
-from drimbox.web import (
-    archive,
-    audit,
-    doctor,
-    homologation,
-    notices,
-    queues,
-    speedtest,
-    statistics,
-    trust,
-    walks,
-)
-from drimbox.web.access import CALLER, Access
-from drimbox.web.admin import AdminApi, core_api
+from drimbox.web.access import CALLER
 
 T = TypeVar("T")
 #: Threads for CPU work and the spool.
@@ -178,9 +166,6 @@ class Gateway(Service):
                 # One end that fails must not keep the others from ending.
                 self.log.failure("stop went wrong", failure=Failure())
 
-    async def _note_speed_test(self, site: str) -> None:
-        await self._note("Test de débit du PACS à la demande", site)
-
     async def _note(self, action: str, subject: str) -> None:
         """Note in the audit trail what an administrator asked for."""
         names = self._names()
@@ -197,49 +182,25 @@ class Gateway(Service):
 
     def _listen(self) -> None:
         self._listening = Listening(self.config, self._reactor, self._assembly, self._guard)
-        access = Access(self.config.admin.accounts, self._reactor, self._defer, self._note)
-        self._listening.open(self._administration(), access)
-        self._undo += [self._listening.close, self._stop_periodics]
-
-    def _administration(self) -> AdminApi:
-        """Return what the admin door answers."""
-        config = self.config
-        api = core_api(
-            status=self._status.status,
-            ready=self._status.readiness,
-            exposition=self._gauges.exposition,
-        )
-        trust.register(api, self._guard, self._note)
-        speedtest.register(
-            api, config.sites, self._assembly.speed_tests, self._stores.measures, self._note_speed_test
-        )
-        audit.register(api, self._stores.audit, config.drimbox.system_id)
-        statistics.register(api, self._stores.statistics, self._stores.measures, self._note)
-        assembly = self._assembly
-        archive.register(
-            api,
-            config.sites,
-            assembly.archive_jobs,
-            assembly.export,
-            assembly.archive_import,
-            self._note,
-        )
-        stores = self._stores
-        notices.register(api, stores.notices, self._assembly.notifier, self._note)
-        queues.register(api, stores.rows, stores.mending, self._note, self._assembly.feed.wake)
-        homologation.register(
-            api,
-            config.sites,
-            assembly.archive_jobs,
-            assembly.homologation,
-            self._note,
-            self._tell_homologation,
-        )
-        walks.register(api, config, assembly.resync, stores.walks, self._note)
         self._doctor = Doctor(self._examination)
-        doctor.register(api, self._doctor, self._note)
+        self._administration = Administration(
+            self.config,
+            self._path,
+            self._reactor,
+            self._clock,
+            stores=self._stores,
+            assembly=self._assembly,
+            guard=self._guard,
+            status=self._status,
+            gauges=self._gauges,
+            doctor=self._doctor,
+            defer=self._defer,
+            note=self._note,
+            homologation_changed=self._tell_homologation,
+        )
         self._undo.append(self._doctor.stop)
-        return api
+        self._listening.open(self._administration.api(), self._administration.access())
+        self._undo += [self._listening.close, self._stop_periodics]
 
     def _examination(self, study: str, send: bool) -> Examination:
         """Prepare an examination of every link (`drimbox doctor`)."""
@@ -279,8 +240,9 @@ class Gateway(Service):
         ended = Deferred.fromCoroutine(self._assembly.speed_tests.stop())
         archived = Deferred.fromCoroutine(self._assembly.archive_jobs.stop())
         walked = Deferred.fromCoroutine(self._assembly.resync.close())
+        administered = Deferred.fromCoroutine(self._administration.stop())
         running = [each for each in stopping if each is not None]
-        waited = gatherResults([ended, archived, walked, *running])
+        waited = gatherResults([ended, archived, walked, administered, *running])
         await at_most(waited, self.config.drimbox.drain_timeout, self._reactor)
 
     async def _stop_workers(self) -> None:

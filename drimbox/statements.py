@@ -21,6 +21,7 @@ from drimbox import errors, metrics
 from drimbox.config import DicomSettings, Pacs
 from drimbox.dicom import states, syntaxes, targets
 from drimbox.dicom.charset import SINGLE_BYTE, STAND_ALONE
+from drimbox.web import routes
 
 DOCUMENTS: Final = Path(__file__).resolve().parent.parent / "docs"
 _TABLE: Final = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -164,6 +165,25 @@ def prometheus() -> str:
     return _rows(("Métrique", "Type", "Étiquettes", "Sens"), sorted(rows))
 
 
+# -- administration --------------------------------------------------------------------------------
+
+
+def admin_routes() -> str:
+    """List the routes of the admin listener, with the role that may call them."""
+    return _rows(
+        ("Route", "Role", "What it does", "Keys"),
+        [
+            (
+                f"`{each.method} {each.path}`",
+                each.role.value if each.role is not None else "anybody",
+                each.does,
+                " ".join(f"`{key}`" for key in each.takes.split()),
+            )
+            for each in routes.ROUTES
+        ],
+    )
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "storage-classes": storage_classes,
     "received-syntaxes": received_syntaxes,
@@ -174,6 +194,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "feed-errors": feed_errors,
     "image-errors": image_errors,
     "metrics": prometheus,
+    "admin-routes": admin_routes,
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
+    Encoding,
     load_pem_private_key,
     pkcs12,
 )
@@ -26,6 +27,7 @@ from drimbox.config import Config
 from drimbox.configfile import ConfigErrors, admin_listener, check, keys_of, load, reference
 from drimbox.configfile.keys import RULES
 from drimbox.configfile.rules import Rejected, duration, https_url, pattern, several, size
+from drimbox.sim.authority import Authority, authority_name, pem
 from tests.operator_files import CONFIGS, EXAMPLE, NOW, good_config, pair, write_private
 
 BAD = sorted(path for path in CONFIGS.glob("*.toml") if path.name != "good.toml")
@@ -131,6 +133,10 @@ def example_files(folder: Path, text: str) -> Path:
     for name in ("psc-client", "psc-p12", "orthanc", "postgresql", "smtp", "supervision", "proxy"):
         write_private(folder / "secrets" / name, b"secret\n")
     write_private(folder / "secrets" / "comptes", b"")
+    administration = Authority.create(authority_name("AC ADMINISTRATION", "CHU"))
+    (folder / "trust" / "administration.pem").write_bytes(pem(administration.certificate))
+    crl = administration.crl().public_bytes(Encoding.DER)
+    (folder / "trust" / "administration.crl").write_bytes(crl)
     path = folder / "drimbox.toml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -172,7 +178,8 @@ def test_example_has_no_error_but_the_files_it_cannot_bring(tmp_path: Path) -> N
 
 
 def uncommented() -> str:
-    return re.sub(r"^#(?=[a-z0-9_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    """Return the example with every key, and every section, that it shows as a comment."""
+    return re.sub(r"^#(?=[a-z0-9_]+ = |\[)", "", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def together(tables: list[dict[str, Any]]) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def test_defaults_named_in_the_example_are_those_of_the_code() -> None:
                 value, plain = table[key], given.get(key, {})
                 if repeated:
                     value, plain = together(value), together(plain or [])
-                if field.default is not None or key in given:
+                if field.default not in (None, ()) or key in given:
                     compare(inner, value, plain, f"{path}{key}.", field.default)
                 continue
             default = getattr(defaults, field.name) if attrs.has(type(defaults)) else field.default

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from drimbox.dicom.moving import Abandoned, MoveResult
 from drimbox.dicom.requestor import PacsBusy
 from drimbox.errors import PacsCommunicationError, PacsUnavailable, TooManyRequests
 from drimbox.ports import Count
+from drimbox.reached import Reached
 
 PATH = Path("/nowhere")
 PAIR = Certificate(PATH, PATH)
@@ -97,6 +99,9 @@ class Receiver:
         self.pieces += 1
 
 
+INSTANT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
 class World:
     def __init__(self) -> None:
         self.kept, self.peer, self.receiver = Kept(), Peer(), Receiver()
@@ -109,7 +114,8 @@ class World:
             DmpSettings("https://dmp.example", PATH),
             PscSettings("https://psc.example", "id", PATH),
         )
-        self.counter = Counter(config, self.kept)
+        self.reached = Reached(lambda: INSTANT)
+        self.counter = Counter(config, self.kept, self.reached)
 
     def find(self) -> Any:
         peer: Any = self.peer

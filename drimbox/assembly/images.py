@@ -21,6 +21,7 @@ from drimbox.native.archive import NativeArchive
 from drimbox.native.loading import open_archive
 from drimbox.native.places import Places
 from drimbox.ports import Archives, ImageArchive
+from drimbox.reached import Reached
 from drimbox.trust.outgoing import client_policy
 
 
@@ -32,7 +33,8 @@ class Images:
         self._ground = ground
         self.pools = Pools([site.pacs for site in config.sites if site.pacs is not None], reactor)
         self._links = Links(config.dicom, reactor)
-        self._counter = Counter(config, ground.stores.statistics)
+        self.reached = Reached(ground.clock.now)
+        self._counter = Counter(config, ground.stores.statistics, self.reached)
         #: What `drimbox doctor` moves is no activity of the site's.
         self._plain_mover = Mover(self._links, self.pools, reactor)
         self.mover = CountedMover(self._plain_mover, self._counter)
@@ -70,12 +72,13 @@ class Images:
 
     def verifications(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return the question that tells whether each PACS, or native archive, is there, by its name."""
-        return {
-            site.archive: self.natives[site.name].verify
-            if site.pacs is None
-            else partial(self._pacses.is_there, site.pacs)
-            for site in self._ground.config.sites
-        }
+
+        def asked(site: Site) -> Awaitable[None]:
+            if site.pacs is None:
+                return self._counter.asked(site.name, self.natives[site.name].verify())
+            return self._counter.asked(site.name, self._pacses.is_there(site.pacs))
+
+        return {site.archive: partial(asked, site) for site in self._ground.config.sites}
 
     def doors(self) -> PacsDoors:
         """Return what the trial of the PACS needs (`drimbox doctor`)."""

@@ -26,10 +26,10 @@ from drimbox.periodic import Periodic
 from drimbox.presence import Presence
 from drimbox.source.archiveexport import ArchiveExport
 from drimbox.source.archiveimport import ArchiveImport
-from drimbox.source.archivejobs import ArchiveJobs
 from drimbox.source.changenotes import ChangeNotes
 from drimbox.source.examining import make_examiner
 from drimbox.source.homologation import Homologation
+from drimbox.source.jobs import Jobs
 from drimbox.source.link import Link
 from drimbox.source.parking import Parking
 from drimbox.source.reception import Reception
@@ -135,7 +135,7 @@ class Assembly:
         self.notifier = make_notifier(ground, ways)
         self.atna = make_atna(ground)
         self.periodics = self._make_periodics(parking)
-        self.archive_jobs = ArchiveJobs(clock)
+        self.archive_jobs = Jobs(clock, "l'archive")
         self.export = ArchiveExport(config, stores.listing, defer, stores.waiting)
         reports = config.drimbox.state_dir / "imports"
         self.homologation = Homologation(config.homologation.enabled, stores.loaded, defer)

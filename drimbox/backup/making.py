@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,11 @@ from drimbox.store.engine import parse_url, sqlite_path
 
 #: What the name of a backup begins with; `keep` looks at nothing else.
 PREFIX = "drimbox-"
+#: The parts of making one, as an operator reads them.
+STAGES = ("copie de la base", "écriture", "relecture", "dépôt")
+_WORK = "sauvegarde-"
+#: Seconds after which what nobody works on any more was left by somebody who was killed.
+_LEFT, _LEFT_PARTIAL = 60.0, 86400.0
 #: Free space asked for, in sizes of the store: copy, packed copy, sealed copy.
 _ROOM = 3
 
@@ -45,11 +53,13 @@ def make(
     recipients: Sequence[str] = (),
     keep: int | None = None,
     announce: Callable[[str], None] = lambda name: None,
+    told: Callable[[int], None] = lambda stage: None,
 ) -> Made:
     """Write one backup into `folder` and verify it; then remove all but the `keep` newest there.
 
     `announce` is told its name before the first byte leaves the state folder; what it raises, nothing does.
-    Keys and secrets are in it only when it is encrypted. Raises `BackupUnusable`, `StoreError`, `OSError`.
+    `told` hears which of `STAGES` begins. Keys and secrets are in it only when it is encrypted. Raises
+    `BackupUnusable`, `StoreError`, `OSError`.
     """
     database = sqlite_path(parse_url(config.store_url))
     if database is None:
@@ -57,9 +67,11 @@ def make(
     keys = [sealing.recipient(text) for text in recipients]
     now = datetime.now(UTC)
     name = f"{PREFIX}{config.drimbox.system_id}-{now:%Y%m%dT%H%M%SZ}.tar.gz" + (".age" if keys else "")
+    _sweep(config.drimbox.state_dir, folder, config.drimbox.system_id)
     _room(database, config.drimbox.state_dir, folder)
-    with tempfile.TemporaryDirectory(prefix="sauvegarde-", dir=config.drimbox.state_dir) as work:
-        copy = Path(work, DATABASE)
+    with _work(config.drimbox.state_dir) as work:
+        told(0)
+        copy = work / DATABASE
         facts = snapshot.copy_store(database, copy)
         files = {DATABASE: copy}
         members = [container.describe(DATABASE, copy)]
@@ -79,15 +91,53 @@ def make(
             secrets=bool(keys),
             members=tuple(members),
         )
-        packed = Path(work, "paquet")
+        packed = work / "paquet"
+        told(1)
         container.write(packed, manifest, files)
+        told(2)
         if container.read(packed) != manifest:
             raise BackupUnusable("la sauvegarde relue n'est pas celle qui a été écrite")
         announce(name)
+        told(3)
         target = _deliver(packed, folder / name, keys)
     size, digest = _digest(target)
     removed = _rotate(folder, config.drimbox.system_id, keep) if keep else ()
     return Made(target, size, digest, manifest, removed)
+
+
+def backups_in(folder: Path, system_id: str) -> list[Path]:
+    """Return the backups of this gateway in a folder, oldest first: their names carry their instant."""
+    return sorted(folder.glob(f"{PREFIX}{system_id}-*Z.tar.gz*"), key=lambda path: path.name)
+
+
+@contextmanager
+def _work(state: Path) -> Iterator[Path]:
+    """Make a folder for the copy, locked while we live."""
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=state) as name:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield Path(name)
+        finally:
+            os.close(descriptor)
+
+
+def _sweep(state: Path, folder: Path, system_id: str) -> None:
+    """Remove what backups that were killed have left: copies of the store, files half written."""
+    now = time.time()
+    for left in state.glob(f"{_WORK}*"):
+        with suppress(OSError):
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                # Whoever works there holds the lock: BlockingIOError.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if now - os.fstat(descriptor).st_mtime > _LEFT:
+                    shutil.rmtree(left)
+            finally:
+                os.close(descriptor)
+    for left in folder.glob(f".{PREFIX}{system_id}-*.part"):
+        if now - left.stat().st_mtime > _LEFT_PARTIAL:
+            left.unlink(missing_ok=True)
 
 
 def _room(database: Path, state: Path, folder: Path) -> None:
@@ -170,9 +220,8 @@ def _digest(path: Path) -> tuple[int, str]:
 
 
 def _rotate(folder: Path, system_id: str, keep: int) -> tuple[Path, ...]:
-    """Remove the oldest backups of this gateway; their names carry their instant."""
-    mine = sorted(folder.glob(f"{PREFIX}{system_id}-*Z.tar.gz*"), key=lambda path: path.name)
-    old = tuple(mine[:-keep])
+    """Remove the oldest backups of this gateway."""
+    old = tuple(backups_in(folder, system_id)[:-keep])
     for path in old:
         path.unlink()
     return old

@@ -28,7 +28,7 @@ from drimbox.configfile import ConfigErrors, load
 from drimbox.ports import AuditEvent
 from drimbox.redaction import escape_control
 from drimbox.secretfile import SecretUnusable
-from drimbox.store.auditchain import ChainCheck, ChainHead
+from drimbox.store.auditchain import ChainHead
 from drimbox.store.auditdesk import AuditDesk
 from drimbox.store.auditsearch import AuditQuery, AuditRecord
 from drimbox.store.engine import parse_url
@@ -98,7 +98,7 @@ def verify_trail(known: tuple[int, str] | None, config_path: Path, *, as_json: b
     with desk(config.store_url, config.store.password_file) as trail:
         check = trail.verify(ChainHead(*known) if known else None, tell)
     if as_json:
-        print_json(_shown(check))
+        print_json(check.facts())
         if check.fault is not None:
             raise click.exceptions.Exit(1)
         return
@@ -131,17 +131,6 @@ def account() -> str:
         name = f"uid {os.getuid()}"
     sudo = os.environ.get("SUDO_USER", "")[:64]
     return f"{name} (sudo : {sudo})" if sudo and sudo != name else name
-
-
-def _shown(check: ChainCheck) -> dict[str, object]:
-    return {
-        "intact": check.fault is None,
-        "checked": check.checked,
-        "head": f"{check.head.last_id}:{check.head.hash}",
-        "purged": check.anchor.last_id,
-        "fault": check.fault,
-        "fault_id": check.fault_id,
-    }
 
 
 def configuration(path: Path) -> Config:

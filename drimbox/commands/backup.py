@@ -18,33 +18,46 @@ _identity = click.option(
 
 
 @click.command()
-@click.argument("folder", metavar="DOSSIER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument(
+    "folder",
+    metavar="[DOSSIER]",
+    required=False,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
 @click.option(
     "--recipient",
     "recipients",
     multiple=True,
     metavar="AGE1…",
-    help="Chiffrer pour cette clé publique (répétable). Sans chiffrement, clés et secrets n'y sont pas.",
+    help="Chiffrer pour cette clé publique (répétable) ; par défaut [backup] recipients. Sans chiffrement, "
+    "clés et secrets n'y sont pas.",
 )
 @click.option(
     "--keep",
     type=click.IntRange(1, 10_000),
     metavar="N",
-    help="Ne garder dans le dossier que les N dernières sauvegardes de cette passerelle.",
+    help="Ne garder dans le dossier que les N dernières sauvegardes de cette passerelle ; par défaut "
+    "[backup] keep.",
 )
+@click.option("--stages", is_flag=True, hidden=True, help="Dire sur l'erreur standard où elle en est.")
 @json_option
 @config_option
 def backup(
-    folder: Path, recipients: tuple[str, ...], keep: int | None, as_json: bool, config_path: Path
+    folder: Path | None,
+    recipients: tuple[str, ...],
+    keep: int | None,
+    stages: bool,
+    as_json: bool,
+    config_path: Path,
 ) -> None:
     """Sauvegarder archive, files, statistiques, audit et configuration, le service tournant ou non.
 
-    La sauvegarde est relue et vérifiée avant que la commande ne réussisse. À lancer sous le compte du
-    service.
+    DOSSIER est par défaut celui de [backup] folder. La sauvegarde est relue et vérifiée avant que la
+    commande ne réussisse. À lancer sous le compte du service.
     """
     from drimbox.commands.backups import make_backup
 
-    make_backup(folder, recipients, keep, config_path, as_json=as_json)
+    make_backup(folder, recipients, keep, config_path, as_json=as_json, stages=stages)
 
 
 @click.command("backup-key")
@@ -73,8 +86,11 @@ def backup_key() -> None:
     metavar="DOSSIER",
     help="Dossier de la base, quand il n'y a pas encore de configuration.",
 )
+@json_option
 @config_option
-def restore(file: Path, identity: Path | None, check: bool, state_dir: Path, config_path: Path) -> None:
+def restore(
+    file: Path, identity: Path | None, check: bool, state_dir: Path, as_json: bool, config_path: Path
+) -> None:
     """Restaurer une sauvegarde sur une machine vide, service arrêté.
 
     Tout est vérifié avant que rien ne soit posé, et rien n'est écrasé. Les publications en attente seront
@@ -83,6 +99,8 @@ def restore(file: Path, identity: Path | None, check: bool, state_dir: Path, con
     from drimbox.commands.backups import check_backup, restore_backup
 
     if check:
-        check_backup(file, identity)
+        check_backup(file, identity, as_json=as_json)
+    elif as_json:
+        raise click.UsageError("--json ne va qu'avec --check")
     else:
         restore_backup(file, identity, state_dir, config_path)

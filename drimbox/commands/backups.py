@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import click
 from drimbox.audit.messages import administration
 from drimbox.backup import making, restoring
 from drimbox.backup.container import BackupUnusable, Manifest
+from drimbox.backup.running import STAGE
 from drimbox.clock import SystemClock
 from drimbox.commands.audittrail import account, configuration, desk
 from drimbox.commands.common import Failed, local_time, print_json
@@ -22,16 +25,34 @@ from drimbox.store.errors import StoreError
 
 
 def make_backup(
-    folder: Path, recipients: tuple[str, ...], keep: int | None, config_path: Path, *, as_json: bool
+    folder: Path | None,
+    recipients: tuple[str, ...],
+    keep: int | None,
+    config_path: Path,
+    *,
+    as_json: bool,
+    stages: bool,
 ) -> None:
     """Make a backup, audited before it leaves, and say what it is. Raises `Failed`."""
     config = configuration(config_path)
+    settings = config.backup
+    target = folder or settings.folder
+    if target is None:
+        raise Failed("donner le dossier, ou écrire [backup] folder dans la configuration.")
 
     def announce(name: str) -> None:
         _audit(config.store_url, f"Sauvegarde ({name})")
 
-    with _told():
-        made = making.make(config, config_path, folder, recipients=recipients, keep=keep, announce=announce)
+    with _told(), _ending_gently():
+        made = making.make(
+            config,
+            config_path,
+            target,
+            recipients=recipients or settings.recipients,
+            keep=keep or settings.keep,
+            announce=announce,
+            told=_say_stage if stages else lambda stage: None,
+        )
     if as_json:
         print_json(
             {
@@ -50,10 +71,17 @@ def make_backup(
         click.echo(f"Ancienne sauvegarde supprimée : {path.name}")
 
 
-def check_backup(path: Path, identity: Path | None) -> None:
+def _say_stage(stage: int) -> None:
+    click.echo(f"{STAGE}{stage}", err=True)
+
+
+def check_backup(path: Path, identity: Path | None, *, as_json: bool) -> None:
     """Verify a backup and say what it is. Raises `Failed`."""
     with _told():
         manifest = restoring.check_only(path, identity)
+    if as_json:
+        print_json({"file": str(path), "size": path.stat().st_size, **attrs.asdict(manifest)})
+        return
     click.echo(f"{path.name} : sauvegarde entière.")
     _describe(manifest)
 
@@ -104,6 +132,16 @@ def _audit(store_url: str, action: str) -> None:
     )
     with desk(store_url) as trail:
         trail.record(event, SystemClock())
+
+
+@contextmanager
+def _ending_gently() -> Iterator[None]:
+    """Have whoever ends us with SIGTERM let us clear away half a backup."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -51,6 +51,9 @@ class AdminClient:
     pinned: bytes | None = None
     #: PEM file of the authorities of its certificate; None uses the system's.
     roots: Path | None = None
+    #: PEM files of our own certificate, with its chain, and of its key; None shows none.
+    certificate: Path | None = None
+    key: Path | None = None
     #: `name:password`; None gives none.
     credentials: str | None = attrs.field(default=None, repr=False)
 
@@ -116,7 +119,8 @@ class AdminClient:
         except TimeoutError:
             raise Failed(f"DRIMbox n'a pas répondu en {timeout:g} s sur {self.where}.") from None
         except ssl.SSLError:
-            raise Failed(f"certificat ou négociation TLS refusés : {self.where}.") from None
+            shown = " (le nôtre, ou le sien)" if self.certificate is not None else ""
+            raise Failed(f"certificat{shown} ou négociation TLS refusés : {self.where}.") from None
         except http.client.HTTPException:
             raise Failed(f"ce qui écoute sur {self.where} n'est pas DRIMbox.") from None
         except OSError as error:
@@ -136,6 +140,12 @@ class AdminClient:
             context = ssl.create_default_context(cafile=str(self.roots) if self.roots else None)
         except OSError:
             raise Failed(f"{self.roots} : certificats illisibles.") from None
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key)
+            except OSError:
+                key = self.key or self.certificate
+                raise Failed(f"{self.certificate} et {key} : certificat et clé illisibles.") from None
         if self.pinned is not None:
             # The very certificate says more than who signed it.
             context.check_hostname = False
@@ -194,6 +204,12 @@ def admin_option(command: Command) -> Command:
         _path_option(
             "--credentials", "DRIMBOX_CREDENTIALS", "Fichier d'une ligne « compte:mot de passe »."
         ),
+        _path_option(
+            "--certificate",
+            "DRIMBOX_ADMIN_CERTIFICATE",
+            "Notre certificat client (PEM), au lieu d'un compte.",
+        ),
+        _path_option("--key", "DRIMBOX_ADMIN_KEY", "Sa clé (PEM) ; par défaut, dans le même fichier."),
         _path_option("--roots", "DRIMBOX_ADMIN_ROOTS", "Autorités du certificat de cette écoute (PEM)."),
     ):
         command = add(command)
@@ -220,16 +236,20 @@ def client_of(client: AdminClient | None, config_path: Path) -> AdminClient:
         except ConfigErrors as errors:
             raise refused(errors) from None
     meta = click.get_current_context().meta
-    given = meta.get(f"{_META}.credentials")
+    roots, certificate, key, given = (
+        meta.get(f"{_META}.{name}") for name in ("roots", "certificate", "key", "credentials")
+    )
+    client = attrs.evolve(client, roots=roots, certificate=certificate, key=key)
+    if certificate is not None and not client.tls:
+        raise Failed("un certificat client demande TLS : écrire --url https://NOM:PORT.")
     if given is None:
-        return attrs.evolve(client, roots=meta.get(f"{_META}.roots"))
+        return client
     if not client.tls and client.host not in ("127.0.0.1", "::1", "localhost"):
         raise Failed("le mot de passe partirait en clair : écrire --url https://NOM:PORT.")
     try:
-        credentials = read_secret(given, blanks=True)
+        return attrs.evolve(client, credentials=read_secret(given, blanks=True))
     except SecretUnusable as error:
         raise Failed(str(error)) from None
-    return attrs.evolve(client, roots=meta.get(f"{_META}.roots"), credentials=credentials)
 
 
 @click.command()

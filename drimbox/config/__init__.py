@@ -8,7 +8,15 @@ folder of the file). One module an idea; all names are also here.
 
 from __future__ import annotations
 
-from drimbox.config.appliance import Appliance, DoctorSettings, Listener, LogSettings, StoreSettings
+from drimbox.config.appliance import (
+    Appliance,
+    BackupSettings,
+    CertifiedAccount,
+    DoctorSettings,
+    Listener,
+    LogSettings,
+    StoreSettings,
+)
 from drimbox.config.archives import DicomSettings, Native, Pacs, SpeedTestSettings
 from drimbox.config.delivery import CacheSettings, HomologationSettings, TranscodingSettings, WadoSettings
 from drimbox.config.feed import FeedSettings, Hl7Settings, Hl7TlsSettings, ResyncSettings, Ris
@@ -31,8 +39,10 @@ __all__ = [
     "Appliance",
     "AtnaSettings",
     "AuditSettings",
+    "BackupSettings",
     "CacheSettings",
     "Certificate",
+    "CertifiedAccount",
     "Config",
     "DicomSettings",
     "DmpSettings",

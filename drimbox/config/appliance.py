@@ -58,15 +58,41 @@ class StoreSettings:
 
 
 @attrs.frozen
+class CertifiedAccount:
+    """`[[admin.client]]`: the account of whoever shows such a certificate; all that is named must be so."""
+
+    #: Name in the audit trail.
+    account: str
+    #: "operator" or "auditor" (`accounts.Role`).
+    role: str
+    #: The one CN, and the one OU, of its subject.
+    cn: str | None = None
+    ou: str | None = None
+    #: SHA-256 of the certificate, hexadecimal, with or without colons.
+    fingerprint: str | None = None
+
+
+@attrs.frozen
 class Listener:
-    """`[admin]`: a listening address, and who may call there."""
+    """`[admin]`: a listening address, and who may call there.
+
+    Without `accounts` and `clients` nobody is asked, which belongs on the loop.
+    """
 
     host: str
     port: int
     #: Pair of the listener, for HTTPS; None listens in clear.
     certificate: Certificate | None = None
-    #: File of the accounts (`drimbox accounts`); None asks nobody, which belongs on the loop.
+    #: File of the accounts (`drimbox accounts`).
     accounts: Path | None = None
+    #: PEM file of the authorities of client certificates; None asks for none. Nobody else's, above all not
+    #: those of the Consumers.
+    client_roots: Path | None = None
+    #: Revocation lists of these, PEM or DER; None verifies no revocation.
+    client_crls: Path | None = None
+    clients: tuple[CertifiedAccount, ...] = ()
+    #: Seconds in which a request must have come whole, the handshake before the first one included.
+    request_timeout: float = 20.0
 
 
 @attrs.frozen
@@ -77,3 +103,16 @@ class DoctorSettings:
     min_free: int = 1024 * 1024 * 1024
     #: Seconds one examination may take in all.
     ceiling: float = 600.0
+
+
+@attrs.frozen
+class BackupSettings:
+    """`[backup]`: where backups go unless whoever asks says otherwise (DB.SO.24)."""
+
+    folder: Path | None = None
+    #: Public keys (age) they are sealed for; none leaves keys and secrets out of them.
+    recipients: tuple[str, ...] = ()
+    #: How many are kept in the folder; None keeps all.
+    keep: int | None = None
+    #: Seconds that a backup, or the check of one, may take.
+    timeout: float = 6 * 3600.0

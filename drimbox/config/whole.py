@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import attrs
 
-from drimbox.config.appliance import Appliance, DoctorSettings, Listener, LogSettings, StoreSettings
+from drimbox.config.appliance import (
+    Appliance,
+    BackupSettings,
+    DoctorSettings,
+    Listener,
+    LogSettings,
+    StoreSettings,
+)
 from drimbox.config.archives import DicomSettings
 from drimbox.config.delivery import CacheSettings, HomologationSettings, TranscodingSettings, WadoSettings
 from drimbox.config.feed import FeedSettings, Hl7Settings, ResyncSettings, Ris
@@ -40,6 +47,7 @@ class Config:
     resync: ResyncSettings = ResyncSettings()
     audit: AuditSettings = AuditSettings()
     doctor: DoctorSettings = DoctorSettings()
+    backup: BackupSettings = BackupSettings()
     #: None where everything outside is reached straight.
     proxy: ProxySettings | None = None
 

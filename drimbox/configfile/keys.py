@@ -6,7 +6,7 @@ default is beside it in `drimbox.config`.
 
 from __future__ import annotations
 
-from drimbox import config
+from drimbox import accounts, config
 from drimbox.configfile.rules import (
     DAY,
     GIB,
@@ -65,7 +65,25 @@ RULES: dict[type, dict[str, Rule]] = {
         "level": choice("debug", "info", "warn", "error"),
         "file": path(),
     },
-    config.Listener: {"host": listen_address(), "port": port(), "accounts": path()},
+    config.Listener: {
+        "host": listen_address(),
+        "port": port(),
+        "accounts": path(),
+        "client_roots": path(),
+        "client_crls": path(),
+        "request_timeout": duration(1, 5 * MINUTE),
+    },
+    config.CertifiedAccount: {
+        "account": pattern(accounts.NAME.pattern, "un nom de compte (lettres, chiffres, . _ @ -)", "anne"),
+        "role": choice(*(role.value for role in accounts.Role)),
+        "cn": text(),
+        "ou": text(),
+        "fingerprint": pattern(
+            r"[0-9A-Fa-f]{2}(?::?[0-9A-Fa-f]{2}){31}",
+            "une empreinte SHA-256 (64 chiffres hexadécimaux)",
+            "A1:B2:… (openssl x509 -noout -fingerprint -sha256)",
+        ),
+    },
     config.StoreSettings: {
         "url": store_url(),
         "password_file": path(),
@@ -348,6 +366,12 @@ RULES: dict[type, dict[str, Rule]] = {
         "late": duration(MINUTE, 30 * DAY),
         "require_close_notify": boolean(),
         "enterprise_number": integer(1, 2**32 - 1),
+    },
+    config.BackupSettings: {
+        "folder": path(),
+        "recipients": several(pattern(r"age1[0-9a-z]{20,100}", "une clé publique age", "age1…"), most=20),
+        "keep": integer(1, 10_000),
+        "timeout": duration(MINUTE, 7 * DAY),
     },
     config.DoctorSettings: {"min_free": size(MIB, 16 * 1024 * GIB), "ceiling": duration(10, HOUR)},
     config.ProxySettings: {

@@ -87,13 +87,17 @@ def _listeners(tree: Tree, report: Report) -> None:
         taken.append((section, host, port))
     admin = tree.get("admin", {}).get("host")
     if admin is not None and not ipaddress.ip_address(admin).is_loopback:
-        needed = {"certificate": "chiffrement", "accounts": "compte"}
-        missing = [word for key, word in needed.items() if tree["admin"].get(key, "wrong") is None]
+        needed = {"chiffrement": ("certificate",), "compte": ("accounts", "client_roots")}
+        values = tree["admin"]
+        missing = [
+            word for word, keys in needed.items() if all(values.get(key, "wrong") is None for key in keys)
+        ]
         if missing:
             report.error(
                 "admin.host",
                 f"« {admin} » n'est pas une adresse de bouclage : il y manque {' et '.join(missing)}",
-                'écrire "127.0.0.1", ou certificate et accounts (docs/exploitation-administration.md)',
+                'écrire "127.0.0.1", ou certificate et accounts ou client_roots '
+                "(docs/exploitation-administration.md)",
             )
 
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from drimbox.accounts import AccountsUnusable, read_accounts
 from drimbox.configfile.report import Report, Tree, cannot_read, sites
 from drimbox.configfile.trust import pairs
-from drimbox.keypairs import CertificateUnusable, open_pkcs12
+from drimbox.keypairs import CertificateUnusable, open_pkcs12, read_crls
 from drimbox.secretfile import SecretUnusable, read_secret
 from drimbox.trust.names import key_of, key_of_text
 
@@ -50,7 +50,8 @@ def check(tree: Tree, report: Report, now: datetime) -> None:
     ):
         files.roots(tree.get(section, {}).get(key), f"{section}.{key}")
     files.roots(tree.get("health", {}).get("addresses_url_roots"), "health.addresses_url_roots")
-    _consumers(tree, report, files)
+    consumers = _consumers(tree, report, files)
+    _administrators(tree, report, files, consumers)
     files.roots((tree.get("hl7", {}).get("tls") or {}).get("client_roots"), "hl7.tls.client_roots")
     files.roots((tree.get("audit", {}).get("atna") or {}).get("roots"), "audit.atna.roots")
     _whitelist(tree, report)
@@ -88,8 +89,8 @@ def _folders(tree: Tree, report: Report) -> None:
         report.error("log.file", f"le dossier {log.parent} n'existe pas", "créer ce dossier")
 
 
-def _consumers(tree: Tree, report: Report, files: _Files) -> None:
-    """Check the authorities of Consumers; a name that none of them has is probably misspelt."""
+def _consumers(tree: Tree, report: Report, files: _Files) -> list[x509.Certificate]:
+    """Check the authorities of Consumers and return them; a name that none has is probably misspelt."""
     trust = tree.get("trust", {})
     roots = files.roots(trust.get("consumer_roots"), "trust.consumer_roots")
     known = {key_of(each.subject): each.subject.rfc4514_string() for each in roots}
@@ -100,6 +101,20 @@ def _consumers(tree: Tree, report: Report, files: _Files) -> None:
                 f"« {name} » n'est le nom d'aucune autorité de consumer_roots",
                 "vérifier ce nom ; noms présents : " + " ; ".join(known.values()),
             )
+    return roots
+
+
+def _administrators(tree: Tree, report: Report, files: _Files, consumers: list[x509.Certificate]) -> None:
+    """Check the authorities of the administrators' certificates, which are none of the Consumers'."""
+    admin = tree.get("admin", {})
+    roots = files.roots(admin.get("client_roots"), "admin.client_roots")
+    if {_mark(each) for each in roots} & {_mark(each) for each in consumers}:
+        report.error(
+            "admin.client_roots",
+            "contient une autorité de trust.consumer_roots : un consommateur d'images pourrait administrer",
+            "n'y mettre que l'autorité de l'établissement qui émet les certificats d'administration",
+        )
+    files.crls(admin.get("client_crls"), "admin.client_crls")
 
 
 def _whitelist(tree: Tree, report: Report) -> None:
@@ -168,6 +183,19 @@ class _Files:
         if certificates:
             self._dates(certificates, where)
         return certificates
+
+    def crls(self, path: Path | None, where: str) -> None:
+        """Check a file of revocation lists: one that has run out refuses everybody."""
+        if path is None:
+            return
+        try:
+            ends = [crl.next_update_utc for crl in read_crls(path)]
+        except CertificateUnusable as error:
+            self._report.error(where, str(error), "donner la liste de révocation, en PEM ou en DER")
+            return
+        if any(end is not None and end < self._now for end in ends):
+            problem = f"{path} est périmée : les certificats de cette autorité seront refusés"
+            self._report.warn(where, problem, "la remplacer par la liste à jour")
 
     def secret(self, path: Path | None, where: str) -> None:
         """Check a file that holds one line of secret."""
@@ -317,6 +345,11 @@ def _public(certificate: x509.Certificate) -> bytes | None:
         return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm):
         return None
+
+
+def _mark(authority: x509.Certificate) -> tuple[bytes, bytes | None]:
+    """Return what stays the same when an authority renews its certificate."""
+    return authority.subject.public_bytes(), _public(authority)
 
 
 def _is_for(certificate: x509.Certificate, name: str) -> bool:

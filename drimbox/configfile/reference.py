@@ -65,11 +65,11 @@ def _sections(example: str) -> dict[str, _Section]:
     comments: list[str] = []
     current: _Section | None = None
     for line in example.splitlines():
-        heading = re.fullmatch(r"\[{1,2}([a-z0-9.]+)\]{1,2}", line)
+        heading = re.fullmatch(r"#?(\[{1,2}([a-z0-9.]+)\]{1,2})", line)
         key = re.match(r"#?([a-z0-9_]+) = ", line)
         if heading:
             # The second site and the second RIS of the example present nothing new.
-            current = found.setdefault(heading[1], _Section(line, " ".join(comments)))
+            current = found.setdefault(heading[2], _Section(heading[1], " ".join(comments)))
             comments = []
         elif key and current is not None:
             current.roles.setdefault(key[1], " ".join(comments))
@@ -96,7 +96,9 @@ def document(example: str) -> str:
     sections = _sections(example)
     values = {
         (name, key): value
-        for name, body in re.findall(r"^\[{1,2}([a-z0-9.]+)\]{1,2}$(.*?)(?=^\[|\Z)", example, re.M | re.S)
+        for name, body in re.findall(
+            r"^#?\[{1,2}([a-z0-9.]+)\]{1,2}$(.*?)(?=^#?\[|\Z)", example, re.M | re.S
+        )
         for key, value in re.findall(r"^#([a-z0-9_]+) = (.*)$", body, re.M)
     }
     lines = [HEAD]

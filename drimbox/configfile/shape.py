@@ -17,7 +17,7 @@ from drimbox.configfile.report import Report, Tree
 from drimbox.configfile.rules import Rejected, closest, show
 
 #: Keys of the file whose name differs from the field: `[[site]]` reads better than `[[sites]]`.
-TABLE_NAMES = {"sites": "site", "structures": "structure"}
+TABLE_NAMES = {"sites": "site", "structures": "structure", "clients": "client"}
 
 
 def table_of(kind: Any) -> tuple[type | None, bool]:

@@ -35,6 +35,7 @@ def check(tree: Tree, report: Report) -> None:
     """Report every pair that is no pair, and a question that nobody could answer."""
     _ocsp(tree, report)
     _hl7(tree, report)
+    _admin(tree, report)
     for path, pair, _ in pairs(tree):
         # What is there, be it wrong; None is a key that is not written.
         written = {key for key in ("certificate", "key", "pkcs12") if pair.get(key, "wrong") is not None}
@@ -91,4 +92,39 @@ def _hl7(tree: Tree, report: Report) -> None:
             "hl7.tls.client_certificates",
             "« none » : aucun certificat client n'est demandé, client_roots ne sert pas",
             'écrire "optional" ou "required", ou retirer client_roots',
+        )
+
+
+def _admin(tree: Tree, report: Report) -> None:
+    """Client certificates need TLS, somebody who signs them, and accounts that they stand for."""
+    admin = tree.get("admin", {})
+    for position, client in enumerate(admin.get("clients", ())):
+        if not any(client.get(key, "wrong") for key in ("cn", "fingerprint")):
+            report.error(
+                f"admin.client[{position}]",
+                "ni cn ni fingerprint : rien ne dit de quel certificat il s'agit",
+                "écrire cn (et ou), ou fingerprint",
+            )
+    roots, clients = admin.get("client_roots", "wrong"), admin.get("clients", ())
+    if roots is None and clients:
+        report.error(
+            "admin.client_roots",
+            "des certificats clients ont un compte, sans autorité pour les vérifier",
+            "donner le fichier PEM des autorités qui les émettent",
+        )
+    if roots is None and admin.get("client_crls") is not None:
+        report.warn("admin.client_crls", "ne sert pas sans client_roots", "retirer cette clé")
+    if roots in (None, "wrong"):
+        return
+    if admin.get("certificate", "wrong") is None:
+        report.error(
+            "admin.client_roots",
+            "un certificat client ne se demande qu'en TLS",
+            "écrire aussi certificate, le couple de cette écoute",
+        )
+    if not clients and "clients" in admin:
+        report.error(
+            "admin.client_roots",
+            "aucun certificat client n'a de compte",
+            "ajouter [[admin.client]], ou retirer client_roots",
         )

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from drimbox import __version__
 from drimbox.config import Config, Site
 from drimbox.ports import InThread
-from drimbox.source.archivejobs import JobFailed, Progress
+from drimbox.source.jobs import JobFailed, Progress
 from drimbox.xdm.entries import MetadataRefused
 from drimbox.xdm.names import Month, prefixes
 from drimbox.xdm.pages import Sender

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from drimbox.config import Config, Site
 from drimbox.ports import Clock, InThread
 from drimbox.source.archiveexport import os_reason
-from drimbox.source.archivejobs import JobFailed, Progress
+from drimbox.source.jobs import JobFailed, Progress
 from drimbox.source.structures import Structures
 from drimbox.xdm import names
 from drimbox.xdm.checking import RefusedKos, TakenKos, check_set

@@ -17,7 +17,7 @@ from drimbox.kos.changes import is_part10
 from drimbox.kos.reading import MAX_BYTES, Manifest, ManifestRefused, read_manifest
 from drimbox.ports import InThread
 from drimbox.source.archiveexport import os_reason
-from drimbox.source.archivejobs import JobFailed, Progress
+from drimbox.source.jobs import JobFailed, Progress
 from drimbox.xdm.names import is_kos
 from drimbox.xdm.opening import ArchiveRefused, FileRefused, find_archives, open_archive
 

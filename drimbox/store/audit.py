@@ -55,11 +55,16 @@ class AuditStore:
         """Return the last link, to be kept elsewhere and compared later."""
         return await self._database.read(head_of)
 
-    async def verify(self, *, known: ChainHead | None = None) -> ChainCheck:
-        """Walk the whole chain; `known` is a head kept elsewhere, which must be part of it."""
+    async def verify(
+        self, *, known: ChainHead | None = None, told: Callable[[int], None] = lambda checked: None
+    ) -> ChainCheck:
+        """Walk the whole chain; `known` is a head kept elsewhere, which must be part of it.
+
+        `told` hears now and then how many events were found good; what it raises ends the walk.
+        """
         walk = ChainWalk(known)
         while await self._database.read(walk.step):
-            pass
+            told(walk.checked)
         return walk.result
 
     async def purge(

@@ -53,6 +53,17 @@ class ChainCheck:
     #: What retention removed, up to this event.
     anchor: ChainHead = ChainHead(0, GENESIS)
 
+    def facts(self) -> dict[str, object]:
+        """Return what is shown of it; the head as it can be given back later, `number:hash`."""
+        return {
+            "intact": self.fault is None,
+            "checked": self.checked,
+            "head": f"{self.head.last_id}:{self.head.hash}",
+            "purged": self.anchor.last_id,
+            "fault": self.fault,
+            "fault_id": self.fault_id,
+        }
+
 
 def link_of(previous: str, payload: str) -> str:
     """Return the hash of an event that follows the hash `previous`."""

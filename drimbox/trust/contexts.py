@@ -57,7 +57,7 @@ _OPTIONS = (
 #: A peer without a certificate that verifies is refused.
 STRICT = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 #: Level of a fatal alert, in the high byte of what the information callback is told.
-_FATAL = 2
+FATAL = 2
 
 
 class Role(enum.Enum):
@@ -113,7 +113,6 @@ class _ServerConnection(JudgedConnection):
         self.door: _Door | None = None
         #: The name of the ClientHello, in lower case; None before.
         self.called: str | None = None
-        self.refused = False
         self.door_set = chosen
         super().__init__(chosen.base, carrier)
 
@@ -197,9 +196,7 @@ class ServerContexts:
             if connection.unchecked and not connection.done:
                 self._unchecked(connection.address)
             connection.done = True
-        elif (
-            where & SSL.SSL_CB_ALERT and ret >> 8 == _FATAL and not (connection.done or connection.refused)
-        ):
+        elif where & SSL.SSL_CB_ALERT and ret >> 8 == FATAL and not (connection.done or connection.refused):
             connection.refused = True
             self._on_refused()
             # The name is what the peer says: only one of ours is repeated.
@@ -331,11 +328,15 @@ def verified_chain(transport: Any) -> list[x509.Certificate]:
     return list(chain)
 
 
+def is_unfinished(transport: Any) -> bool:
+    """Say whether the handshake of a connection of ours goes on: neither done nor refused."""
+    handle = getattr(transport, "getHandle", lambda: None)()
+    return isinstance(handle, JudgedConnection) and not (handle.done or handle.refused)
+
+
 def was_garbage(transport: Any, reason: Failure) -> bool:
     """Say whether a connection ended for `reason` because what came was no TLS.
 
     OpenSSL sends no alert then, so that nobody else has been told.
     """
-    handle = getattr(transport, "getHandle", lambda: None)()
-    unknown = isinstance(handle, _ServerConnection) and not (handle.done or handle.refused)
-    return unknown and reason.check(SSL.Error) is not None
+    return is_unfinished(transport) and reason.check(SSL.Error) is not None

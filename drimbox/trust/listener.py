@@ -11,6 +11,7 @@ A RIS keeps its connection for days: whoever is revoked meanwhile, or whose cert
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -21,13 +22,18 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
 from drimbox.config import Hl7TlsSettings
+from drimbox.limits import Why
 from drimbox.trust.certificates import fill_store, read_certificates, use_pair
-from drimbox.trust.contexts import STRICT, harden
+from drimbox.trust.contexts import FATAL, STRICT, harden
 from drimbox.trust.peers import JudgedConnection, PeerRules, verifier
 
 _MODES = {"none": SSL.VERIFY_NONE, "optional": SSL.VERIFY_PEER, "required": STRICT}
 #: What a machine of the hospital shows may be for anything that its authority says, or for all.
 _RULES = PeerRules(usage_required=False)
+
+
+class _Connection(JudgedConnection):
+    """A connection of a `ListenerContext`."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -40,17 +46,22 @@ class ListenerContext:
         ciphers: str,
         *,
         crls: Callable[[], Sequence[x509.CertificateRevocationList]] = tuple,
+        required: bool = False,
         unchecked: Callable[[str], None] = lambda address: None,
+        told: Callable[[str, Why], None] = lambda address, why: None,
     ) -> None:
         """`ciphers` are the suites of TLS 1.2; `crls` returns the revocation lists held.
 
+        A list of its authority is `required` of a peer where the settings name any, and where this says so.
         `unchecked` is called with the address of a peer who is let in though nothing current is known about
-        its revocation. Raises `CertificateUnusable`.
+        its revocation; `told` of every handshake that an alert ends, and why. Raises `CertificateUnusable`.
         """
         self._settings = settings
         self._ciphers = ciphers
         self._crls = crls
+        self._required = required or bool(settings.crl_urls)
         self._unchecked = unchecked
+        self._told = told
         self._open: WeakSet[JudgedConnection] = WeakSet()
         self.reload()
 
@@ -75,18 +86,23 @@ class ListenerContext:
         assert store is not None
         roots = read_certificates(settings.client_roots) if settings.client_roots is not None else []
         crls = tuple(self._crls())
-        fill_store(store, roots, crls, required=bool(settings.crl_urls))
+        fill_store(store, roots, crls, required=self._required)
         for root in roots:
             # Their names go to the peer, which may hold several certificates, and picks by them.
             context.add_client_ca(root)
         lenient = settings.crl_policy == "soft"
         verify = verifier(_RULES, lenient=lenient, crls=crls)
         context.set_verify(_MODES[settings.client_certificates], verify)
-        self._context = context
+        self._context, self._lists = context, crls
+
+    def run_out(self, now: datetime) -> bool:
+        """Say whether a revocation list in use is out of date: its authority's certificates are refused."""
+        ends = [crl.next_update_utc for crl in self._lists]
+        return any(end is not None and end < now for end in ends)
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
         """Return a new connection."""
-        connection = JudgedConnection(self._context, tlsProtocol)
+        connection = _Connection(self._context, tlsProtocol)
         connection.set_info_callback(self._watch)
         self._open.add(connection)
         return connection
@@ -102,9 +118,24 @@ class ListenerContext:
                 connection.carrier.abortConnection()
         return dropped
 
-    def _watch(self, connection: SSL.Connection, where: int, _ret: int) -> None:
+    def _watch(self, connection: SSL.Connection, where: int, ret: int) -> None:
         assert isinstance(connection, JudgedConnection)
         if where & SSL.SSL_CB_HANDSHAKE_DONE and not connection.done:
             connection.done = True
             if connection.unchecked:
                 self._unchecked(connection.address)
+        elif where & SSL.SSL_CB_ALERT and ret >> 8 == FATAL and not (connection.done or connection.refused):
+            connection.refused = True
+            self._told(connection.address, connection.why)
+
+
+def certificate_of(transport: Any) -> x509.Certificate | None:
+    """Return the verified certificate that the client of a `ListenerContext` has shown, None for none.
+
+    `transport` is a Twisted TLS transport, or a wrapper that passes `getHandle` on.
+    """
+    handle = getattr(transport, "getHandle", lambda: None)()
+    if not (isinstance(handle, _Connection) and handle.done and handle.get_verify_mode() & SSL.VERIFY_PEER):
+        return None
+    certificate = handle.get_peer_certificate(as_cryptography=True)
+    return certificate if isinstance(certificate, x509.Certificate) else None

@@ -97,6 +97,8 @@ class JudgedConnection(SSL.Connection):
         self.carrier = carrier
         #: The handshake is over.
         self.done = False
+        #: An alert has ended it.
+        self.refused = False
         self.issuer_taken = False
         self.unchecked = False
         self.why = Why.HANDSHAKE

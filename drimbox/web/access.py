@@ -1,14 +1,13 @@
 """Who calls the admin listener, and what they may do.
 
-Without a file of accounts the listener asks nobody, and belongs on the loop. With one, every request
-carries HTTP Basic credentials (over TLS, where it leaves the machine), except the two that say only whether
-we live. There is no cookie, and no challenge that would have a browser keep credentials. Failures are
-limited by address, audited, and cost the same whether the account exists or not; how many hashes are
-computed at once is bounded. A password found good is known again for a while, as long as its line is the
-same.
+Without accounts the listener asks nobody, and belongs on the loop. With them, every request comes over a
+connection with the certificate of an account (`clients.py`), or carries HTTP Basic credentials (over TLS,
+where it leaves the machine), except the two that say only whether we live. There is no cookie, and no
+challenge that would have a browser keep credentials. Failures are limited by address, audited, and cost the
+same whether the account exists or not; how many hashes are computed at once is bounded. A password found
+good is known again for a while, as long as its line is the same.
 
-Roles: an operator may do everything; an auditor what `AUDITOR` lists, which changes nothing and shows no
-content of a message. A route that nobody listed is the operator's.
+Roles: an operator may do everything; an auditor what `routes.py` says.
 """
 
 from __future__ import annotations
@@ -19,47 +18,23 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
 import attrs
+from cryptography import x509
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
 from drimbox.accounts import MAX_PASSWORD, NOBODY, Account, AccountsUnusable, Role, read_accounts
+from drimbox.config import CertifiedAccount
 from drimbox.ports import InThread
+from drimbox.web.clients import account_of, subject_of
+from drimbox.web.routes import OPEN, allowed
 
 #: Who called, for the audit trail; follows the work that a request began.
 CALLER: ContextVar[str] = ContextVar("caller", default="admin")
-#: Paths that anybody may ask, and what an auditor may.
-OPEN = frozenset({"/live", "/ready"})
-AUDITOR = frozenset(
-    {
-        ("GET", "/addresses"),
-        ("GET", "/archive"),
-        ("GET", "/audit"),
-        ("GET", "/certificates"),
-        ("GET", "/doctor"),
-        ("GET", "/homologation"),
-        ("GET", "/live"),
-        ("GET", "/metrics"),
-        ("GET", "/notices"),
-        ("GET", "/queues/{queue}"),
-        ("GET", "/queues/{queue}/{id}"),
-        ("GET", "/ready"),
-        ("GET", "/speedtest"),
-        ("GET", "/speedtest/measures"),
-        ("GET", "/speedtest/results"),
-        ("GET", "/statistics"),
-        ("GET", "/statistics/raw"),
-        ("GET", "/status"),
-        ("GET", "/walks"),
-        ("GET", "/walks/{number}"),
-        ("GET", "/walks/{number}/studies"),
-        ("GET", "/whitelist"),
-    }
-)
 #: Failures of one address within so many seconds after which it waits, and addresses remembered.
 MAX_FAILURES, WINDOW, MAX_ADDRESSES = 5, 60.0, 1000
 #: Hashes computed at once, requests that may wait for one, and seconds a good password is known again.
@@ -84,7 +59,7 @@ class Caller:
 
     def require(self, method: str, template: str) -> None:
         """Raise `AccessDenied` 403 unless this route is the caller's to call."""
-        if self.role is not Role.OPERATOR and (method, template) not in AUDITOR:
+        if not allowed(self.role, method, template):
             raise AccessDenied(403, f"le rôle {self.role.value} ne permet pas cette action")
 
 
@@ -101,8 +76,10 @@ class Access:
         clock: IReactorTime,
         in_thread: InThread,
         note: Callable[[str, str], Awaitable[None]],
+        clients: Sequence[CertifiedAccount] = (),
     ) -> None:
         self._path = accounts
+        self._clients = tuple(clients)
         self._clock = clock
         self._in_thread = in_thread
         self._note = note
@@ -114,35 +91,53 @@ class Access:
     @property
     def asks(self) -> bool:
         """Say whether callers have to say who they are."""
-        return self._path is not None
+        return self._path is not None or bool(self._clients)
 
-    async def caller(self, path: str, authorization: bytes | None, address: str) -> Caller:
-        """Return who calls `path` from `address`. Raises `AccessDenied`."""
-        if self._path is None:
+    async def caller(
+        self,
+        path: str,
+        authorization: bytes | None,
+        address: str,
+        certificate: x509.Certificate | None = None,
+    ) -> Caller:
+        """Return who calls `path` from `address`; `certificate` was verified. Raises `AccessDenied`."""
+        if not self.asks:
             return LOCAL
+        known = account_of(self._clients, certificate) if certificate is not None else None
+        if known is not None:
+            return Caller(*known)
         if path in OPEN:
             return Caller("", Role.AUDITOR)
-        if authorization is None:
-            raise AccessDenied(401, "compte et mot de passe attendus (--credentials)")
-        if self._blocked(address):
-            raise AccessDenied(429, f"trop d'échecs depuis cette adresse : attendre {WINDOW:.0f} s")
+        if authorization is not None and self._path is not None:
+            return await self._by_password(self._path, authorization, address)
+        if certificate is None:
+            raise AccessDenied(401, self._expected)
+        self._slow_down(address)
+        await self._refused(f"certificat « {subject_of(certificate)} »", address)
+        raise AccessDenied(401, "aucun compte n'est donné à ce certificat ([[admin.client]])")
+
+    @property
+    def _expected(self) -> str:
+        """What a caller without credentials is told."""
+        ways = ["compte et mot de passe (--credentials)"] if self._path is not None else []
+        ways += ["certificat client (--certificate)"] if self._clients else []
+        return f"il est attendu : {' ou '.join(ways)}"
+
+    async def _by_password(self, path: Path, authorization: bytes, address: str) -> Caller:
+        self._slow_down(address)
         name, password = _credentials(authorization)
         try:
-            accounts = await self._in_thread(lambda: read_accounts(self._accounts))
+            accounts = await self._in_thread(lambda: read_accounts(path))
         except AccountsUnusable as error:
             raise AccessDenied(503, str(error)) from None
         account = accounts.get(name)
         if not await self._verified(account, name, password):
-            await self._refused(name, address)
+            shown = name if name.isprintable() and len(name) <= 64 else "illisible"
+            await self._refused(f"compte {shown}", address)
             raise AccessDenied(401, "compte ou mot de passe inconnus")
         assert account is not None
         self._failures.pop(address, None)
         return Caller(account.name, account.role)
-
-    @property
-    def _accounts(self) -> Path:
-        assert self._path is not None
-        return self._path
 
     async def _verified(self, account: Account | None, name: str, password: str) -> bool:
         mark = hmac.digest(self._key, f"{name}\0{password}".encode(), hashlib.sha256)
@@ -163,19 +158,20 @@ class Access:
             self._known.popitem(last=False)
         return True
 
-    def _blocked(self, address: str) -> bool:
+    def _slow_down(self, address: str) -> None:
+        """Raise `AccessDenied` 429 for an address that has failed too often of late."""
         since = self._clock.seconds() - WINDOW
         recent = [each for each in self._failures.get(address, ()) if each > since]
-        return len(recent) >= MAX_FAILURES
+        if len(recent) >= MAX_FAILURES:
+            raise AccessDenied(429, f"trop d'échecs depuis cette adresse : attendre {WINDOW:.0f} s")
 
-    async def _refused(self, name: str, address: str) -> None:
+    async def _refused(self, who: str, address: str) -> None:
         since = self._clock.seconds() - WINDOW
         recent = [each for each in self._failures.pop(address, []) if each > since]
         self._failures[address] = [*recent, self._clock.seconds()]
         while len(self._failures) > MAX_ADDRESSES:
             self._failures.popitem(last=False)
-        shown = name if name.isprintable() and len(name) <= 64 else "illisible"
-        await self._note("Connexion d'administration refusée", f"compte {shown} depuis {address}")
+        await self._note("Connexion d'administration refusée", f"{who} depuis {address}")
 
 
 def _credentials(authorization: bytes) -> tuple[str, str]:

@@ -8,8 +8,8 @@ Without accounts the listener asks nobody who they are: it belongs on the loop, 
 users reach it (`access.py` for those it asks). What else can reach a loopback port is a browser of this
 machine led by a foreign page, so every request is refused whose Host is a name other than ours (DNS
 rebinding), that carries an Origin or says it comes from another site, or that changes something without a
-JSON body type (which no page can send without asking first). Bodies, connections, and the time of a handler
-are bounded.
+JSON body type (which no page can send without asking first). The time of a handler is bounded; connections
+are in `connections.py`.
 """
 
 from __future__ import annotations
@@ -19,33 +19,31 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IAddress, IProtocolFactory, ITCPTransport
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web import resource, server
 
 from drimbox.config import Listener
 from drimbox.errors import DrimboxError
-from drimbox.web.access import CALLER, Access, AccessDenied, Caller
+from drimbox.limits import Refused
+from drimbox.trust.listener import certificate_of
+from drimbox.web.access import CALLER, LOCAL, Access, AccessDenied, Caller
+from drimbox.web.connections import IDLE_TIMEOUT, MAX_BODY, AdminRequest, AdminSite, Bounded
+from drimbox.web.routes import ROUTES, allowed
 
 __all__ = ["AdminApi", "AdminCall", "AdminProblem", "Reply", "admin_factory", "core_api"]
 
 log = Logger()
 
-MAX_BODY = 64 * 1024
-#: A body is read to its end, and dropped, up to here: past it the connection is cut without an answer.
-MAX_DRAINED = 1024 * 1024
-MAX_CONNECTIONS = 32
-#: Seconds a handler may take, and a connection may stay without a byte.
+#: Seconds a handler may take.
 HANDLER_TIMEOUT = 30.0
-IDLE_TIMEOUT = 60.0
 #: What the `Server` header says; the command line recognises us by it.
 SERVER_NAME = b"DRIMbox-admin"
 
@@ -57,6 +55,7 @@ class AdminCall:
     params: Mapping[str, str]
     query: Mapping[str, str] = attrs.field(factory=dict)
     body: Mapping[str, Any] = attrs.field(factory=dict)
+    caller: Caller = LOCAL
 
 
 class AdminProblem(Exception):
@@ -172,6 +171,16 @@ def core_api(
     async def get_status(_: AdminCall) -> object:
         return dict(await status())
 
+    async def get_account(call: AdminCall) -> object:
+        role = call.caller.role
+        routes = [each for each in ROUTES if allowed(role, each.method, each.path)]
+        return {
+            "account": call.caller.name,
+            "role": role.value,
+            "routes": [f"{each.method} {each.path}" for each in routes],
+        }
+
+    api.register("GET", "/account", get_account)
     api.register("GET", "/metrics", get_metrics)
     api.register("GET", "/live", get_live)
     api.register("GET", "/ready", get_ready)
@@ -208,24 +217,6 @@ def _default(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, set | frozenset) else str(value)
-
-
-class AdminRequest(server.Request):
-    """A request whose body stops growing at `MAX_BODY`."""
-
-    received = 0
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Keep a piece of the body while it fits; cut the connection of a body without end."""
-        self.received += len(data)
-        if self.received <= MAX_BODY:
-            super().handleContentChunk(data)
-        elif self.received > MAX_DRAINED and self.channel is not None:
-            cast(ITCPTransport, self.channel.transport).abortConnection()
-
-    def gotLength(self, length: int | None) -> None:
-        """Prepare for a body of which never more than `MAX_BODY` is kept."""
-        super().gotLength(None if length is None else min(length, MAX_BODY))
 
 
 class AdminResource(resource.Resource):
@@ -286,7 +277,11 @@ class AdminResource(resource.Resource):
         given = request.requestHeaders.getRawHeaders(b"authorization", [])
         path = request.uri.decode("ascii", "replace").partition("?")[0]
         address = str(getattr(request.getClientAddress(), "host", ""))
-        return await self._access.caller(path, given[0] if len(given) == 1 else None, address)
+        shown = certificate_of(request.channel.transport) if request.channel is not None else None
+        if self._access.asks:
+            # Whoever is refused is nobody in the audit trail.
+            CALLER.set("")
+        return await self._access.caller(path, given[0] if len(given) == 1 else None, address, shown)
 
     def _refuse_pages(self, request: AdminRequest) -> None:
         """Refuse what a foreign page has a browser send. Raises `AdminProblem`."""
@@ -317,7 +312,7 @@ class AdminResource(resource.Resource):
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=32)
         except ValueError:
             raise AdminProblem(400, "trop de paramètres") from None
-        return AdminCall(params, dict(pairs), self._body(request, route)), route
+        return AdminCall(params, dict(pairs), self._body(request, route), caller), route
 
     @staticmethod
     def _body(request: AdminRequest, route: _Route) -> Mapping[str, Any]:
@@ -372,17 +367,6 @@ class AdminResource(resource.Resource):
         request.finish()
 
 
-class _Bounded(WrappingFactory):
-    """Takes at most `MAX_CONNECTIONS` connections; the next ones are closed at once."""
-
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper:
-        if len(self.protocols) >= MAX_CONNECTIONS:
-            return cast(ProtocolWrapper, None)  # IFactory: None closes the connection
-        return super().buildProtocol(addr)
-
-
 async def _here(work: Callable[[], Any]) -> Any:
     return work()
 
@@ -392,13 +376,18 @@ async def _unnoted(_action: str, _subject: str) -> None:
 
 
 def admin_factory(
-    api: AdminApi, listener: Listener, clock: Any, access: Access | None = None
+    api: AdminApi,
+    listener: Listener,
+    clock: Any,
+    access: Access | None = None,
+    told: Refused = lambda address, why: None,
 ) -> IProtocolFactory:
     """Return the factory to listen with on `listener`; `clock` is the reactor.
 
-    Without `access` nobody is asked who they are.
+    Without `access` nobody is asked who they are. `told` hears of connections that are closed at once, or
+    cut before a request came whole.
     """
-    site = server.Site(
+    site = AdminSite(
         AdminResource(api, listener.host, clock, access or Access(None, clock, _here, _unnoted)),
         requestFactory=AdminRequest,
         reactor=clock,
@@ -407,5 +396,7 @@ def admin_factory(
     )
     site.noisy = False
     site.displayTracebacks = False
-    factory: IProtocolFactory = _Bounded(site)
+    site.request_timeout = listener.request_timeout
+    site.told = told
+    factory: IProtocolFactory = Bounded(site, told)
     return factory

@@ -7,25 +7,23 @@ asked is audited; nothing here names a patient.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drimbox.config import Site
 from drimbox.source.archiveexport import ArchiveExport
 from drimbox.source.archiveimport import MAX_PATHS, ArchiveImport
-from drimbox.source.archivejobs import ArchiveJobs, Job, JobBusy, Work
+from drimbox.source.jobs import Jobs
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
+from drimbox.web.jobs import NoteRequest, begin, shown
 from drimbox.xdm.names import Month
-
-#: Notes in the audit trail what somebody asked for: the action (French), and its subject.
-NoteRequest = Callable[[str, str], Awaitable[None]]
 
 
 def register(
     api: AdminApi,
     sites: Sequence[Site],
-    jobs: ArchiveJobs,
+    jobs: Jobs,
     export: ArchiveExport,
     load: ArchiveImport,
     note: NoteRequest,
@@ -34,7 +32,7 @@ def register(
     by_name = {site.name: site for site in sites}
 
     async def post_export(call: AdminCall) -> Reply:
-        folder = _absolute(call.body.get("folder"))
+        folder = absolute(call.body.get("folder"))
         chosen = [chosen_site(call.body, by_name)] if call.body.get("site") else list(sites)
         month = _month(call.body)
         large = call.body.get("large", False) is True
@@ -62,39 +60,11 @@ def register(
         )
 
     async def get_state(_: AdminCall) -> object:
-        return {"job": _state(jobs.last) if jobs.last is not None else None}
+        return shown(jobs)
 
     api.register("GET", "/archive", get_state)
     api.register("POST", "/archive/export", post_export)
     api.register("POST", "/archive/import", post_import)
-
-
-async def begin(
-    jobs: ArchiveJobs, note: NoteRequest, kind: str, action: str, subject: str, work: Work
-) -> Reply:
-    """Note what was asked for, begin it, and answer with its number; `AdminProblem` 409 when one runs."""
-    if jobs.last is not None and jobs.last.running:
-        raise AdminProblem(409, f"un travail est déjà en cours sur l'archive ({jobs.last.kind})")
-    await note(action, subject)
-    try:
-        job = jobs.start(kind, work)
-    except JobBusy as busy:
-        raise AdminProblem(409, str(busy)) from None
-    return Reply({"job": job.number}, status=202)
-
-
-def _state(job: Job) -> Mapping[str, Any]:
-    return {
-        "number": job.number,
-        "kind": job.kind,
-        "running": job.running,
-        "started": job.started_at,
-        "ended": job.ended_at,
-        "done": job.progress.done,
-        "total": job.progress.total,
-        "result": job.result,
-        "error": job.error,
-    }
 
 
 def chosen_site(body: Mapping[str, Any], known: Mapping[str, Site]) -> Site:
@@ -119,10 +89,10 @@ def server_paths(body: Mapping[str, Any]) -> list[Path]:
     paths = body.get("paths")
     if not isinstance(paths, list) or not 0 < len(paths) <= MAX_PATHS:
         raise AdminProblem(400, f"paths : de 1 à {MAX_PATHS} chemins du serveur attendus")
-    return [_absolute(path) for path in paths]
+    return [absolute(path) for path in paths]
 
 
-def _absolute(value: object) -> Path:
+def absolute(value: object) -> Path:
     """Return an absolute path; a relative one would start from wherever the process does."""
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value or len(value) > 4096:
         raise AdminProblem(400, "chemin absolu sur le serveur de DRIMbox attendu")

@@ -1,4 +1,4 @@
-"""The admin route of the audit trail (DB.CS.10): one page of events that match, newest first.
+"""The admin routes of the audit trail (DB.CS.10): a page of events that match, and whether it is whole.
 
 Who searches is written into the trail first. A patient's identifier stands in the query, which is why the
 listener logs no requests; what comes back is the auditor's.
@@ -7,15 +7,20 @@ listener logs no requests; what comes back is the auditor's.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from drimbox.audit.kinds import EVENTS, OUTCOMES
 from drimbox.audit.listing import CSV_HEADS, csv_row
 from drimbox.audit.ontrail import trail_read
+from drimbox.source.jobs import Jobs, Progress
 from drimbox.store.audit import AuditStore
+from drimbox.store.auditchain import ChainHead
 from drimbox.store.auditsearch import AuditQuery
 from drimbox.web.access import CALLER
-from drimbox.web.admin import AdminApi, AdminCall, AdminProblem
+from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
+from drimbox.web.jobs import NoteRequest, begin, shown
 
 #: Events of one page, by default and at the most.
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
@@ -23,8 +28,8 @@ _CRITERIA = ("from", "to", "ins", "study", "event", "outcome", "limit", "before"
 _LONGEST = 64
 
 
-def register(api: AdminApi, store: AuditStore, system_id: str) -> None:
-    """Add the route of the trail to the admin listener."""
+def register(api: AdminApi, store: AuditStore, system_id: str, jobs: Jobs, note: NoteRequest) -> None:
+    """Add the routes of the trail to the admin listener; `jobs` runs verifications."""
 
     async def search(call: AdminCall) -> object:
         query = _query(call)
@@ -50,7 +55,32 @@ def register(api: AdminApi, store: AuditStore, system_id: str) -> None:
         ]
         return {"events": events, "before": found[-1].id if len(found) == limit else None}
 
+    async def verify(progress: Progress, known: ChainHead | None) -> Mapping[str, Any]:
+        progress.total = (await store.head()).last_id
+        check = await store.verify(known=known, told=lambda checked: progress.step(checked - progress.done))
+        return check.facts()
+
+    async def post_verification(call: AdminCall) -> Reply:
+        known = _known(call.body.get("known"))
+        action = "Vérification du journal d'audit"
+        return await begin(jobs, note, "audit", action, "audit", lambda progress: verify(progress, known))
+
+    async def get_verification(_: AdminCall) -> object:
+        return shown(jobs)
+
     api.register("GET", "/audit", search)
+    api.register("GET", "/audit/verification", get_verification)
+    api.register("POST", "/audit/verification", post_verification)
+
+
+def _known(given: object) -> ChainHead | None:
+    """Read a head noted earlier. Raises `AdminProblem` 400."""
+    if given is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64})", given) if isinstance(given, str) else None
+    if found is None:
+        raise AdminProblem(400, "known : dernier maillon attendu, NUMÉRO:EMPREINTE")
+    return ChainHead(int(found[1]), found[2])
 
 
 def _query(call: AdminCall) -> AuditQuery:

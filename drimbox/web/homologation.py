@@ -6,16 +6,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from drimbox.config import Site
-from drimbox.source.archivejobs import ArchiveJobs, Progress
 from drimbox.source.homologation import OFF, Homologation
+from drimbox.source.jobs import Jobs, Progress
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
-from drimbox.web.archive import NoteRequest, begin, chosen_site, server_paths
+from drimbox.web.archive import chosen_site, server_paths
+from drimbox.web.jobs import NoteRequest, begin
 
 
 def register(
     api: AdminApi,
     sites: Sequence[Site],
-    jobs: ArchiveJobs,
+    jobs: Jobs,
     homologation: Homologation,
     note: NoteRequest,
     changed: Callable[[], Awaitable[None]],

@@ -19,8 +19,8 @@ from drimbox.source.speedtest import NoReferenceStudy, SpeedTests
 from drimbox.store.speedtests import SpeedTestStore
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
 
-#: Notes in the audit trail that somebody asked for a run; the argument is the site.
-NoteRequest = Callable[[str], Awaitable[None]]
+#: Notes in the audit trail what somebody asked for: the action (French), and the site.
+NoteRequest = Callable[[str, str], Awaitable[None]]
 
 
 def register(
@@ -48,7 +48,7 @@ def register(
             raise AdminProblem(409, f"site « {name} » sans PACS : son archive est native, rien à mesurer")
         if site.speedtest.study is None:
             raise AdminProblem(409, _no_study(name))
-        await note(name)
+        await note("Test de débit du PACS à la demande", name)
         joined = tests.progress(site).running
         try:
             number = tests.start(site)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -260,3 +263,57 @@ def test_a_link_does_not_lead_out_of_the_configuration(machine: Machine, tmp_pat
     done = run("restore", machine.newest, "--config", machine.config, "--state-dir", machine.state)
     assert list(outside.iterdir()) == []
     assert "Mis de côté" in done.output
+
+
+def test_what_is_configured_need_not_be_said(machine: Machine) -> None:
+    text = machine.config.read_text("utf-8")
+    assert "DOSSIER" in run("backup", "--help").output
+    assert "donner le dossier" in run("backup", "--config", machine.config, code=1).output
+    machine.config.write_text(text + f'\n[backup]\nfolder = "{machine.backups}"\nkeep = 1\n', "utf-8")
+    first = json.loads(run("backup", "--json", "--config", machine.config).output)
+    found = json.loads(run("restore", "--check", "--json", first["file"]).output)
+    assert {key: found[key] for key in ("file", "size", "audit_hash")} == {
+        key: first[key] for key in ("file", "size", "audit_hash")
+    }
+
+
+def test_what_killed_backups_left_is_cleared_away_and_nothing_else(machine: Machine) -> None:
+    names = ("sauvegarde-left", "sauvegarde-held", "sauvegarde-fresh", "autre")
+    left, held, fresh, other = (machine.state / name for name in names)
+    for folder in (left, held, fresh, other):
+        folder.mkdir()
+        (folder / "drimbox.db").write_bytes(b"x")
+    partial = machine.backups / ".drimbox-349-20200101T000000Z.tar.gz.part"
+    young = machine.backups / ".drimbox-349-20200102T000000Z.tar.gz.part"
+    foreign = machine.backups / ".drimbox-999-20200101T000000Z.tar.gz.part"
+    for path in (partial, young, foreign):
+        path.touch()
+    for path in (left, held, other, partial, foreign):
+        os.utime(path, (0, 0))
+    descriptor = os.open(held, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        machine.backup()
+    finally:
+        os.close(descriptor)
+    assert [path.exists() for path in (left, held, fresh, other)] == [False, True, True, True]
+    assert [path.exists() for path in (partial, young, foreign)] == [False, True, True]
+
+
+def test_a_backup_that_is_ended_clears_away_what_it_began(machine: Machine) -> None:
+    # The command as it is, with a packing that never ends.
+    program = (
+        "import time, sys; from drimbox.backup import container; "
+        "container.write = lambda *_: time.sleep(600); "
+        "from drimbox.cli import cli; cli(sys.argv[1:])"
+    )
+    arguments = ["backup", str(machine.backups), "--stages", "--config", str(machine.config)]
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE) as command:
+        assert command.stderr is not None
+        # It says so when it has begun to pack.
+        assert [command.stderr.readline() for _ in range(2)] == [b"stage 0\n", b"stage 1\n"]
+        assert list(machine.state.glob("sauvegarde-*")) != []
+        command.terminate()
+        assert command.wait(timeout=60) == 128 + signal.SIGTERM
+    assert list(machine.state.glob("sauvegarde-*")) == []
+    assert list(machine.backups.iterdir()) == []

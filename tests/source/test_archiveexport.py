@@ -15,7 +15,7 @@ import pytest
 from drimbox.config import Site
 from drimbox.source import archiveexport
 from drimbox.source.archiveexport import ArchiveExport
-from drimbox.source.archivejobs import JobFailed, JobStopped, Progress
+from drimbox.source.jobs import JobFailed, JobStopped, Progress
 from drimbox.xdm import writing
 from drimbox.xdm.names import Month
 from drimbox.xdm.writing import ExportedKos

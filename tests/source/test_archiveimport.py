@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from drimbox.config import Structure
 from drimbox.source import archiveimport
 from drimbox.source.archiveimport import ArchiveImport
-from drimbox.source.archivejobs import JobFailed, JobStopped, Progress
+from drimbox.source.jobs import JobFailed, JobStopped, Progress
 from drimbox.xdm.checking import check_set
 from drimbox.xdm.takeover import Fate, Takeover
 from tests.source.fakes import Clock, at_once, config, run, site, structure

@@ -10,8 +10,8 @@ import pytest
 
 from drimbox.kos.reading import Manifest
 from drimbox.source import homologation as module
-from drimbox.source.archivejobs import JobFailed, Progress
 from drimbox.source.homologation import Homologation
+from drimbox.source.jobs import JobFailed, Progress
 from tests.source.fakes import at_once, run, site
 from tests.store import samples
 from tests.xdm.builders import files, published, set_entries, zipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,11 +18,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
 from drimbox import errors
 from drimbox.config import Listener
-from drimbox.web import admin
+from drimbox.limits import Refused, Why
+from drimbox.web import admin, connections
 from drimbox.web.admin import (
     AdminApi,
     AdminCall,
@@ -61,9 +64,17 @@ class Process:
 class Wire:
     """One connection to the listener, in memory and on a clock of its own."""
 
-    def __init__(self, api: AdminApi | None = None, listening: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        api: AdminApi | None = None,
+        listening: str = "127.0.0.1",
+        *,
+        request_timeout: float = 300.0,
+        told: Refused = lambda address, why: None,
+    ) -> None:
         self.clock = Clock()
-        self.factory: Any = admin_factory(api or Process().api(), Listener(listening, 9349), self.clock)
+        listener = Listener(listening, 9349, request_timeout=request_timeout)
+        self.factory: Any = admin_factory(api or Process().api(), listener, self.clock, told=told)
         self.open()
 
     def open(self) -> Any:
@@ -362,7 +373,7 @@ def test_bodies_that_are_no_json_object(body: bytes) -> None:
 @pytest.mark.threat("Content-Length and body bombs")
 def test_a_large_body_is_refused_and_not_kept() -> None:
     wire = Wire()
-    size = admin.MAX_BODY + 1
+    size = connections.MAX_BODY + 1
     assert wire.ask("POST", "/notices/7/acknowledge", POST, body=b" " * size)[0] == 413
 
 
@@ -385,14 +396,54 @@ def test_a_chunked_body_without_end_is_cut() -> None:
 def test_a_silent_connection_is_closed() -> None:
     wire = Wire()
     wire.send(b"GET /status HT")
-    wire.clock.advance(admin.IDLE_TIMEOUT + 1)
+    wire.clock.advance(connections.IDLE_TIMEOUT + 1)
     assert wire.transport.disconnecting
+
+
+@pytest.mark.threat("slowloris, stalled reader")
+@pytest.mark.parametrize("begun", [b"GET /status HT", b"POST /x HTTP/1.1\r\nContent-Length: 900\r\n\r\n"])
+def test_a_request_that_drips_is_cut_in_its_time(begun: bytes) -> None:
+    told: list[Any] = []
+    wire = Wire(request_timeout=20.0, told=lambda address, why: told.append(why))
+    cut: list[bool] = []
+    wire.transport.abortConnection = lambda: cut.append(True)  # type: ignore[method-assign]
+    wire.send(begun)
+    for _ in range(19):
+        wire.clock.advance(1)
+        wire.send(b"x")
+    assert cut == []
+    wire.clock.advance(1)
+    assert cut == [True]
+    assert told == [Why.SLOW]
+
+
+@pytest.mark.threat("slowloris, stalled reader")
+def test_a_connection_that_is_kept_has_as_long_for_each_request() -> None:
+    told: list[Any] = []
+    wire = Wire(request_timeout=20.0, told=lambda address, why: told.append(why))
+    cut: list[bool] = []
+    wire.transport.abortConnection = lambda: cut.append(True)  # type: ignore[method-assign]
+    assert wire.ask("GET", "/live")[0] == 200
+    # Between two requests it may idle longer.
+    wire.clock.advance(30)
+    assert wire.ask("GET", "/live")[0] == 200
+    assert (cut, wire.transport.disconnecting) == ([], False)
+    wire.send(b"GET /l")
+    wire.clock.advance(20)
+    assert cut == [True]
+    # One that never said anything is cut too, and is nobody's concern.
+    wire.open()
+    quiet: list[bool] = []
+    wire.transport.abortConnection = lambda: quiet.append(True)  # type: ignore[method-assign]
+    wire.clock.advance(20)
+    assert quiet == [True]
+    assert told == [Why.SLOW]
 
 
 @pytest.mark.threat("slowloris, stalled reader")
 def test_connections_are_counted() -> None:
     wire = Wire()
-    for _ in range(admin.MAX_CONNECTIONS - 1):
+    for _ in range(connections.MAX_CONNECTIONS - 1):
         assert wire.open() is not None
     assert wire.open() is None
 
@@ -422,5 +473,52 @@ async def test_over_a_socket() -> None:
         response = await treq.get(url, persistent=False)
         assert response.code == 200
         assert (await treq.json_content(response))["name"] == "DRIMbox"
+    finally:
+        await port.stopListening()
+
+
+@pytest.mark.peer("curl")
+@pytest.mark.threat("a foreign page on the loop")
+@pytest.mark.parametrize(
+    ("status", "options"),
+    [
+        (200, ()),
+        (200, ("-H", "Host: localhost")),
+        # A name that a foreign DNS server resolves to the loop.
+        (403, ("-H", "Host: pirate.fr:9349")),
+        (403, ("-H", "Host: 127.0.0.1.pirate.fr")),
+        (403, ("-H", "Host:")),
+        # What a page has a browser send: a form, a fetch without leave, a link.
+        (403, ("-H", "Origin: https://pirate.fr", "-H", POST, "-d", "{}")),
+        (403, ("-H", "Origin: null", "-H", POST, "-d", "{}")),
+        (415, ("-d", "by=pirate")),
+        (415, ("-H", "Content-Type: text/plain", "-d", "{}")),
+        (403, ("-H", "Sec-Fetch-Site: cross-site")),
+        (403, ("-X", "OPTIONS", "-H", "Origin: https://pirate.fr")),
+        (405, ("-X", "PUT", "-H", POST, "-d", "{}")),
+        (413, ("-H", POST, "-d", "x" * (connections.MAX_BODY + 1))),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_a_browser_led_by_a_foreign_page_gets(status: int, options: tuple[str, ...]) -> None:
+    process = Process()
+    factory = admin_factory(process.api(), Listener("127.0.0.1", 0), reactor)
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+    path = "/notices/7/acknowledge" if "-d" in options else "/status"
+    command = ["curl", "-s", "--noproxy", "*", "-m", "60", "-o", "-", "-w", "\\n%{http_code}", *options]
+    try:
+        done: Any = await deferToThread(
+            lambda: subprocess.run(
+                [*command, f"http://127.0.0.1:{port.getHost().port}{path}"],
+                capture_output=True,
+                timeout=90,
+                check=False,
+            )
+        )
+        body, _, code = done.stdout.rpartition(b"\n")
+        assert int(code) == status, body
+        if status != 200:
+            assert json.loads(body)["error"]["status"] == status
+        assert process.acknowledged == []
     finally:
         await port.stopListening()

@@ -10,7 +10,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from drimbox.source.archivejobs import ArchiveJobs, Progress
+from drimbox.source.jobs import Jobs, Progress
 from drimbox.web import archive, homologation
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
 from drimbox.xdm.names import Month
@@ -55,7 +55,7 @@ class Stage:
         self.works = works = works or Works()
         self.notes: list[tuple[str, str]] = []
         self.changes = 0
-        self.api, sites, jobs = AdminApi(), [site(1), site(2)], ArchiveJobs(Clock())
+        self.api, sites, jobs = AdminApi(), [site(1), site(2)], Jobs(Clock(), "l'archive")
         archive.register(self.api, sites, jobs, works, works, self.note)
         homologation.register(self.api, sites, jobs, works, self.note, self.changed)
 

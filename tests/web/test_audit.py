@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from drimbox.audit import messages
+from drimbox.clock import SystemClock
 from drimbox.ports import AuditEvent
+from drimbox.source.jobs import Jobs
 from drimbox.store.auditchain import ChainHead
 from drimbox.store.auditsearch import AuditQuery, AuditRecord
 from drimbox.web import audit
@@ -41,9 +43,13 @@ class Trail:
         ]
 
 
+async def note(_action: str, _subject: str) -> None:
+    """Nothing here is noted."""
+
+
 def ask(trail: Trail, path: str) -> tuple[int, Any]:
     api = AdminApi()
-    audit.register(api, trail, "349")  # type: ignore[arg-type]
+    audit.register(api, trail, "349", Jobs(SystemClock(), "le journal d'audit"), note)  # type: ignore[arg-type]
     return Wire(api).ask("GET", path)[::2]
 
 

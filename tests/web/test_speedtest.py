@@ -56,7 +56,7 @@ class Gateway:
         speedtest.register(self.api, sites, self.tests, self.store, self._note)
         self.note_failure: Exception | None = None
 
-    async def _note(self, site: str) -> None:
+    async def _note(self, _action: str, site: str) -> None:
         if self.note_failure is not None:
             raise self.note_failure
         self.asked.append(site)

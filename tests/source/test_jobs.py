@@ -9,12 +9,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
-from drimbox.source.archivejobs import ArchiveJobs, JobBusy, JobFailed, Progress
+from drimbox.source.jobs import JobBusy, JobFailed, Jobs, Progress
 from tests.source.fakes import Clock, run
 
 
 def test_one_work_at_a_time_and_its_result_stays_to_be_read() -> None:
-    jobs, gate = ArchiveJobs(Clock()), Deferred[None]()
+    jobs, gate = Jobs(Clock(), "l'archive"), Deferred[None]()
 
     async def work(progress: Progress) -> Mapping[str, Any]:
         progress.total = 2
@@ -33,7 +33,7 @@ def test_one_work_at_a_time_and_its_result_stays_to_be_read() -> None:
 
 
 def test_a_stop_ends_it_between_two_manifests() -> None:
-    jobs, gate = ArchiveJobs(Clock()), Deferred[None]()
+    jobs, gate = Jobs(Clock(), "l'archive"), Deferred[None]()
     done = []
 
     async def work(progress: Progress) -> Mapping[str, Any]:
@@ -55,7 +55,7 @@ def test_a_stop_ends_it_between_two_manifests() -> None:
 
 
 def test_what_fails_says_why_and_what_breaks_goes_to_the_log() -> None:
-    jobs, events = ArchiveJobs(Clock()), list[Any]()
+    jobs, events = Jobs(Clock(), "l'archive"), list[Any]()
 
     async def fails(_: Progress) -> Mapping[str, Any]:
         raise JobFailed("support plein")

@@ -1,8 +1,7 @@
-"""The long works on the archive, one at a time: export and loading (DB.SO.29, DB.SO.30).
+"""Long works that an administrator begins, one at a time of a kind: export, loading, backup.
 
-An administrator begins one, follows it by its number, and reads what it came to. It runs in the process,
-because the store has one owner; it looks up between two manifests, so that a stop of the gateway does not
-wait for a year of archives.
+Whoever begins one follows it by its number, and reads what it came to. It looks up between two steps, so
+that a stop of the gateway does not wait for a year of archives.
 """
 
 from __future__ import annotations
@@ -38,10 +37,12 @@ class Progress:
     done: int = 0
     #: As known so far.
     total: int = 0
+    #: What is being done, French, where works have parts.
+    stage: str = ""
     stopping: bool = False
 
     def step(self, count: int = 1) -> None:
-        """Note `count` more manifests done; raises `JobStopped` when it is time to end."""
+        """Note `count` more steps (manifests) done; raises `JobStopped` when it is time to end."""
         self.done += count
         if self.stopping:
             raise JobStopped
@@ -67,27 +68,33 @@ class Job:
 Work = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 
 
-class ArchiveJobs:
+class Jobs:
     """Runs works, the last one can be looked at."""
 
     log = Logger()
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, about: str) -> None:
+        """`about` names what they work on, in French."""
         self._clock = clock
+        self._about = about
         self._running: Deferred[None] | None = None
         self.last: Job | None = None
 
+    def require_idle(self) -> None:
+        """Raise `JobBusy` while one runs."""
+        if self.last is not None and self.last.running:
+            raise JobBusy(f"un travail est déjà en cours sur {self._about} ({self.last.kind})")
+
     def start(self, kind: str, work: Work) -> Job:
         """Begin a work. Raises `JobBusy`."""
-        if self.last is not None and self.last.running:
-            raise JobBusy(f"un travail est déjà en cours sur l'archive ({self.last.kind})")
+        self.require_idle()
         number = self.last.number + 1 if self.last is not None else 1
         job = self.last = Job(number, kind, self._clock.now())
         self._running = Deferred.fromCoroutine(self._run(job, work))
         return job
 
     async def stop(self) -> None:
-        """End what runs, between two manifests."""
+        """End what runs, between two steps."""
         if self.last is not None and self.last.running and self._running is not None:
             self.last.progress.stopping = True
             await self._running
@@ -100,10 +107,8 @@ class ArchiveJobs:
         except JobFailed as failure:
             job.error = str(failure)
         except Exception:
-            self.log.failure("work on the archive broke", failure=Failure())
+            self.log.failure("administrative work broke", failure=Failure())
             job.error = "erreur interne, voir le journal"
         job.running = False
         job.ended_at = self._clock.now()
-        self.log.info(
-            "{kind} of the archive ended: {done} manifests", kind=job.kind, done=job.progress.done
-        )
+        self.log.info("{kind} ended: {done} steps", kind=job.kind, done=job.progress.done)
