@@ -28,6 +28,7 @@ lint: setup
 test: setup system
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# The long tests at full size: hours. One alone: DRIMBOX_SOAK=1 .venv/bin/python -m pytest tests/integration/test_mixed.py
 soak: setup system
 	DRIMBOX_SOAK=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 

@@ -84,7 +84,7 @@ class Said:
 
 def _beginning(pacs: int, study: int) -> Holding:
     """Return what a PACS holds of a study at first: the last study is in the second PACS."""
-    if pacs != (1 if study == ops.STUDIES - 1 else 0):
+    if pacs != (1 if study % ops.STUDIES == ops.STUDIES - 1 else 0):
         return frozenset()
     series = f"{study_uid(study)}.1"
     return frozenset(Thing(f"{series}.{number}", series, number) for number in (1, 2))
@@ -111,23 +111,24 @@ def marks(holding: Holding) -> dict[str, frozenset[str]]:
 
 
 class Model:
-    """The truth, and what of it may have been seen."""
+    """The truth, and what of it may have been seen, about the studies of one number (`operations`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.studies = ops.studies_of(number)
         #: By PACS and study.
         self.holdings: list[dict[int, Holding]] = [
-            {study: _beginning(pacs, study) for study in range(ops.STUDIES)} for pacs in range(ops.PACSES)
+            {study: _beginning(pacs, study) for study in self.studies} for pacs in range(ops.PACSES)
         ]
         #: In the order in which they came.
         self.said: list[Said] = []
         #: By study, what its PACS held at every moment since a message last named it.
-        self.window: list[list[tuple[Holding, ...]]] = [[self.held(s)] for s in range(ops.STUDIES)]
+        self.window: dict[int, list[tuple[Holding, ...]]] = {s: [self.held(s)] for s in self.studies}
         #: Studies whose key image notes could not be fetched in that time.
         self.unmarked: set[int] = set()
         #: Studies of which nothing was due at some moment since they were last judged.
-        self.absent: set[int] = set(range(ops.STUDIES))
+        self.absent: set[int] = set(self.studies)
         #: Number of the last message that named each study, counted with whatever else is counted.
-        self.named: list[int] = [0] * ops.STUDIES
+        self.named: dict[int, int] = dict.fromkeys(self.studies, 0)
         self._count = 0
         #: By PACS, whether it lists but sends nothing.
         self.immobile = [False] * ops.PACSES
@@ -175,7 +176,7 @@ class Model:
 
     def look(self) -> None:
         """Note what may be seen now."""
-        for study in range(ops.STUDIES):
+        for study in self.studies:
             patients = {said.report.patient for said in self.said if said.report and study in said.studies}
             if None in self.allowed(study) or len(patients) > 1:
                 # With the patient the record changes: in the first one nothing is due any more.
@@ -185,7 +186,7 @@ class Model:
 
     def judged(self) -> None:
         """The record agreed: what was seen before does not count any more."""
-        self.absent = {study for study in range(ops.STUDIES) if None in self.allowed(study)}
+        self.absent = {study for study in self.studies if None in self.allowed(study)}
 
     # -- what must be ------------------------------------------------------------------------------
 
@@ -244,6 +245,6 @@ class Model:
     def __repr__(self) -> str:
         shown: dict[str, Any] = {
             study_uid(study): {"speaker": self.speaker(study), "allowed": self.allowed(study)}
-            for study in range(ops.STUDIES)
+            for study in self.studies
         }
         return repr(shown)

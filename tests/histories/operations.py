@@ -1,7 +1,8 @@
 """What can happen to the feed: the operations of a random history, and how hypothesis draws them.
 
 Small numbers name things: studies, documents, the two PACS, the two structures. There are few of each, so
-that operations meet: a document is sent again, replaced before it came, withdrawn twice.
+that operations meet: a document is sent again, replaced before it came, withdrawn twice. A history of
+another number (`numbered`) has studies and documents of its own.
 """
 
 from __future__ import annotations
@@ -154,6 +155,28 @@ class Calm:
     """Everything is up again, and is given the time it needs; then the record is judged."""
 
 
+def studies_of(number: int) -> range:
+    """Return the studies of the histories of a number."""
+    return range(number * STUDIES, (number + 1) * STUDIES)
+
+
+def numbered(history: tuple[Any, ...], number: int) -> tuple[Any, ...]:
+    """Return the same history of the studies and documents of a number."""
+
+    def other(operation: Any) -> Any:
+        changed: dict[str, Any] = {}
+        for name in ("document", "replaces"):
+            if getattr(operation, name, None) is not None:
+                changed[name] = getattr(operation, name) + number * DOCUMENTS
+        if hasattr(operation, "study"):
+            changed["study"] = operation.study + number * STUDIES
+        if hasattr(operation, "studies"):
+            changed["studies"] = tuple(study + number * STUDIES for study in operation.studies)
+        return attrs.evolve(operation, **changed)
+
+    return tuple(other(each) for each in history)
+
+
 _study = st.integers(0, STUDIES - 1)
 _studies = st.lists(_study, min_size=1, max_size=STUDIES, unique=True).map(tuple)
 _document = st.integers(0, DOCUMENTS - 1)
@@ -233,8 +256,8 @@ SPOKEN: st.SearchStrategy[Any] = st.one_of(
     _scene(_wait),
     _scene(st.just(Calm())),
 )
-#: Anything: what the RIS says, what the PACS hold and tell, and what goes wrong.
-ANYTHING: st.SearchStrategy[Any] = st.one_of(
+#: What the RIS says, and what the PACS hold and tell.
+EVERYDAY: st.SearchStrategy[Any] = st.one_of(
     SPOKEN,
     _scene(_change),
     _scene(st.builds(Note, _study, st.sampled_from((*REJECTIONS, OF_INTEREST)), _pacs)),
@@ -243,6 +266,10 @@ ANYTHING: st.SearchStrategy[Any] = st.one_of(
     _scene(_move),
     _scene(_key),
     _scene(_wait),
+)
+#: Anything: the same, and what goes wrong.
+ANYTHING: st.SearchStrategy[Any] = st.one_of(
+    EVERYDAY,
     # What goes wrong is of no use unless something happens meanwhile.
     _scene(_pacs_is, _anything, _wait),
     _scene(_dmp_is, _anything, _wait),

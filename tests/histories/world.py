@@ -21,10 +21,11 @@ from tests.histories.model import INSIDE, Holding, Model, Said, Thing, study_uid
 
 
 class World(abc.ABC):
-    """One history and what became of it."""
+    """One history and what became of it; `number` says whose studies and documents it is about."""
 
-    def __init__(self) -> None:
-        self.model = Model()
+    def __init__(self, number: int = 0) -> None:
+        self.model = Model(number)
+        self._first = 1000 * number
         self._messages: list[Callable[[], Awaitable[None]]] = []
         self._number = 0
         #: Objects made; the first ones were there before.
@@ -99,7 +100,7 @@ class World(abc.ABC):
         for operation in operations:
             await self.do(operation)
         await self.do(ops.Calm())
-        everything = ops.Change(tuple(range(ops.STUDIES)))
+        everything = ops.Change(tuple(self.model.studies))
         await self.do(everything)
         await self.do(ops.Calm())
         changes = self.changes()
@@ -118,7 +119,7 @@ class World(abc.ABC):
         # Nothing here is beyond the gateway: nobody has to come and look.
         verdict.check(not (parked := self._rows("parked")), f"parked: {parked}")
         known = self.known()
-        for study in range(ops.STUDIES):
+        for study in self.model.studies:
             excused = self.excused(study) or self.model.claimed_twice(study)
             current = self.current(study)
             archived = self.archived(study)
@@ -180,16 +181,17 @@ class World(abc.ABC):
     def _sent(self, lag: int) -> tuple[int, int]:
         """Return the second of MSH-7 and the number of a message overtaken by `lag` others."""
         self._number += 1
-        return 60 * (self._number - lag) - 30 * (lag > 0) + self._number % 29, self._number
+        sent = 60 * (self._number - lag) - 30 * (lag > 0) + self._number % 29
+        return sent, self._first + self._number
 
     async def _change(self, change: ops.Change) -> None:
         self._number += 1
-        await self.send(change_message(change, self._number))
+        await self.send(change_message(change, self._first + self._number))
         self.model.name(*change.studies)
 
     async def _note(self, note: ops.Note) -> None:
         self._number += 1
-        study, uid = study_uid(note.study), f"2.999.4.{self._number}"
+        study, uid = study_uid(note.study), f"2.999.4.{self._first + self._number}"
         series, cited = f"{study}.8{self._number}", {f"{study}.1.1": f"{study}.1"}
         if note.title in ops.REJECTIONS and self._number % 2:
             # Many a PACS keeps it in the study, and lists it even when nothing else is left.

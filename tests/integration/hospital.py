@@ -116,8 +116,17 @@ class Hospital:
             "dmp": {"keep_alive": "0"},
             **(more or {}),
         }
-        self.stand = Stand(folder / "stand", reactor, addresses, dicom_port=port, extra=extra, ris=ris)
+        self.stand = self._make_stand(addresses, port, extra, ris)
         self._messages = 0
+
+    def _make_stand(
+        self,
+        pacses: Sequence[PacsAddress],
+        dicom_port: int,
+        extra: Mapping[str, Mapping[str, str]],
+        ris: Mapping[str, str] | None,
+    ) -> Stand:
+        return Stand(self.folder / "stand", reactor, pacses, dicom_port=dicom_port, extra=extra, ris=ris)
 
     async def start(self) -> None:
         await self.stand.start()

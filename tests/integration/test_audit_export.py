@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -29,8 +30,8 @@ BATCH = 20
 class AuditedStand(FeedStand):
     """A gateway that sends its audit events to a repository of ours."""
 
-    def __init__(self, folder: Path, pacs: PacsAddress) -> None:
-        super().__init__(folder, [pacs])
+    def __init__(self, folder: Path, *pacses: PacsAddress, **options: Any) -> None:
+        super().__init__(folder, pacses, **options)
         self.server: SyslogServer
         self.atna_port = free_port()
 

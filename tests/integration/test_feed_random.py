@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
 from pydicom.dataset import Dataset, FileMetaDataset
 from pynetdicom import AE
 from twisted.internet.error import ConnectError, ConnectionLost
@@ -97,9 +98,11 @@ class RandomStand(FeedStand):
 class Hospital(World):
     """One history over the sockets of a stand, with a gateway that remembers nothing before it."""
 
-    def __init__(self, stand: RandomStand, pacses: list[SimulatedPacs], folder: Path) -> None:
-        super().__init__()
-        self.stand = stand
+    def __init__(
+        self, stand: FeedStand, pacses: list[SimulatedPacs], folder: Path, number: int = 0
+    ) -> None:
+        super().__init__(number)
+        self.stand: Any = stand
         self.pacses = pacses
         self._folder = folder
         #: By study, the submissions that had been refused when it was last named.
@@ -112,17 +115,23 @@ class Hospital(World):
         shutil.rmtree(stand.folder / "state", ignore_errors=True)
         stand.dmp.service.registry = Registry()
         stand.dmp.service.exchanges.clear()
-        self._folder.mkdir(parents=True)
-        for number, pacs in enumerate(self.pacses):
+        for pacs in self.pacses:
             pacs.index.clear()
-            for study, holding in self.model.holdings[number].items():
-                await self.hold(number, study, holding)
+        await self.fill()
         await stand.start_gateway()
 
+    async def fill(self) -> None:
+        """Put into the PACS what they hold at the beginning."""
+        self._folder.mkdir(parents=True)
+        for number, studies in enumerate(self.model.holdings):
+            for study, holding in studies.items():
+                await self.hold(number, study, holding)
+
     async def do(self, operation: Any) -> None:
-        named, refused = list(self.model.named), [self._refusals(study) for study in range(ops.STUDIES)]
+        named = dict(self.model.named)
+        refused = {study: self._refusals(study) for study in named}
         await super().do(operation)
-        for study, before in enumerate(named):
+        for study, before in named.items():
             if self.model.named[study] != before:
                 self._refused[study] = refused[study]
 
@@ -276,27 +285,29 @@ def variety(history: tuple[Any, ...]) -> int:
     return len({(type(each), *(getattr(each, name, None) for name in named)) for each in history})
 
 
-def drawn() -> list[tuple[Any, ...]]:
+def drawn(
+    scene: SearchStrategy[Any] = ops.ANYTHING, *, count: int = COUNT, length: int = LENGTH
+) -> list[tuple[Any, ...]]:
     """Draw histories, and keep those in which most happens: there is time for few."""
     found: dict[tuple[str, ...], tuple[Any, ...]] = {}
 
     @seed(SEED)
     @settings(
-        max_examples=max(400, 4 * COUNT),
+        max_examples=max(400, 4 * count),
         database=None,
         deadline=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
-    @given(ops.histories(ops.ANYTHING))
+    @given(ops.histories(scene))
     def collect(history: tuple[Any, ...]) -> None:
-        history = history[:LENGTH]
+        history = history[:length]
         if sum(isinstance(each, ops.Report) and not each.flaw for each in history) >= 3:
             # Hypothesis draws many that are nearly the same.
             found.setdefault(tuple(type(each).__name__ for each in history), history)
 
     collect()
-    return sorted(found.values(), key=variety, reverse=True)[:COUNT]
+    return sorted(found.values(), key=variety, reverse=True)[:count]
 
 
 @pytest.fixture(scope="module")
