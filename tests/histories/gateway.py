@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from drimbox import assembly
 from drimbox import stores as stores_module
+from drimbox.assembly import Assembly, delivering, images, whole
 from drimbox.config import Config
 from drimbox.ports import Archives, Record
 from drimbox.source import backoff
@@ -142,15 +142,6 @@ def template(folder: Path) -> Path:
     return path
 
 
-class Assembly(assembly.Assembly):
-    """The gateway's parts, with the PACS of the history."""
-
-    archives: Archives
-
-    def _make_archives(self) -> Archives:
-        return self.archives
-
-
 class Gateway:
     """A gateway that may be killed and started again."""
 
@@ -193,13 +184,13 @@ class Gateway:
         self.lives += 1
         life = self.life = Life(self.clock, self._chance)
         reactor: Any = life
-        Assembly.archives = self._archives(life)
-        record = self._record(life)
+        archives, record = self._archives(life), self._record(life)
         with (
             mock.patch.object(stores_module, "Database", Store),
-            mock.patch.object(assembly, "DmpClient", return_value=record),
-            mock.patch.object(assembly, "client_policy", return_value=None),
-            mock.patch.object(assembly, "TokenIntrospector"),
+            mock.patch.object(images.Images, "_make_archives", return_value=archives),
+            mock.patch.object(whole, "DmpClient", return_value=record),
+            mock.patch.object(delivering, "client_policy", return_value=None),
+            mock.patch.object(delivering, "TokenIntrospector"),
             # Looks at empty queues are most of what a history costs.
             mock.patch.dict(Worker.__init__.__kwdefaults__, interval=4.0),
         ):
@@ -210,7 +201,7 @@ class Gateway:
             self.assembly = Assembly(
                 self._config, reactor, wall, stores, whitelist, self._defer, lambda *_: None
             )
-        for worker in self.assembly.workers:
+        for worker in self.assembly.feed.workers:
             worker.startService()
 
     def kill(self, life: Life) -> None:
