@@ -11,7 +11,7 @@ A RIS keeps its connection for days: whoever is revoked meanwhile, or whose cert
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -34,6 +34,10 @@ _RULES = PeerRules(usage_required=False)
 
 class _Connection(JudgedConnection):
     """A connection of a `ListenerContext`."""
+
+    def __init__(self, context: SSL.Context, carrier: Any, owner: ListenerContext) -> None:
+        self.owner = owner
+        super().__init__(context, carrier)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -100,9 +104,16 @@ class ListenerContext:
         ends = [crl.next_update_utc for crl in self._lists]
         return any(end is not None and end < now for end in ends)
 
+    def stands(self, certificate: x509.Certificate) -> bool:
+        """Say whether a certificate that was verified has neither ended nor been revoked since."""
+        mine = (crl for crl in self._lists if crl.issuer == certificate.issuer)
+        number = certificate.serial_number
+        revoked = any(crl.get_revoked_certificate_by_serial_number(number) is not None for crl in mine)
+        return not revoked and datetime.now(UTC) < certificate.not_valid_after_utc
+
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (name of the interface)
         """Return a new connection."""
-        connection = _Connection(self._context, tlsProtocol)
+        connection = _Connection(self._context, tlsProtocol, self)
         connection.set_info_callback(self._watch)
         self._open.add(connection)
         return connection
@@ -132,10 +143,11 @@ class ListenerContext:
 def certificate_of(transport: Any) -> x509.Certificate | None:
     """Return the verified certificate that the client of a `ListenerContext` has shown, None for none.
 
-    `transport` is a Twisted TLS transport, or a wrapper that passes `getHandle` on.
+    One that has ended, or been revoked, since the connection was opened is none. `transport` is a Twisted
+    TLS transport, or a wrapper that passes `getHandle` on.
     """
     handle = getattr(transport, "getHandle", lambda: None)()
     if not (isinstance(handle, _Connection) and handle.done and handle.get_verify_mode() & SSL.VERIFY_PEER):
         return None
-    certificate = handle.get_peer_certificate(as_cryptography=True)
-    return certificate if isinstance(certificate, x509.Certificate) else None
+    chain = handle.get_verified_chain(as_cryptography=True)
+    return chain[0] if chain and all(map(handle.owner.stands, chain)) else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import ssl
 import subprocess
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -113,6 +115,26 @@ fingerprint = "{mark}"
         done = await run([*command, f"https://localhost:{self.admin_port}{path}"])
         body = out.read_bytes() if out.exists() else b""
         return Answer(done.returncode, int(done.stdout[-3:] or b"0"), body)
+
+
+class Kept:
+    """A connection that is kept open; it blocks."""
+
+    def __init__(self, stand: CertificateStand, pair: Pair) -> None:
+        context = ssl.create_default_context(cafile=str(stand.pki.roots))
+        context.load_cert_chain(pair.certificate, pair.key)
+        self._connection = http.client.HTTPSConnection(
+            "localhost", stand.admin_port, timeout=60, context=context
+        )
+        self._connection.connect()
+        # It is never opened anew: that would be another handshake.
+        self._connection.auto_open = 0
+
+    def ask(self) -> int:
+        self._connection.request("GET", "/account")
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.status
 
 
 async def run(command: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -292,6 +314,8 @@ async def test_revocation_counts_without_a_restart_and_a_list_run_out_is_told(
     world: CertifiedWorld,
 ) -> None:
     stand = world.stand
+    kept = await deferToThread(Kept, stand, stand.denise)
+    assert await deferToThread(kept.ask) == 200
     try:
         stand.revoke(stand.denise)
         assert (await stand.curl("/status", stand.denise)).status == 200
@@ -299,6 +323,8 @@ async def test_revocation_counts_without_a_restart_and_a_list_run_out_is_told(
             0
         ] == 200
         assert (await stand.curl("/status", stand.denise)).exit != 0
+        # A connection that was open before serves the revoked no longer.
+        assert await deferToThread(kept.ask) == 401
         assert (await stand.curl("/status", stand.paul)).status == 200
         # With a list out of date nobody knows who is revoked; a start looks at once.
         stand.revoke(expired=True)
