@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -379,7 +380,9 @@ async def test_a_clock_that_is_not_the_dmps(world: World) -> None:
     world.published.date = datetime.now(UTC) - timedelta(minutes=5)
     found = await world.examine((world.key("base_url"), f'base_url = "https://localhost:{world.tls}"'))
     (clock,) = [each for each in broken(found) if each.check == "clock"]
-    assert "avance de 300 s" in clock.text or "avance de 301 s" in clock.text
+    # The date stands still while the examination gets there.
+    (seconds,) = re.findall(r"avance de (\d+) s", clock.text)
+    assert 300 <= int(seconds) < 600
 
 
 @pytest_twisted.ensureDeferred
