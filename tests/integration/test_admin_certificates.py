@@ -60,7 +60,7 @@ class CertificateStand(AccountStand):
         self.denise = self.person("Denise Durand")
         self.paul = self.person("Paul Petit", unit="Audit")
         mark = self.paul.load().fingerprint(hashes.SHA256()).hex(":").upper()
-        keys = f'client_roots = "{self.roots}"\nclient_crls = "{self.crl}"\nrequest_timeout = "5s"\n'
+        keys = f'client_roots = "{self.roots}"\nclient_crls = "{self.crl}"\nrequest_timeout = "10s"\n'
         clients = f"""
 [[admin.client]]
 account = "denise"
