@@ -330,7 +330,11 @@ def verified_chain(transport: Any) -> list[x509.Certificate]:
 
 def is_unfinished(transport: Any) -> bool:
     """Say whether the handshake of a connection of ours goes on: neither done nor refused."""
-    handle = getattr(transport, "getHandle", lambda: None)()
+    try:
+        handle = transport.getHandle()
+    except AttributeError:
+        # Of no kind that has one, or in clear and gone, and its socket with it.
+        return False
     return isinstance(handle, JudgedConnection) and not (handle.done or handle.refused)
 
 
