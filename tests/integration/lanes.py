@@ -250,7 +250,8 @@ class Lane:
         """Nothing is read: the gateway holds what it may, and lets the PACS wait."""
         self._pacs.behaviour = behave()
         client = self._ask(self.holding.long)
-        self._until(lambda: self._probe.gauges()["drimbox_window_bytes"] > 0, "bytes held")
+        names = ("drimbox_window_bytes", "drimbox_spool_bytes")
+        self._until(lambda: any(map(self._probe.gauges().get, names)), "bytes held")
         client.leave(reset=self._reset())
 
     def spooled(self) -> None:

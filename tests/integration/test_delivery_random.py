@@ -37,6 +37,7 @@ from tests.integration.hospital import (
     data_set,
     received,
 )
+from tests.integration.probe import Probe
 from tests.integration.waiting import until, wait
 
 SOAK = bool(os.environ.get("DRIMBOX_SOAK"))
@@ -290,8 +291,8 @@ async def nothing_left(busy: Hospital, descriptors: int) -> None:
 
 
 def open_files(busy: Hospital) -> int:
-    """Count the descriptors of the gateway."""
-    return len(list(Path(f"/proc/{busy.stand.pid}/fd").iterdir()))
+    """Count the descriptors of the gateway, less the store's."""
+    return Probe(busy).descriptors().total()
 
 
 async def baseline(busy: Hospital, holdings: list[tuple[Served, int]]) -> int:

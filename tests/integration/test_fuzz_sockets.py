@@ -16,6 +16,7 @@ from tests.dicom.box import message, store_request, storing
 from tests.dicom.datasets import EXPLICIT, ct, encode
 from tests.dicom.fuzzing import EFFORT, damages
 from tests.integration.hospital import Hospital, Served, digests, received
+from tests.integration.probe import Probe
 
 #: Some seconds each in CI, forty times as many mutations in `make soak`.
 pytestmark = pytest.mark.slow
@@ -33,7 +34,7 @@ def resident(hospital: Hospital) -> int:
 
 
 def descriptors(hospital: Hospital) -> int:
-    return len(list(Path(f"/proc/{hospital.stand.pid}/fd").iterdir()))
+    return Probe(hospital).descriptors().total()
 
 
 def answered(hospital: Hospital, data: bytes) -> bytes:

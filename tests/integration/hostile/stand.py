@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from drimbox.config import WadoSettings
 from drimbox.sim.peers import free_port
 from drimbox.sim.stand import LOOPBACK
 from tests.integration.hospital import Hospital
+from tests.integration.probe import Probe
 from tests.integration.test_certificates import Authority
 from tests.integration.waiting import wait
 
@@ -83,12 +82,8 @@ class Besieged:
         return int(found[1]) / 1024
 
     def descriptors(self) -> int:
-        """Count the open files of the gateway, less the store's: a thread that asks it opens its own."""
-        count = 0
-        for each in (self._process / "fd").iterdir():
-            with suppress(FileNotFoundError):
-                count += "/drimbox.db" not in os.readlink(each)
-        return count
+        """Count the open files of the gateway, less the store's."""
+        return Probe(self.hospital).descriptors().total()
 
     def last_words(self) -> str:
         """Return the end of the log."""
