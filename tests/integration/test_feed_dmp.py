@@ -70,8 +70,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         [PacsAddress("PACS", pacs.port, POOL)],
         extra={
             "dmp": {
-                "timeout": "1",
-                "connect_timeout": "0.5",
+                "timeout": "3",
+                "connect_timeout": "2",
                 "retry_first": "0.1",
                 "retry_max": "0.2",
             }
@@ -94,7 +94,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ]
     + [
         pytest.param(after(PUBLISH, Kind.SILENT), 1, id="silent after registering"),
-        pytest.param(after(PUBLISH, Kind.NORMAL, seconds=1.5), 1, id="answer slower than our patience"),
+        pytest.param(after(PUBLISH, Kind.NORMAL, seconds=4.5), 1, id="answer slower than our patience"),
         pytest.param(after(PUBLISH, Kind.HTTP, status=503), 2, id="HTTP 503"),
         pytest.param(after(PUBLISH, Kind.HTTP, status=302), 1, id="HTTP 302"),
         pytest.param(after(PUBLISH, Kind.HTTP, status=429), 1, id="HTTP 429"),

@@ -36,7 +36,7 @@ MISHAPS = {
     "cut after": Behaviour(Kind.CUT_AFTER),
     "cut in the answer": Behaviour(Kind.CUT_ANSWER),
     "answer that never comes": Behaviour(Kind.SILENT),
-    "answer later than our patience": Behaviour(Kind.NORMAL, seconds=1.6),
+    "answer later than our patience": Behaviour(Kind.NORMAL, seconds=4.5),
     "noise for an answer": Behaviour(Kind.GARBAGE),
     "endless answer": Behaviour(Kind.HUGE),
     "carried out, told to come back": Behaviour(Kind.ERROR_AFTER, code="XDSRepositoryBusy"),
@@ -84,8 +84,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "base_url": f'"https://localhost:{relay.port}"',
         # Each request on a connection of its own: the relay counts them.
         "keep_alive": "0",
-        "timeout": "1",
-        "connect_timeout": "0.5",
+        "timeout": "3",
+        "connect_timeout": "2",
         "retry_first": "0.1",
         "retry_max": "0.2",
     }
