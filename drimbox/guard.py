@@ -300,14 +300,23 @@ class Guard:
         )
 
     async def _stranger(self, address: str, _name: str, why: Why, count: int) -> None:
+        await self._alert(
+            address, "administration", f"Connexion d'administration refusée : {why.value}", count
+        )
+
+    async def _alerted(self, address: str, door: str, why: Why, count: int) -> None:
+        await self._alert(address, door, why.value, count)
+
+    async def _alert(self, address: str, subject: str, description: str, count: int) -> None:
+        """Record that a peer was not let in (PS3.15 A.5.3.11, Node Authentication)."""
         times = f" ({count} fois)" if count > 1 else ""
         await self._audit.record(
             messages.security_alert(
                 kind=messages.Alert.NODE_AUTHENTICATION,
                 name=self._config.drimbox.name,
                 source_name=self._config.sites[0].wado_fqdn,
-                subject="administration",
-                description=f"Connexion d'administration refusée : {why.value}{times}",
+                subject=subject,
+                description=f"{description}{times}",
                 peer_address=address,
             )
         )
@@ -319,19 +328,6 @@ class Guard:
             count=count,
             address=address,
             why=why.name,
-        )
-
-    async def _alerted(self, address: str, door: str, why: Why, count: int) -> None:
-        times = f" ({count} fois)" if count > 1 else ""
-        await self._audit.record(
-            messages.security_alert(
-                kind=messages.Alert.NODE_AUTHENTICATION,
-                name=self._config.drimbox.name,
-                source_name=self._config.sites[0].wado_fqdn,
-                subject=door,
-                description=f"{why.value}{times}",
-                peer_address=address,
-            )
         )
 
     async def _admitted(self, address: str, door: str, _why: Why, count: int) -> None:
