@@ -25,8 +25,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# JOBS=2: shared by two processes, a file of tests at a time; those marked `alone` run while the other waits.
+JOBS ?= 1
 test: setup system
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder) $(PYTEST_ARGS)
 
 # The long tests at full size: hours. One alone: DRIMBOX_SOAK=1 .venv/bin/python -m pytest tests/integration/test_mixed.py
 soak: setup system

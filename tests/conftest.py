@@ -1,7 +1,8 @@
 """What all tests share: the conformance matrix, and no silent skip of a real peer in CI.
 
 The matrix is written to `reports/conformance.{json,md}` at the end of a run: for every requirement of
-`tests/requirements.tsv`, the tests that name it and what they said.
+`tests/requirements.tsv`, the tests that name it and what they said. When several processes share the tests
+(pytest-xdist) each report carries its requirements to the one that hands the tests out, which alone writes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -16,18 +18,55 @@ from typing import Any
 
 import pytest
 
+from drimbox.sim import peers
 from drimbox.sim.postgres import Absent, Cluster, find_programs
+from tests.turns import Turns
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "reports"
 CATALOGUE = Path(__file__).parent / "requirements.tsv"
 _results: dict[str, dict[str, str]] = defaultdict(dict)
 _RANK = {"passed": 0, "skipped": 1, "failed": 2}
+_TURNS = pytest.StashKey[Turns]()
+_LOCKS = pytest.StashKey[Path]()
 
 
 def _catalogue() -> dict[str, tuple[str, str]]:
     rows = (line.split("\t") for line in CATALOGUE.read_text("utf-8").splitlines() if line)
     return {row[0]: (row[1], row[4]) for row in rows}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give processes that share the tests ports of their own."""
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is not None:
+        share = len(peers.PORTS) // int(worker["workercount"])
+        first = peers.PORTS[0] + share * int(worker["workerid"].removeprefix("gw"))
+        os.environ[peers.PORTS_VARIABLE] = f"{first}-{first + share - 1}"
+        config.stash[_TURNS] = Turns(Path(worker["turns"]))
+
+
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process that will share the tests where the locks are (a hook of pytest-xdist)."""
+    node.workerinput["turns"] = str(
+        node.config.stash.setdefault(_LOCKS, Path(tempfile.mkdtemp())) / "turns"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Have a test marked `alone` run while no other process runs one."""
+    turns = item.config.stash.get(_TURNS, None)
+    if turns is None:
+        return (yield)
+    with turns.hold(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the locks."""
+    if folder := config.stash.get(_LOCKS, None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,17 +98,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, pytest.TestReport]:
-    """Note results by requirement; in CI a real-peer test that was skipped has failed."""
+    """Have a report name its requirements; in CI a real-peer test that was skipped has failed."""
     report: pytest.TestReport = yield
     if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("peer") is not None:
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where every peer must be there: {report.longrepr}"
-    if report.when == "call" or report.outcome != "passed":
-        for marker in item.iter_markers("requirement"):
-            for name in marker.args:
-                known = _results[name].get(item.nodeid, "passed")
-                _results[name][item.nodeid] = max(known, report.outcome, key=_RANK.__getitem__)
+    report.requirements = [name for marker in item.iter_markers("requirement") for name in marker.args]
     return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note results by requirement."""
+    if report.when == "call" or report.outcome != "passed":
+        # A test whose process died has a report that is not of our making, and names no requirement.
+        for name in getattr(report, "requirements", ()):
+            known = _results[name].get(report.nodeid, "passed")
+            _results[name][report.nodeid] = max(known, report.outcome, key=_RANK.__getitem__)
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +132,7 @@ def postgresql() -> Iterator[Cluster]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the matrix, unless only part of the tests was asked for by name."""
-    if session.config.option.collectonly:
+    if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
     REPORTS.mkdir(exist_ok=True)
     rows = []

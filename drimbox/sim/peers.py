@@ -58,7 +58,9 @@ Destinations = Mapping[str, tuple[str, int]]
 _running: set[Peer] = set()
 
 #: Below Linux's ephemeral range, above the usual services.
-_PORTS = (15_000, 32_000)
+PORTS = range(15_000, 32_000)
+#: Environment variable, "FIRST-LAST": the part of `PORTS` that this process and its children may take.
+PORTS_VARIABLE = "DRIMBOX_SIM_PORTS"
 _random = random.SystemRandom()
 _given: set[int] = set()
 
@@ -88,10 +90,13 @@ def free_port() -> int:
     """Return a TCP port nobody listens on.
 
     Outside the range from which the system takes ports for outgoing connections: one of those would be
-    given away again between this call and the moment somebody listens. Never the same twice.
+    given away again between this call and the moment somebody listens. Never the same twice. Processes that
+    run side by side are given ranges of their own (`PORTS_VARIABLE`), or one would take what the other has
+    just been promised.
     """
+    first, _, last = os.environ.get(PORTS_VARIABLE, f"{PORTS[0]}-{PORTS[-1]}").partition("-")
     while True:
-        port = _random.randrange(*_PORTS)
+        port = _random.randint(int(first), int(last))
         if port in _given:
             continue
         with socket.socket() as trial:

@@ -63,6 +63,7 @@ async def test_the_simulated_pacs_sees_the_cancel_after_the_answer_in_flight(
     await box.all_free(20)
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_pacs_deaf_to_the_cancel_is_aborted_and_its_title_kept_quiet(
     box: Box, pacs: SimulatedPacs, tmp_path: Path
@@ -158,6 +159,7 @@ async def test_who_leaves_before_it_began_or_while_we_connect_moves_nothing(
     await box.all_free(20)
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_who_leaves_after_the_final_answer_waits_for_nothing(
     box: Box, pacs: SimulatedPacs, study: GeneratedStudy

@@ -283,6 +283,7 @@ async def test_a_sop_class_that_is_none_is_not_known(box: Box) -> None:
 # -- a PACS that fails --------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [

@@ -61,6 +61,7 @@ def silence(association: Answering, command: Command, data: Dataset | None) -> N
 # -- C-ECHO -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("DB.SO.05", "DB.SO.140")
 @pytest.mark.peer("dcmqrscp")
 @pytest_twisted.ensureDeferred
@@ -72,6 +73,7 @@ async def test_echo_with_dcmtk(here: Any) -> None:
             await echo(attrs.evolve(pacs, ae_title="NOBODY"), SETTINGS, reactor)
 
 
+@pytest.mark.alone
 @pytest.mark.peer("Orthanc")
 @pytest_twisted.ensureDeferred
 async def test_echo_with_orthanc(here: Any) -> None:
@@ -80,6 +82,7 @@ async def test_echo_with_orthanc(here: Any) -> None:
         assert 0 <= await echo(pacs, SETTINGS, reactor) < 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [

@@ -130,6 +130,7 @@ ANSWERED: dict[str, tuple[Behaviour, int, bool]] = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ANSWERED)
 @pytest_twisted.ensureDeferred
 async def test_a_move_that_is_answered(
@@ -172,6 +173,7 @@ UNANSWERED: dict[str, tuple[Behaviour, type[Exception], str]] = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", UNANSWERED)
 @pytest_twisted.ensureDeferred
 async def test_a_move_that_is_not_answered(

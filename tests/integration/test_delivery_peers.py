@@ -95,6 +95,7 @@ both = pytest.mark.parametrize("site", [DCMTK, ORTHANC], ids=["dcmqrscp", "Ortha
 peers = pytest.mark.peer("dcmqrscp", "Orthanc")
 
 
+@pytest.mark.alone
 @peers
 @both
 @pytest.mark.requirement("DB.SO.32", "DB.SO.177", "DB.SO.173", "DB.SO.100", "DB.SO.113")

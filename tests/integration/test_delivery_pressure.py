@@ -106,6 +106,7 @@ async def until_given_back(hospital: Hospital) -> None:
     await until(empty, what="spool and window empty")
 
 
+@pytest.mark.alone
 @pytest_twisted.ensureDeferred
 async def test_a_slow_client_does_not_hold_the_pacs(tight: Hospital, large: Served) -> None:
     started = time.monotonic()
@@ -180,6 +181,7 @@ def closed_after(hospital: Hospital, plain: bool, *pieces: bytes, every: float =
     return time.monotonic() - started
 
 
+@pytest.mark.alone
 @pytest.mark.threat("slowloris, stalled reader")
 @pytest.mark.parametrize(
     ("plain", "pieces"),
@@ -201,6 +203,7 @@ async def test_no_drip_winds_the_clock_back(
     assert 1.5 < took < 9
 
 
+@pytest.mark.alone
 @pytest.mark.threat("slowloris, stalled reader")
 @pytest_twisted.ensureDeferred
 async def test_an_idle_connection_is_closed_later_than_a_slow_request(

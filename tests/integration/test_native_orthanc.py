@@ -30,6 +30,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeHospital]
         wait(hospital.stop())
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("DB.SO.165", "DB.SO.32", "DB.SO.188")
 @pytest.mark.parametrize("syntax", [JPEG_LS, EXPLICIT_LE], ids=["JPEG-LS", "Explicit"])
 @pytest_twisted.ensureDeferred

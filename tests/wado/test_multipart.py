@@ -288,6 +288,7 @@ def test_a_bad_boundary_is_refused(value):
         boundary_of(value)
 
 
+@pytest.mark.alone
 def test_time_is_linear_and_memory_bounded():
     # 16 MiB of the worst: every byte could start a delimiter; fed in 16 KiB pieces.
     piece = b"\r\n--bbbbbbb" * 1489

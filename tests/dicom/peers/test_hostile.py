@@ -177,6 +177,7 @@ async def test_a_hostile_caller_is_refused_and_the_next_one_served(
     assert quiet == []
 
 
+@pytest.mark.alone
 @pytest.mark.threat("PDU length bomb")
 @pytest_twisted.ensureDeferred
 async def test_a_promise_of_gigabytes_is_refused_at_its_header(box: Box) -> None:
@@ -207,6 +208,7 @@ def test_every_byte_of_a_request_may_be_wrong(quiet: list[Any]) -> None:
     assert not box.factory._open
 
 
+@pytest.mark.alone
 @pytest.mark.threat("PDU length bomb")
 @pytest.mark.parametrize("name", ["3,000 contexts", "context of 10,000 transfer syntaxes"])
 def test_items_are_counted_before_they_are_made_objects(name: str) -> None:
