@@ -448,10 +448,10 @@ LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
     ids=["file entity", "parameter entity", "billion laughs", "external DTD", "depth"],
 )
 def test_hostile_xml_is_refused_at_once(document: bytes) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(XmlRefused):
         read_header(document)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
     message = read_report_message(build_message(document=document))
     with pytest.raises(ReportNotInterpretable, match="pas un document CDA lisible"):
         build_report(message)
@@ -525,9 +525,9 @@ def test_an_empty_cda_lacks_everything_but_is_read() -> None:
 @pytest.mark.parametrize("level", [1, 3])
 def test_a_report_of_fifteen_megabytes_is_read_quickly(level: int) -> None:
     document = build_cda(SimReport(level=level, pdf_size=11_000_000))
-    started = time.perf_counter()
+    started = time.thread_time()
     assert missing_values(read_header(document)) == []
-    assert time.perf_counter() - started < 3  # about 0.1 s
+    assert time.thread_time() - started < 3  # about 0.1 s
 
 
 # --- published samples -----------------------------------------------------------------------------

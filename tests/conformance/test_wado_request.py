@@ -274,10 +274,10 @@ def test_any_bytes_give_a_report(data: bytes) -> None:
 
 @pytest.mark.alone
 def test_a_huge_head_is_refused_at_once() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     report = validate_request(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 1_000_000)
     assert not report.ok
-    assert time.perf_counter() - started < 2.0
+    assert time.thread_time() - started < 2.0
 
 
 # --- the report itself ------------------------------------------------------------------------------

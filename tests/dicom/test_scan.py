@@ -399,7 +399,7 @@ def test_damaged_headers_never_raise_anything_else(data: st.DataObject) -> None:
 def test_a_header_costs_microseconds() -> None:
     """The hot path of every image; the bound is loose for slow machines, bench/ measures it."""
     data = encode(ct(), EXPLICIT)
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(500):
         HeaderScanner(EXPLICIT).feed(data)
-    assert (time.perf_counter() - start) / 500 < 0.001
+    assert (time.thread_time() - start) / 500 < 0.001

@@ -215,14 +215,14 @@ def test_counts_from_outside_are_bounded(body: str, code: str) -> None:
 )
 def test_no_repeated_delimiter_costs_more_than_linear_time(filler: str) -> None:
     raw = (head() + "PID|1||" + filler * (2_000_000 // len(filler))).encode()
-    started = time.perf_counter()
+    started = time.thread_time()
     try:
         message = Message(raw)
         message.repetitions(message.first("PID"), 3)
         message.get(message.first("PID"), 3)
     except Hl7Refused:
         pass
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_wrong_charset_of_the_simulated_ris_is_read() -> None:

@@ -342,9 +342,9 @@ def test_a_message_of_twenty_megabytes_is_read_quickly_and_in_bounded_memory(wra
     document = os.urandom(15_000_000)
     raw = build_message(message=SimMessage(wrap=wrap), document=document)
     assert len(raw) > 20_000_000
-    started = time.perf_counter()
+    started = time.thread_time()
     assert read_report_message(raw).document == document
-    assert time.perf_counter() - started < 3  # about 0.1 s whole, 0.3 s wrapped
+    assert time.thread_time() - started < 3  # about 0.1 s whole, 0.3 s wrapped
     tracemalloc.start()
     try:
         read_report_message(raw)

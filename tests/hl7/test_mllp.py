@@ -116,9 +116,9 @@ def test_twenty_megabytes_in_small_pieces_stay_linear_in_time_and_memory() -> No
     message = b"A" * 20_000_000
     stream = frame(message)
     pieces = [stream[i : i + 1460] for i in range(0, len(stream), 1460)]
-    started = time.perf_counter()
+    started = time.thread_time()
     assert feed_all(pieces, limit=len(message)) == [MessageReceived(message)]
-    assert time.perf_counter() - started < 2  # about 0.03 s; a quadratic reader takes minutes
+    assert time.thread_time() - started < 2  # about 0.03 s; a quadratic reader takes minutes
     tracemalloc.start()
     try:
         feed_all(pieces, limit=len(message))
@@ -129,6 +129,6 @@ def test_twenty_megabytes_in_small_pieces_stay_linear_in_time_and_memory() -> No
 
 @pytest.mark.threat("HL7 and MLLP")
 def test_many_tiny_frames_in_one_piece_stay_linear() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert len(feed_all([frame(b"") * 100_000])) == 100_000
-    assert time.perf_counter() - started < 3  # about 0.2 s
+    assert time.thread_time() - started < 3  # about 0.2 s

@@ -279,10 +279,10 @@ def test_sequences_nested_a_hundred_thousand_deep_are_refused_at_once(syntax: st
     else:
         head = struct.pack("<HHI", 0x0040, 0xA730, 0xFFFFFFFF)
     bomb = (head + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)) * 100_000
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(ManifestRefused, match="nest"):
         read_manifest(file_preamble(KO, "2.25.1", syntax) + bomb)
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 @pytest.mark.threat("nested sequences, recursion")
