@@ -121,6 +121,42 @@ def test_certificates_of_ris_are_verified_against_somebody(
         assert load(path).hl7.tls is not None
 
 
+@pytest.mark.requirement("DB.SO.04")
+@pytest.mark.parametrize(
+    ("tls", "names", "error", "warned"),
+    [
+        ("", ("",), False, ()),
+        ("", ('["ris.hopital"]',), True, ()),
+        ("none", ('["ris.hopital"]',), True, ()),
+        ("optional", ("", ""), False, ()),
+        ("required", ('["ris.hopital"]', '["ris2.hopital", "RIS 2"]'), False, ()),
+        ("required", ('["ris.hopital"]', "", "[]"), False, (2, 3)),
+    ],
+)
+def test_a_ris_is_held_to_a_certificate_only_where_one_is_asked_for(
+    tmp_path: Path, tls: str, names: tuple[str, ...], error: bool, warned: tuple[int, ...]
+) -> None:
+    path = good_config(tmp_path)
+    section = ""
+    if tls:
+        section = '\n[hl7.tls]\ncertificate = { certificate = "db1.pem", key = "db1.key" }\n'
+        section += f'client_certificates = "{tls}"\n'
+        section += 'client_roots = "roots.pem"\n' if tls != "none" else ""
+    for at, each in enumerate(names, 1):
+        section += f'\n[[ris]]\nname = "held{at}"\nsending_application = "HELD{at}"\n'
+        section += f"certificate_names = {each}\n" if each else ""
+    text = path.read_text("utf-8")
+    before = text.index("[[ris]]")
+    after = text.index("\n[", before + 2)
+    path.write_text(text[:before] + text[after + 1 :] + section, "utf-8")
+    errors, warnings = said(path)
+    found = [key for key in errors if key.startswith("ris[")]
+    assert found == (["ris[0].certificate_names"] if error else [])
+    assert [key for key in warnings if "certificate_names" in key] == [
+        f"ris[{at - 1}].certificate_names" for at in warned
+    ]
+
+
 @pytest.mark.requirement("DB.SO.111")
 @pytest.mark.parametrize("asked", ["none", "optional"])
 def test_lists_of_certificates_nobody_asks_for_are_told(tmp_path: Path, asked: str) -> None:

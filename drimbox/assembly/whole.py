@@ -42,6 +42,7 @@ from drimbox.source.walking import Doors as WalkDoors
 from drimbox.source.watch import Watch
 from drimbox.store.cache import Cache
 from drimbox.stores import Stores
+from drimbox.trust.listener import names_shown
 from drimbox.trust.outgoing import Revoked, client_policy
 from drimbox.trust.ways import Ways
 from drimbox.trust.whitelist import WhitelistHolder
@@ -168,6 +169,7 @@ class Assembly:
             ground.clock.now,
             known=reception.register.knows,
             refused=partial(turned_away, "hl7"),
+            shown=names_shown,
         )
 
     def _make_resync(self) -> Resync:

@@ -59,7 +59,9 @@ class Hl7Settings:
 
 @attrs.frozen
 class Ris:
-    """`[[ris]]`: a system that may send reports (DB.SO.04); found by MSH-3, MSH-4 and address."""
+    """`[[ris]]`: a system that may send reports (DB.SO.04); found by MSH-3, MSH-4,
+    address and certificate.
+    """
 
     name: str
     #: MSH-3.1 it announces; None matches any.
@@ -68,6 +70,9 @@ class Ris:
     sending_facility: str | None = None
     #: Addresses or networks it may call from; empty is any.
     addresses: tuple[str, ...] = ()
+    #: Names (subject CN or subjectAltName DNS) of which its client certificate bears one; empty is any
+    #: certificate, or none.
+    certificate_names: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -52,16 +52,16 @@ def _ris(tree: Tree, report: Report) -> None:
     """Two RIS that no message can tell apart: the second would never be found (DB.SO.04)."""
     seen: dict[tuple[Any, ...], str] = {}
     for position, ris in enumerate(tree.get("ris", [])):
-        keys = ("sending_application", "sending_facility", "addresses")
-        if not all(key in ris for key in keys):
+        names, lists = ("sending_application", "sending_facility"), ("addresses", "certificate_names")
+        if not all(key in ris for key in names + lists):
             continue
-        mark = (*(ris[key] for key in keys[:2]), frozenset(ris["addresses"]))
+        mark = (*(ris[key] for key in names), *(frozenset(ris[key]) for key in lists))
         if mark in seen:
             report.error(
                 f"ris[{position}]",
-                f"ne se distingue pas de {seen[mark]} : mêmes sending_application, sending_facility "
-                "et addresses",
-                "distinguer les deux RIS par MSH-3, MSH-4 ou leur adresse",
+                f"ne se distingue pas de {seen[mark]} : mêmes sending_application, sending_facility, "
+                "addresses et certificate_names",
+                "distinguer les deux RIS par MSH-3, MSH-4, leur adresse ou leur certificat",
             )
         else:
             seen[mark] = f"ris[{position}]"

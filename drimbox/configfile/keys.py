@@ -118,6 +118,7 @@ RULES: dict[type, dict[str, Rule]] = {
         "sending_application": text(180),
         "sending_facility": text(180),
         "addresses": several(network()),
+        "certificate_names": several(text(253)),
     },
     config.DicomSettings: {
         "host": listen_address(),

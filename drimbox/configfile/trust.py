@@ -35,6 +35,7 @@ def check(tree: Tree, report: Report) -> None:
     """Report every pair that is no pair, and a question that nobody could answer."""
     _ocsp(tree, report)
     _hl7(tree, report)
+    _ris(tree, report)
     _admin(tree, report)
     for path, pair, _ in pairs(tree):
         # What is there, be it wrong; None is a key that is not written.
@@ -93,6 +94,31 @@ def _hl7(tree: Tree, report: Report) -> None:
             "« none » : aucun certificat client n'est demandé, client_roots ne sert pas",
             'écrire "optional" ou "required", ou retirer client_roots',
         )
+
+
+def _ris(tree: Tree, report: Report) -> None:
+    """A RIS is known by its certificate only where one is asked for, and others must not pass for it."""
+    tls = tree.get("hl7", {}).get("tls", "wrong")
+    asked = (
+        "none" if tls is None else tls.get("client_certificates", "wrong") if tls != "wrong" else "wrong"
+    )
+    systems = tree.get("ris", [])
+    tied = any(ris.get("certificate_names") for ris in systems)
+    for position, ris in enumerate(systems):
+        where = f"ris[{position}].certificate_names"
+        if ris.get("certificate_names") and asked == "none":
+            report.error(
+                where,
+                "aucun certificat client n'est demandé aux RIS : celui-ci ne serait jamais reconnu",
+                'écrire [hl7.tls] client_certificates = "required", ou retirer cette clé',
+            )
+        elif tied and ris.get("certificate_names", "wrong") == ():
+            report.warn(
+                where,
+                "vide, quand un autre RIS est tenu à son certificat : tout certificat de client_roots, ou "
+                "aucun s'il n'est pas exigé, peut parler pour celui-ci",
+                "écrire le nom que porte le certificat de ce RIS",
+            )
 
 
 def _admin(tree: Tree, report: Report) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import enum
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -67,8 +67,11 @@ class _Phase(enum.Enum):
 class Receiver(Protocol):
     """Who takes the messages."""
 
-    async def receive(self, raw: bytes, peer: str) -> bytes:
-        """Take the message `raw` that came from address `peer` and return its ACK, both unframed."""
+    async def receive(self, raw: bytes, peer: str, shown: Collection[str]) -> bytes:
+        """Take the message `raw` that came from address `peer` and return its ACK, both unframed.
+
+        `shown` is the names of the certificate the peer was verified by, case folded.
+        """
 
 
 @implementer(interfaces.IPushProducer, interfaces.IHalfCloseableProtocol, interfaces.IHandshakeListener)
@@ -80,6 +83,8 @@ class MllpConnection(TwistedProtocol):
         self.peer = peer
         #: True when it comes from an address of no RIS.
         self.stranger = stranger
+        #: Names of the certificate verified in the handshake.
+        self._shown: Collection[str] = ()
         #: Fires when the connection is gone.
         self.closed: Deferred[None] = Deferred()
         self._reader = MllpReader(factory.settings.max_message_bytes)
@@ -121,6 +126,7 @@ class MllpConnection(TwistedProtocol):
     def handshakeCompleted(self) -> None:
         """Expect a message: the peer is who it has to be."""
         self._shaken = True
+        self._shown = self.owner.shown(self.transport)
         self._settle()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -216,7 +222,7 @@ class MllpConnection(TwistedProtocol):
             else:
                 self._stop_timer()
                 self._socket.pauseProducing()
-                answer = await self.owner.take(event.data, self.peer)
+                answer = await self.owner.take(event.data, self.peer, self._shown)
                 if not self._closing:
                     self._socket.write(frame(answer))
             self._whole -= _size(event)
@@ -321,8 +327,8 @@ class MllpFactory(Factory):
     """Accept MLLP connections for `receiver`, within the limits of `settings`.
 
     `clock` is the reactor or a `task.Clock`, `now` tells the time of day. `known` says whether an address
-    is one of a RIS. A connection over the limits (in all, per address, of strangers) is closed at once,
-    unanswered, and `refused` is told.
+    is one of a RIS, `shown` what names the certificate verified on a transport bears. A connection over the
+    limits (in all, per address, of strangers) is closed at once, unanswered, and `refused` is told.
     """
 
     noisy = False
@@ -336,6 +342,7 @@ class MllpFactory(Factory):
         *,
         known: Callable[[str], bool] = lambda address: True,
         refused: Refused = lambda address, why: None,
+        shown: Callable[[Any], Collection[str]] = lambda transport: (),
     ) -> None:
         self.settings = settings
         self.receiver = receiver
@@ -348,6 +355,7 @@ class MllpFactory(Factory):
         self.most_held = max(settings.max_held_bytes, settings.max_message_bytes)
         self._known = known
         self.refused = refused
+        self.shown = shown
         self._doorkeeper = Doorkeeper(
             settings.max_connections,
             settings.max_connections_per_address,
@@ -378,10 +386,10 @@ class MllpFactory(Factory):
         task.addErrback(lambda failure: log.failure("MLLP connection failed", failure))
         task.addBoth(lambda _: self._tasks.discard(task))
 
-    async def take(self, raw: bytes, peer: str) -> bytes:
+    async def take(self, raw: bytes, peer: str, shown: Collection[str]) -> bytes:
         """Give a message to the receiver and return its answer, `AR` when it breaks."""
         try:
-            return await self.receiver.receive(raw, peer)
+            return await self.receiver.receive(raw, peer, shown)
         except Exception:
             # The receiver answers its own failures; this is a bug, and the message is not stored.
             log.failure("HL7 receiver failed")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 
 import attrs
@@ -36,6 +36,9 @@ from drimbox.xml import XmlRefused
 
 log = Logger()
 
+#: Names of a stranger's certificate that the administrator is told.
+_NAMES_TOLD = 4
+
 
 @attrs.frozen
 class Examination:
@@ -48,7 +51,9 @@ class Examination:
 
 
 class RisRegister:
-    """The systems that may send reports, by what they announce and where they call from (DB.SO.04)."""
+    """The systems that may send reports, by what they announce, where they call from and what
+    certificate they show (DB.SO.04).
+    """
 
     def __init__(self, systems: tuple[Ris, ...]) -> None:
         # The most precise description first: one that names nothing must not hide one that does.
@@ -58,13 +63,17 @@ class RisRegister:
             for ris in systems
         }
 
-    def find(self, application: str, facility: str, peer: str) -> Ris | None:
-        """Return the RIS that announces MSH-3 `application` and MSH-4 `facility` from address `peer`."""
+    def find(self, application: str, facility: str, peer: str, shown: Collection[str] = ()) -> Ris | None:
+        """Return the RIS that announces MSH-3 `application` and MSH-4 `facility` from address `peer`.
+
+        `shown` is the names its verified certificate bears, case folded.
+        """
         for ris in self._systems:
             if (
                 ris.sending_application in (None, application)
                 and ris.sending_facility in (None, facility)
                 and self._calls_from(ris, peer)
+                and _shows(ris, shown)
             ):
                 return ris
         return None
@@ -77,8 +86,19 @@ class RisRegister:
         return not ris.addresses or within(peer, self._networks[ris.name])
 
 
+def _shows(ris: Ris, shown: Collection[str]) -> bool:
+    return not ris.certificate_names or any(name.casefold() in shown for name in ris.certificate_names)
+
+
 def _precision(ris: Ris) -> int:
-    return sum((ris.sending_application is not None, ris.sending_facility is not None, bool(ris.addresses)))
+    return sum(
+        (
+            ris.sending_application is not None,
+            ris.sending_facility is not None,
+            bool(ris.addresses),
+            bool(ris.certificate_names),
+        )
+    )
 
 
 class Reception:
@@ -110,22 +130,23 @@ class Reception:
         self._stored = stored
         self._precedence = precedence
 
-    async def receive(self, raw: bytes, peer: str) -> bytes:
+    async def receive(self, raw: bytes, peer: str, shown: Collection[str] = ()) -> bytes:
         """Take a message and return its acknowledgement (DB.SO.03, DB.SO.11, DB.SO.141).
 
-        `raw` is unframed, `peer` the address it came from. `AA` once it is committed; `AE` for what
+        `raw` is unframed, `peer` the address it came from, `shown` the names of the certificate verified
+        on the connection. `AA` once it is committed; `AE` for what
         interfaces.md 1.5 refuses and for an unknown sender; `AR` when it cannot be stored now. Never
         raises.
         """
         with self._precedence.message() if self._precedence else nullcontext():
-            return await self._receive(raw, peer)
+            return await self._receive(raw, peer, shown)
 
-    async def _receive(self, raw: bytes, peer: str) -> bytes:
+    async def _receive(self, raw: bytes, peer: str, shown: Collection[str]) -> bytes:
         name = UNKNOWN_RIS
         try:
             sender: list[str] = []
             try:
-                found = await self._in_thread(lambda: self._examine(raw, peer, sender))
+                found = await self._in_thread(lambda: self._examine(raw, peer, shown, sender))
             finally:
                 name = next(iter(sender), UNKNOWN_RIS)
             await self._store(raw, peer, found)
@@ -144,14 +165,14 @@ class Reception:
             log.info("HL7 message {id} of {ris}: {warning}", id=found.control_id, ris=name, warning=warning)
         return self._answer(raw, name, "AA")
 
-    def _examine(self, raw: bytes, peer: str, sender: list[str]) -> Examination:
+    def _examine(self, raw: bytes, peer: str, shown: Collection[str], sender: list[str]) -> Examination:
         """Read the message as far as reception must; `sender` gets the RIS's name as soon as known."""
 
         def recognise(message: Message) -> None:
             application = message.get(message.msh, 3)
-            ris = self.register.find(application, message.get(message.msh, 4), peer)
+            ris = self.register.find(application, message.get(message.msh, 4), peer, shown)
             if ris is None:
-                raise UnknownSender(application)
+                raise UnknownSender(application, shown)
             sender.append(ris.name)
 
         message = read_message(raw, on_header=recognise)
@@ -176,8 +197,8 @@ class Reception:
         if isinstance(refusal, UnknownSender):
             key, code = f"hl7-sender:{peer}", "E008"
             text = (
-                f"Message HL7 refusé : l'émetteur {refusal.application} à l'adresse {peer} ne correspond à "
-                "aucun [[ris]] de la configuration (MSH-3, MSH-4, adresse)."
+                f"Message HL7 refusé : l'émetteur {refusal.application} à l'adresse {peer}{refusal.shown} "
+                "ne correspond à aucun [[ris]] de la configuration (MSH-3, MSH-4, adresse, certificat)."
             )
         else:
             key, code = f"hl7-refused:{name}:{refusal.err_code}", "E005"
@@ -202,19 +223,27 @@ class Reception:
 
 
 class UnknownSender(Hl7Refused):
-    """MSH-3, MSH-4 and the address fit no `[[ris]]`."""
+    """MSH-3, MSH-4, the address and the certificate fit no `[[ris]]`."""
 
-    def __init__(self, application: str) -> None:
+    def __init__(self, application: str, shown: Collection[str] = ()) -> None:
         super().__init__(
             "AE",
             "207",
-            "émetteur inconnu : MSH-3, MSH-4 ou l'adresse ne correspond à aucun RIS configuré",
+            "émetteur inconnu : MSH-3, MSH-4, adresse ou certificat ne correspond à aucun RIS configuré",
             "MSH^1^3",
             "906",
         )
-        printable = "".join(char for char in application if char.isprintable())
         #: MSH-3, fit to be shown.
-        self.application = f"« {printable[:64]} »" if printable else "(MSH-3 vide)"
+        self.application = _quoted(application) or "(MSH-3 vide)"
+        #: What certificate it showed, to go behind its address; nothing when it showed none.
+        names = ", ".join(filter(None, map(_quoted, sorted(shown)[:_NAMES_TOLD])))
+        self.shown = f" (certificat {names})" if names else ""
+
+
+def _quoted(text: str) -> str:
+    """Make what a stranger wrote fit to be shown; nothing when nothing of it can be."""
+    printable = "".join(char for char in text if char.isprintable())
+    return f"« {printable[:64]} »" if printable else ""
 
 
 def _check_document(message: ReportMessage) -> tuple[str, ...]:

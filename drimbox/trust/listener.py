@@ -25,6 +25,7 @@ from drimbox.config import Hl7TlsSettings
 from drimbox.limits import Why
 from drimbox.trust.certificates import fill_store, read_certificates, use_pair
 from drimbox.trust.contexts import FATAL, STRICT, harden
+from drimbox.trust.names import names_borne
 from drimbox.trust.peers import JudgedConnection, PeerRules, verifier
 
 _MODES = {"none": SSL.VERIFY_NONE, "optional": SSL.VERIFY_PEER, "required": STRICT}
@@ -151,3 +152,15 @@ def certificate_of(transport: Any) -> x509.Certificate | None:
         return None
     chain = handle.get_verified_chain(as_cryptography=True)
     return chain[0] if chain and all(map(handle.owner.stands, chain)) else None
+
+
+def names_shown(transport: Any) -> frozenset[str]:
+    """Return what `names_borne` finds in the client certificate verified on a connection of a listener.
+
+    Nothing on a connection in clear, and when no certificate was asked for or shown.
+    """
+    handle = getattr(transport, "getHandle", lambda: None)()
+    if not isinstance(handle, _Connection) or not handle.get_verify_mode() & SSL.VERIFY_PEER:
+        return frozenset()
+    chain = handle.get_verified_chain(as_cryptography=True)
+    return names_borne(chain[0]) if chain else frozenset()

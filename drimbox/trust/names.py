@@ -107,6 +107,21 @@ def identity_of(certificate: x509.Certificate) -> Identity | None:
     )
 
 
+def names_borne(certificate: x509.Certificate) -> frozenset[str]:
+    """Return every CN of the subject and every DNS subjectAltName of a certificate, case folded."""
+    try:
+        found = [
+            attribute.value for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        ]
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        found += extension.value.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        pass
+    except ValueError:
+        return frozenset()
+    return frozenset(name.casefold() for name in found if isinstance(name, str) and name)
+
+
 def key_of_text(text: str) -> NameKey:
     """Return a written name for comparison. Raises `NameUnreadable`."""
     return _key(parse_name(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ class Recorder:
         self.wait = wait
         self.pending: list[Deferred[None]] = []
 
-    async def receive(self, raw: bytes, peer: str) -> bytes:
+    async def receive(self, raw: bytes, peer: str, shown: Collection[str] = ()) -> bytes:
         self.received.append((raw, peer))
         if self.wait:
             self.pending.append(Deferred())
@@ -200,7 +200,7 @@ def test_a_message_that_stops_half_way_is_never_acknowledged(misbehaviour: Misbe
 @pytest_twisted.inlineCallbacks
 def test_a_receiver_that_breaks_makes_the_peer_send_again() -> Any:
     class Broken:
-        async def receive(self, raw: bytes, peer: str) -> bytes:
+        async def receive(self, raw: bytes, peer: str, shown: Collection[str] = ()) -> bytes:
             raise RuntimeError("bug")
 
     async def body(listener: Listener) -> None:

@@ -186,3 +186,32 @@ async def test_without_a_list_nobody_is_heard_unless_so_configured(hospital: Hos
         assert len(rows) == 1
     finally:
         authority.down = False
+
+
+@pytest.mark.threat("HL7 and MLLP")
+@pytest.mark.requirement("DB.SO.04")
+@pytest_twisted.ensureDeferred
+async def test_a_ris_speaks_only_with_its_own_certificate(hospital: Hospital) -> None:
+    """Another one of the same authority opens the door, and is told that it is nobody here."""
+    stand = hospital.stand
+    own = RisTls(stand.pki.roots, pair=stand.pki.issue_ssl_serv("Ris3.hopital", name="third-ris"))
+    other = RisTls(stand.pki.roots, pair=stand.pki.issue_ssl_serv("ris4.hopital", name="fourth-ris"))
+    await stand.stop_gateway()
+    text = stand.config.read_text("utf-8")
+    held = text.replace("[[ris]]\n", '[[ris]]\ncertificate_names = ["ris3.hopital"]\n', 1)
+    stand.config.write_text(held, "utf-8")
+    await stand.start_gateway()
+
+    def stored() -> int:
+        return int(hospital.database("select count(*) from inbox")[0][0])
+
+    async def code(tls: RisTls) -> str:
+        return (await send(LOOPBACK, stand.hl7_port, build_message(), 10, tls=tls)).code
+
+    before = stored()
+    assert await code(other) == "AE"
+    assert stored() == before
+    texts = [each["text"] for each in await hospital.notices()]
+    assert any("certificat « ris4.hopital »" in text for text in texts), texts
+    assert await code(own) == "AA"
+    assert stored() == before + 1

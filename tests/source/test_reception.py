@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
@@ -102,9 +103,9 @@ class Door:
     def _wake(self) -> None:
         self.woken += 1
 
-    def ask(self, raw: bytes, peer: str = "127.0.0.1") -> SimAck:
+    def ask(self, raw: bytes, peer: str = "127.0.0.1", shown: Collection[str] = ()) -> SimAck:
         answers: list[bytes] = []
-        ensureDeferred(self.reception.receive(raw, peer)).addCallback(answers.append)
+        ensureDeferred(self.reception.receive(raw, peer, shown)).addCallback(answers.append)
         assert answers, "the answer did not come"
         return parse_ack(answers[0])
 
@@ -224,6 +225,59 @@ def test_a_ris_is_recognised_by_name_and_address(
     )
     found = register.find(application, facility, peer)
     assert (found.name if found else None) == name
+
+
+@pytest.mark.requirement("DB.SO.04")
+@pytest.mark.parametrize(
+    ("application", "shown", "name"),
+    [
+        ("A", ("ris-a.hopital",), "a"),
+        ("A", ("second.hopital", "other"), "a"),
+        ("A", ("ris-a.hopital.example",), None),
+        ("A", (), None),
+        # The certificate of another opens the door, and makes nobody of the one it names.
+        ("A", ("ris-b.hopital",), None),
+        ("B", ("ris-a.hopital",), None),
+        ("B", ("ris-b.hopital",), "b"),
+        ("C", ("ris-a.hopital",), "any"),
+        ("C", (), "any"),
+    ],
+)
+def test_a_ris_is_held_to_its_certificate(
+    application: str, shown: tuple[str, ...], name: str | None
+) -> None:
+    register = RisRegister(
+        (
+            Ris("any", sending_application="C"),
+            Ris("a", sending_application="A", certificate_names=("RIS-A.hopital", "Second.Hopital")),
+            Ris("b", sending_application="B", certificate_names=("ris-b.hopital",)),
+        )
+    )
+    found = register.find(application, "X", "127.0.0.1", shown)
+    assert (found.name if found else None) == name
+
+
+@pytest.mark.requirement("DB.SO.04")
+def test_the_more_precise_of_two_ris_is_the_one_whose_certificate_is_named() -> None:
+    register = RisRegister((Ris("any"), Ris("held", certificate_names=("ris.hopital",))))
+    found = register.find("X", "Y", "127.0.0.1", ("ris.hopital",)), register.find("X", "Y", "127.0.0.1")
+    assert [each and each.name for each in found] == ["held", "any"]
+
+
+@pytest.mark.threat("HL7 and MLLP")
+@pytest.mark.requirement("DB.SO.04")
+def test_the_administrator_is_told_which_certificate_a_refused_sender_showed() -> None:
+    door = Door(attrs.evolve(RIS_Y, certificate_names=("ris-y.hopital",)))
+    shown = frozenset({f"ris-{at}.hopital" for at in range(9)} | {"\x1b\x07", "a" * 500})
+    answer = door.ask(build_message(), shown=shown)
+    assert (answer.code, answer.errors[0].location) == ("AE", "MSH^1^3")
+    text = door.notices.posted[0]["text"]
+    assert "(certificat « aaaa" in text
+    assert "« ris-0.hopital »" in text
+    assert "\x1b" not in text
+    assert len(text) < 500
+    assert door.inbox.rows == []
+    assert door.ask(build_message(), shown={"ris-y.hopital"}).code == "AA"
 
 
 @pytest.mark.requirement("DB.SO.04")

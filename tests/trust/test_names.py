@@ -14,6 +14,7 @@ from drimbox.trust.names import (
     identity,
     identity_of,
     identity_of_text,
+    names_borne,
     parse_name,
 )
 from tests.trust.conftest import issue, name
@@ -132,3 +133,12 @@ def test_a_certificate_gives_its_identity():
     accents = identity_of(issue(name("L'Été", "3")).certificate)
     # Composed and decomposed accents are the same name.
     assert accents == identity_of_text("CN=L'E\u0301te\u0301,OU=3")
+
+
+@pytest.mark.requirement("DB.SO.04")
+def test_a_certificate_bears_its_common_names_and_its_dns_names():
+    bearing = issue(name("RIS.Hopital", "1", (NameOID.COMMON_NAME, "Second")), dns=("ris2.hopital",))
+    assert names_borne(bearing.certificate) == {"ris.hopital", "second", "ris2.hopital"}
+    plain = issue(name("L'Été, OU=RIS", "1"), ips=("10.0.0.1",))
+    assert names_borne(plain.certificate) == {"l'été, ou=ris"}
+    assert names_borne(issue(name("ris")).certificate) == {"ris"}
