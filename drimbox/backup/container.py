@@ -12,6 +12,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -27,6 +29,8 @@ MANIFEST: Final = "manifeste.json"
 DATABASE: Final = "drimbox.db"
 #: Bytes of a manifest, and of one file of the configuration, at the most.
 MAX_MANIFEST, MAX_FILE = 4 * 1024 * 1024, 16 * 1024 * 1024
+#: Bytes that stand between two members at the most: tarfile takes headers into memory, whatever their size.
+MAX_HEADERS: Final = 64 * 1024
 _PIECE: Final = 1024 * 1024
 
 
@@ -110,18 +114,42 @@ def read(path: Path, folder: Path | None = None) -> Manifest:
     """
     try:
         # Buffered: the packing is read in small pieces.
-        with gzip.open(path, "rb") as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
-            manifest = _read(tar, folder)
+        with gzip.open(path, "rb") as packed:
+            metered = _Metered(packed)
+            # What `mode="r|"` asks of a file is `read` alone.
+            with tarfile.open(fileobj=metered, mode="r|") as tar:  # type: ignore[call-overload]
+                manifest = _read(tar, metered, folder)
             # To the end of the packing, whose checksum stands there.
             while rest := packed.read(_PIECE):
                 if rest.strip(b"\0"):
                     raise BackupUnusable("le fichier continue après son dernier membre")
             return manifest
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError, OverflowError) as error:
         raise BackupUnusable(f"{path.name} n'est pas une sauvegarde lisible ({error})") from None
 
 
-def _read(tar: tarfile.TarFile, folder: Path | None) -> Manifest:
+class _Metered:
+    """The unpacked bytes, of which no more than `allow` says can be read."""
+
+    def __init__(self, packed: gzip.GzipFile) -> None:
+        self._packed = packed
+        self._left = 0
+        self.allow(0)
+
+    def allow(self, size: int) -> None:
+        """Let `size` bytes be read, and what stands before the next member."""
+        self._left = size + MAX_HEADERS
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes. Raises `BackupUnusable` when they are too many."""
+        data = self._packed.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise BackupUnusable("un membre annonce plus que ce qu'une sauvegarde contient")
+        return data
+
+
+def _read(tar: tarfile.TarFile, metered: _Metered, folder: Path | None) -> Manifest:
     manifest: Manifest | None = None
     due: dict[str, Member] = {}
     for info in tar:
@@ -129,18 +157,31 @@ def _read(tar: tarfile.TarFile, folder: Path | None) -> Manifest:
         if source is None:
             raise BackupUnusable(f"« {info.name} » n'est pas un fichier")
         if manifest is None:
+            metered.allow(MAX_MANIFEST)
             manifest = _manifest(info, source)
             due = {member.name: member for member in manifest.members}
-            continue
-        member = due.pop(info.name, None)
-        if member is None:
-            raise BackupUnusable(f"« {info.name} » n'est pas annoncé par le manifeste, ou vient deux fois")
-        _copy(member, source, folder / member.name if folder is not None else None)
+            if folder is not None:
+                _room(folder, manifest)
+        else:
+            member = due.pop(info.name, None)
+            if member is None:
+                raise BackupUnusable(
+                    f"« {info.name} » n'est pas annoncé par le manifeste, ou vient deux fois"
+                )
+            metered.allow(member.size)
+            _copy(member, source, folder / member.name if folder is not None else None)
+        metered.allow(0)
     if manifest is None:
         raise BackupUnusable("le fichier est vide")
     if due:
         raise BackupUnusable(f"il manque {', '.join(sorted(due))}")
     return manifest
+
+
+def _room(folder: Path, manifest: Manifest) -> None:
+    size = sum(member.size for member in manifest.members)
+    if shutil.disk_usage(folder).free < size:
+        raise BackupUnusable(f"place insuffisante dans {folder.parent} ({size} octets)")
 
 
 def _manifest(info: tarfile.TarInfo, source: IO[bytes]) -> Manifest:
@@ -156,11 +197,21 @@ def _manifest(info: tarfile.TarInfo, source: IO[bytes]) -> Manifest:
         raise
     except Exception:  # cattrs raises groups
         raise BackupUnusable("le manifeste est illisible") from None
-    names = [member.name for member in manifest.members]
-    plain_names = all(name and Path(name).name == name and name[0] != "." for name in names)
-    if not known or len(set(names)) != len(names) or not plain_names or DATABASE not in names:
+    if not known or not _is_coherent(manifest):
         raise BackupUnusable("le manifeste est incohérent")
     return manifest
+
+
+def _is_coherent(manifest: Manifest) -> bool:
+    """Say whether the members have plain names, each once, and are what a backup has."""
+    names = [member.name for member in manifest.members]
+    plain = all(name and Path(name).name == name and name[0] != "." for name in names)
+    written = all(
+        not re.search(r"[\0-\x1f\x7f]", each.name + each.origin) and each.size >= 0
+        for each in manifest.members
+    )
+    due = DATABASE in names and manifest.configuration in names and manifest.configuration != DATABASE
+    return plain and written and due and len(set(names)) == len(names)
 
 
 def _copy(member: Member, source: IO[bytes], target: Path | None) -> None:

@@ -20,6 +20,7 @@ from drimbox import __version__
 from drimbox.backup import container, sealing
 from drimbox.backup.container import DATABASE, MAX_FILE, BackupUnusable, Manifest, Member
 from drimbox.config import Config
+from drimbox.durable import sync
 from drimbox.store import snapshot
 from drimbox.store.engine import parse_url, sqlite_path
 
@@ -141,7 +142,9 @@ def _sweep(state: Path, folder: Path, system_id: str) -> None:
 
 
 def _room(database: Path, state: Path, folder: Path) -> None:
-    size = sum(path.stat().st_size for path in database.parent.glob(f"{database.name}*") if path.is_file())
+    # Not the copies that upgrades have left beside it.
+    parts = [database.with_name(database.name + suffix) for suffix in ("", "-wal")]
+    size = sum(path.stat().st_size for path in parts if path.is_file())
     for place, times in ((state, _ROOM), (folder, 1)):
         if shutil.disk_usage(place).free < times * size:
             raise BackupUnusable(f"place insuffisante dans {place} ({times} fois la base, {size} octets)")
@@ -198,19 +201,14 @@ def _deliver(packed: Path, target: Path, keys: Sequence[Any]) -> Path:
         else:
             with packed.open("rb") as source, partial.open("wb") as out:
                 shutil.copyfileobj(source, out, 1024 * 1024)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
+        sync(partial)
         if not keys and _digest(partial) != _digest(packed):
             raise BackupUnusable("la sauvegarde relue n'est pas celle qui a été écrite")
         partial.rename(target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target.parent)
     return target
 
 

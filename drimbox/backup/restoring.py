@@ -1,10 +1,17 @@
-"""Restoring a backup: all is verified before anything is put in place, and nothing is overwritten."""
+"""Restoring a backup: all is verified before anything is put in place, and nothing is overwritten.
+
+From its first moment to its last a restore has a mark beside the store (`store.unfinished`): a gateway that
+is started after one that was cut would make a store without a single KOS, in silence. A restore that was
+cut is begun again by the same command: what the first one had put in place is recognised by its content.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +19,11 @@ import attrs
 
 from drimbox.backup import container, sealing
 from drimbox.backup.container import DATABASE, BackupUnusable, Manifest, Member
+from drimbox.durable import sync
 from drimbox.store import snapshot
+from drimbox.store.unfinished import Mark
+
+_WORK = "restauration-"
 
 
 @attrs.frozen
@@ -63,16 +74,30 @@ def restore(path: Path, *, target: Path, config_path: Path, identity: Path | Non
     are. Raises `BackupUnusable`, `StoreError`, `OSError`.
     """
     state = target.parent
-    if any(state.glob(f"{target.name}*")):
-        raise BackupUnusable(f"{state} contient déjà une base : la déplacer d'abord, rien n'est écrasé")
-    with tempfile.TemporaryDirectory(prefix="restauration-", dir=state) as name:
-        work = Path(name)
-        manifest = verify(path, work, identity)
-        waiting = snapshot.prepare_restored(work / DATABASE, manifest.instant, datetime.now(UTC))
-        placed, aside = _place_configuration(manifest, work, config_path)
-        _own_like(state, work / DATABASE)
-        (work / DATABASE).rename(target)
+    with Mark(state, f"{path.name}, {datetime.now().astimezone():%d/%m/%Y %H:%M}\n") as mark:
+        if any(state.glob(f"{target.name}*")):
+            mark.drop()
+            raise BackupUnusable(f"{state} contient déjà une base : la déplacer d'abord, rien n'est écrasé")
+        with _work(state) as work:
+            manifest = verify(path, work, identity)
+            waiting = snapshot.prepare_restored(work / DATABASE, manifest.instant, datetime.now(UTC))
+            mark.keep()
+            placed, aside = _place_configuration(manifest, work, config_path)
+            _own_like(state, work / DATABASE)
+            sync(work / DATABASE)
+            (work / DATABASE).rename(target)
+            sync(state)
+        mark.drop()
     return Restored(manifest, target, waiting, placed, aside)
+
+
+@contextmanager
+def _work(state: Path) -> Iterator[Path]:
+    """Make a folder for what is unpacked; the mark says that those of others belong to the dead."""
+    for left in state.glob(f"{_WORK}*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=state) as name:
+        yield Path(name)
 
 
 def _place_configuration(
@@ -92,12 +117,15 @@ def _place_configuration(
         if member.name == DATABASE:
             continue
         wanted = config_path if member.name == manifest.configuration else _below(member, base, folder)
-        if wanted is None or wanted.exists():
-            wanted = folder / "restauration" / member.name
-            aside.append((wanted, member.origin))
-        else:
+        if wanted is not None and _put(work / member.name, wanted, folder):
             placed.append(wanted)
-        _put(work / member.name, wanted, folder)
+            continue
+        wanted = folder / "restauration" / member.name
+        number = 1
+        while not _put(work / member.name, wanted, folder):
+            number += 1
+            wanted = folder / f"restauration-{number}" / member.name
+        aside.append((wanted, member.origin))
     return tuple(placed), tuple(aside)
 
 
@@ -111,13 +139,30 @@ def _below(member: Member, base: Path, folder: Path) -> Path | None:
     return wanted if wanted.parent.resolve().is_relative_to(folder.resolve()) else None
 
 
-def _put(source: Path, target: Path, folder: Path) -> None:
+def _put(source: Path, target: Path, folder: Path) -> bool:
+    """Put a file in its place, whole or not at all; say whether its content is there, it may have been."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with source.open("rb") as content:
-        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            shutil.copyfileobj(content, out)
-    _own_like(folder, target)
+    partial = target.with_name(f".{target.name}.part")
+    partial.unlink(missing_ok=True)
+    try:
+        with source.open("rb") as content:
+            descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                shutil.copyfileobj(content, out)
+        _own_like(folder, partial)
+        sync(partial)
+        # Unlike a rename, a link takes no place that is taken.
+        os.link(partial, target)
+    except FileExistsError:
+        return target.is_file() and _same(source, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(target.parent)
+    return True
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
 
 
 def _own_like(folder: Path, path: Path) -> None:

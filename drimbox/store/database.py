@@ -40,6 +40,7 @@ from twisted.python.threadpool import ThreadPool
 
 from drimbox.store import engine as engines
 from drimbox.store.errors import StoreBusy, StoreClosed, StoreLocked
+from drimbox.store.unfinished import refuse_unfinished
 from drimbox.store.upgrade import upgrade
 
 T = TypeVar("T")
@@ -158,7 +159,8 @@ class Database:
         """Create or upgrade the schema and start the threads.
 
         Raises `StoreLocked` when another process owns the store, `StoreTooNew` when a later version
-        wrote it, and whatever the database says when it cannot be reached.
+        wrote it, `StoreUnfinished` when a restore that was cut was to put it in place, and whatever the
+        database says when it cannot be reached.
         """
         if self._lanes:
             raise RuntimeError("the store is already open")
@@ -167,6 +169,8 @@ class Database:
             engine = engines.writer_engine(self._url, self._threads, self._password_file)
             lanes = [_Lane(engine, self._threads, "store")]
         else:
+            # Before any file is made: the restore that is to be begun again wants none.
+            refuse_unfinished(path)
             if self._exclusive:
                 self._lock = _own(path)
             writer = _Writer(engines.writer_engine(self._url, 1), self._reactor)

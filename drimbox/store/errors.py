@@ -27,6 +27,10 @@ class StoreMissing(StoreError):
     """There is no store where one was looked for."""
 
 
+class StoreUnfinished(StoreError):
+    """A restore was begun in the place of this store, and has not ended."""
+
+
 class StoreTooNew(StoreError):
     """The database was written by a later version of the gateway."""
 

@@ -7,7 +7,6 @@ database written by a later version is refused: guessing at unknown columns woul
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,11 +17,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, inspect, text
 
+from drimbox.durable import sync
 from drimbox.store import engine as engines
 from drimbox.store.errors import StoreDamaged, StoreTooNew
 
 #: Any constant: the advisory lock under which one node upgrades while the others wait.
 UPGRADE_LOCK = 0x4452494D
+#: How a copy that is not whole yet ends.
+_PARTIAL = ".part"
 
 
 @attrs.frozen
@@ -85,25 +87,25 @@ def _revision(connection: Connection, script: ScriptDirectory) -> str | None:
 
 
 def _backup(path: Path, revision: str) -> Path:
-    """Copy the database, WAL included, beside itself; durable before we return."""
+    """Copy the database, WAL included, beside itself; durable before we return.
+
+    Older copies of the same revision go: those of upgrades that did not come to their end, one more at each
+    start of a service that an init system starts again and again.
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     target = path.with_name(f"{path.name}.{revision}-{stamp}.bak")
-    partial = target.with_name(target.name + ".part")
-    partial.unlink(missing_ok=True)
+    partial = target.with_name(target.name + _PARTIAL)
+    for left in path.parent.glob(f"{path.name}.*.bak{_PARTIAL}"):
+        left.unlink()
     engines.copy_sqlite(path, partial)
     # The copy is closed: opening the file once more drops no lock of SQLite's.
-    _sync(partial, os.O_RDONLY)
+    sync(partial)
     partial.rename(target)
-    _sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync(target.parent)
+    for old in path.parent.glob(f"{path.name}.{revision}-*.bak"):
+        if old != target:
+            old.unlink()
     return target
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_references(connection: Connection) -> None:

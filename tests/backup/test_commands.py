@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from click.testing import CliRunner, Result
 from twisted.internet import reactor
 
@@ -23,6 +24,8 @@ from drimbox.backup.container import BackupUnusable
 from drimbox.cli import cli
 from drimbox.commands import backups
 from drimbox.store.database import Database
+from drimbox.store.errors import StoreUnfinished
+from drimbox.store.unfinished import Mark
 from tests.integration.waiting import wait
 from tests.operator_files import good_config, write_private
 from tests.store.conftest import stores_of
@@ -232,6 +235,12 @@ def test_without_room_nothing_is_begun(machine: Machine, monkeypatch: pytest.Mon
     monkeypatch.setattr(making.shutil, "disk_usage", lambda path: full)
     assert "place insuffisante" in machine.backup(code=1).output
     assert list(machine.backups.iterdir()) == []
+    # What an upgrade has left beside the store is not copied, and takes no room.
+    with machine.database.with_name("drimbox.db.0001-20260101T000000Z.bak").open("wb") as left:
+        left.truncate(10 * machine.database.stat().st_size)
+    enough = full._replace(free=4 * machine.database.stat().st_size)
+    monkeypatch.setattr(making.shutil, "disk_usage", lambda path: enough)
+    machine.backup()
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing_behind(
@@ -317,3 +326,78 @@ def test_a_backup_that_is_ended_clears_away_what_it_began(machine: Machine) -> N
         assert command.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(machine.state.glob("sauvegarde-*")) == []
     assert list(machine.backups.iterdir()) == []
+
+
+def _killed(machine: Machine, backup: Path, *, when: str) -> None:
+    """Restore by the command as it is, killed (SIGKILL) by itself where `when` says."""
+    program = (
+        "import os, signal, sys; from drimbox.backup import restoring; "
+        "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        f"{when}; from drimbox.cli import cli; cli(sys.argv[1:])"
+    )
+    where = ["--config", str(machine.config), "--state-dir", str(machine.state)]
+    command = [sys.executable, "-P", "-c", program, "restore", str(backup), *where]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+#: While all is verified, with half of a file of the configuration written, and before the store is there.
+MOMENTS = {
+    "verifying": "restoring.snapshot.prepare_restored = kill",
+    "configuration": "restoring.shutil.copyfileobj = lambda source, out: (out.write(source.read(9)), "
+    "out.flush(), kill())",
+    "store": "place = restoring._place_configuration; "
+    "restoring._place_configuration = lambda *given: (place(*given), kill())",
+}
+
+
+@pytest.mark.parametrize("when", MOMENTS.values(), ids=MOMENTS)
+@pytest_twisted.ensureDeferred
+async def test_a_restore_that_was_killed_says_so_and_is_begun_again(machine: Machine, when: str) -> None:
+    machine.backup()
+    kept = query(machine.database, "SELECT sop_instance_uid, data FROM kos")
+    written = machine.config.read_bytes()
+    machine.gone()
+    _killed(machine, machine.newest, when=when)
+    # Started now, the gateway would serve an archive without a KOS, and nobody would know.
+    database = Database(f"sqlite:///{machine.database}", reactor=reactor, exclusive=True)
+    with pytest.raises(StoreUnfinished, match="relancer « drimbox restore »"):
+        await database.open()
+    assert list(machine.state.glob("drimbox.db*")) == []
+    # No file of the configuration is there by half.
+    assert not machine.config.exists() or machine.config.read_bytes() == written
+    done = run("restore", machine.newest, "--config", machine.config, "--state-dir", machine.state)
+    assert query(machine.database, "SELECT sop_instance_uid, data FROM kos") == kept
+    assert "Mis de côté" not in done.output
+    assert machine.config.read_bytes() == written
+    assert [path.name for path in machine.state.iterdir() if not path.name.startswith("drimbox.db")] == []
+    assert list(machine.folder.rglob(".*.part")) == []
+    await database.open()
+    await database.close()
+
+
+def test_a_second_restore_keeps_what_the_first_put_aside(machine: Machine) -> None:
+    machine.backup()
+    machine.config.write_text(machine.config.read_text() + "\n# à moi\n")
+    aside = machine.folder / "restauration" / "configuration.toml"
+    for number in (1, 2, 3):
+        for path in machine.state.glob("drimbox.db*"):
+            path.unlink()
+        if number == 3:
+            aside.write_bytes(b"# un autre\n")
+        run("restore", machine.newest, "--config", machine.config)
+    assert aside.read_bytes() == b"# un autre\n"
+    assert (machine.folder / "restauration-2" / "configuration.toml").exists()
+    assert not (machine.folder / "restauration-3").exists()
+
+
+def test_two_restores_at_once_are_one(machine: Machine) -> None:
+    machine.backup()
+    for path in machine.state.glob("drimbox.db*"):
+        path.unlink()
+    with Mark(machine.state, "la première"):
+        assert (
+            "autre restauration"
+            in run("restore", machine.newest, "--config", machine.config, code=1).output
+        )
+    run("restore", machine.newest, "--config", machine.config)

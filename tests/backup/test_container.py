@@ -7,6 +7,7 @@ import io
 import json
 import random
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,14 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.Ta
             lambda data: data,
         ),
         (lambda made: attrs.evolve(made, kos="beaucoup"), lambda data: data),
+        (lambda made: attrs.evolve(made, configuration="autre.toml"), lambda data: data),
+        (lambda made: attrs.evolve(made, configuration=DATABASE), lambda data: data),
+        (
+            lambda made: attrs.evolve(
+                made, members=(made.members[0], attrs.evolve(made.members[1], origin="/etc/\0evil"))
+            ),
+            lambda data: data,
+        ),
     ],
 )
 def test_a_forged_file_is_refused_and_writes_nowhere_else(
@@ -167,3 +176,45 @@ def test_a_manifest_without_end_is_not_read(target: Path, files: dict[str, Path]
     forge(target, manifest(files), [])
     with pytest.raises(BackupUnusable, match="manifeste"):
         read(target)
+
+
+@pytest.mark.threat("zip bomb, zip slip (XDM)")
+@pytest.mark.parametrize("before", [True, False], ids=["first", "between"])
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME], ids=["pax", "global", "long name"]
+)
+def test_a_header_that_announces_a_whole_disk_takes_no_memory(
+    files: dict[str, Path], target: Path, kind: bytes, *, before: bool
+) -> None:
+    """A few hundred kilobytes that tarfile alone would unpack into memory, several times over."""
+    long = info("x", kind)
+    long.size = 64 * 1024 * 1024
+    with gzip.open(target, "wb", compresslevel=1) as packed:
+        if not before:
+            text = json.dumps(attrs.asdict(manifest(files))).encode()
+            head = info(MANIFEST)
+            head.size = len(text)
+            packed.write(head.tobuf(tarfile.USTAR_FORMAT) + text + bytes(-len(text) % 512))
+        packed.write(long.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(64):
+            packed.write(bytes(1024 * 1024))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BackupUnusable, match="annonce plus"):
+            read(target)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_manifest_that_announces_more_than_the_disk_is_not_unpacked(
+    files: dict[str, Path], target: Path, tmp_path: Path
+) -> None:
+    made = manifest(files)
+    huge = attrs.evolve(made.members[0], size=2**60)
+    forge(target, attrs.evolve(made, members=(huge, made.members[1])), [(info(DATABASE), b"x")])
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(BackupUnusable, match="place insuffisante"):
+        read(target, folder)
+    assert list(folder.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -195,6 +196,55 @@ def test_a_failed_upgrade_leaves_the_old_schema_and_says_so(tmp_path: Path, next
     assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (HEAD,)
     assert connection.execute("SELECT count(*) FROM feed_job").fetchone() == (1,)
     connection.close()
+
+
+_KILLED = """
+import os, signal, sys
+from sqlalchemy.engine import make_url
+from drimbox.store import upgrade as upgrading
+original = upgrading.configuration
+def configuration(connection=None):
+    config = original(connection)
+    config.set_main_option("script_location", sys.argv[2])
+    return config
+upgrading.configuration = configuration
+upgrading.upgrade(make_url(sys.argv[1]))
+"""
+
+
+@pytest.mark.requirement("DB.SO.24")
+def test_an_upgrade_killed_in_the_middle_is_done_by_the_next_start(
+    url: str, tmp_path: Path, next_version: Path
+) -> None:
+    """However often: the store stays as it was, and the copies do not fill the disk."""
+    target = make_url(url)
+    upgrade(target)
+    engine = migration_engine(target)
+    with engine.begin() as connection:
+        values = "('site', '2.25.1', '2026-01-12 09:30:01')"
+        connection.execute(text(f"INSERT INTO cache_forget (site, study_uid, at) VALUES {values}"))
+    # Half of the upgrade is made, and whoever makes it dies.
+    half = 'op.add_column("inbox", sa.Column("half", sa.Text()))\nop.execute("DELETE FROM cache_forget")\n'
+    _revision(next_version, half + "import os\nimport signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    left = tmp_path / f"drimbox.db.{HEAD}-20200101T000000Z.bak.part"
+    for _ in range(2):
+        left.touch()
+        command_ = [sys.executable, "-c", _KILLED, url, str(next_version.parent)]
+        done = subprocess.run(command_, capture_output=True, timeout=120, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        with engine.begin() as connection:
+            assert "half" not in {each["name"] for each in inspect(connection).get_columns("inbox")}
+            assert connection.execute(text("SELECT count(*) FROM cache_forget")).scalar() == 1
+    _revision(next_version, 'op.add_column("inbox", sa.Column("whole", sa.Text()))')
+    done_ = upgrade(target)
+    assert (done_.before, done_.after) == (HEAD, NEXT)
+    with engine.begin() as connection:
+        assert "whole" in {each["name"] for each in inspect(connection).get_columns("inbox")}
+        assert connection.execute(text("SELECT count(*) FROM cache_forget")).scalar() == 1
+    engine.dispose()
+    copies = [done_.backup] if done_.backup is not None else []
+    assert (len(copies) == 1) is (target.get_backend_name() == "sqlite")
+    assert [path for path in tmp_path.iterdir() if ".bak" in path.name] == copies + [left] * (not copies)
 
 
 def test_an_upgrade_that_breaks_references_is_undone(tmp_path: Path, next_version: Path) -> None:
