@@ -142,13 +142,14 @@ class Gateway(Service):
         await self._stores.audit.record(messages.application_start(**self._names()))
         # What our predecessor left; other nodes are looked at once our clock is known to be right.
         await self._stores.open_records.tend(others=False)
+        # Before any work is taken: a node whose clock is wrong takes none.
+        await self._assembly.presence.beat()
         self._listen()
         await self._open_weather()
         for worker in [*self._assembly.feed.workers, *self._assembly.periodics]:
             worker.startService()
         self._gauges.start()
         self._undo.append(self._gauges.stop)
-        await self._assembly.presence.beat()
         await self._assembly.resync.look()
         self._status.ready = True
         self.log.info("gateway {version} started", version=__version__)

@@ -79,10 +79,16 @@ class Stores:
             wait=partial(backoff, first=feed.retry_first, longest=feed.retry_max),
             longest=timedelta(seconds=max(feed.retry_max, config.dmp.retry_max)),
         )
-        node, lease = config.drimbox.node, config.store.lease
-        self.inbox = Inbox(self.database, clock=clock, node=node, lease=lease, patience=patience)
-        self.jobs = FeedJobs(self.database, clock=clock, node=node, lease=lease, patience=patience)
-        self.outbox = Outbox(self.database, clock=clock, node=node, lease=lease, patience=patience)
+        held: Any = {
+            "clock": clock,
+            "node": config.drimbox.node,
+            "lease": config.store.lease,
+            "patience": patience,
+            "shared": True,
+        }
+        self.inbox = Inbox(self.database, **held)
+        self.jobs = FeedJobs(self.database, **held)
+        self.outbox = Outbox(self.database, **held)
         self.measures = SpeedTestStore(self.database, clock=clock)
         self.statistics = StatisticsStore(self.database, clock=clock)
         self.natives = NativeMemory(self.database)
@@ -151,8 +157,12 @@ class Stores:
             lease=config.store.lease,
             titles=[f"{s.pacs.ae_title}/{title}" for s in config.sites if s.pacs for title in s.pacs.pool],
             dicom=f"{config.dicom.host}:{config.dicom.port}",
+            shared=True,
         )
         await self.nodes.join()
+        if self._home is not None:
+            for queue in self.queues.values():
+                queue.seat(home)
         self.open_records = OpenRecords(
             self.database, clock=self._clock, node_name=config.drimbox.node, home=home
         )

@@ -166,7 +166,7 @@ class FeedLine:
 
     async def _renew(self, queue: Queue, rows: Sequence[InboxMessage | FeedJob | OutboxItem]) -> None:
         """Keep rows of a queue in our hands while they are worked on."""
-        await queue.renew([row.id for row in rows], self._ground.clock.now())
+        await queue.renew([row.id for row in rows])
 
 
 async def _broke(queue: Queue, row: InboxMessage | FeedJob | OutboxItem, error: Exception) -> bool:

@@ -9,8 +9,9 @@ that is free is taken by the next node that looks.
 A process that was killed and starts again must not wait for the end of its own lease: the state folder has
 an identity (`Home`) that only one process at a time can own, so whoever owns it knows its predecessor dead.
 
-Instants are those of the node's clock. `beat` says how far it is from the database's: leases mean nothing
-between nodes whose clocks differ by as much.
+Leases count by the database's clock (`leases`), however wrong that of a node is; `beat` says how far it is
+from the database's, and that the schema is no longer the one this process knows: a later version may have
+upgraded the store beneath it.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, delete, exists, or_, select, text, update
+from sqlalchemy import Connection, delete, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from drimbox.ports import Clock
 from drimbox.store.database import Database
 from drimbox.store.errors import NodeRefused
+from drimbox.store.leases import LeaseClock, database_now, seated
 from drimbox.store.revision import newest
 from drimbox.store.schema import node, node_role
 
@@ -131,9 +133,14 @@ class Nodes:
         lease: float,
         titles: Collection[str] = (),
         dicom: str = "",
+        shared: bool = False,
     ) -> None:
+        """`shared`: leases count by the database's clock."""
         self._database = database
         self._clock = clock
+        self._leases = LeaseClock(clock, shared=shared)
+        # Once: a later version may be installed over this one while it runs.
+        self._revision = newest()
         self.name = name
         self._home = home
         self._version = version
@@ -157,12 +164,18 @@ class Nodes:
     async def beat(self) -> timedelta:
         """Move name and roles forward; return how far our clock is ahead of the database's.
 
-        Raises `NodeRefused` when the name is another's by now.
+        Raises `NodeRefused` when the name is another's by now, or the schema that of another version.
         """
         until = self._clock.now() + self._lease
-        behind, roles = await self._database.run(lambda connection: self._beat(connection, until))
+        ahead, roles, revision = await self._database.run(self._beat)
         self._roles = dict.fromkeys(roles, until)
-        return behind
+        if revision != self._revision:
+            raise NodeRefused(
+                f"La base est passée au schéma {revision}, le nœud « {self.name} » ne connaît que le "
+                f"{self._revision} : il ne prend plus de travail. L'arrêter et y installer la même version "
+                "que sur les autres."
+            )
+        return ahead
 
     async def leave(self) -> None:
         """Give name and roles back: others need not wait for their end."""
@@ -178,9 +191,8 @@ class Nodes:
         """Say whether this node has a role, taking it when it is free."""
         if self.holds(role):
             return True
-        now = self._clock.now()
-        until = now + self._lease
-        if await self._database.run(lambda connection: self._take(connection, role, now, until)):
+        until = self._clock.now() + self._lease
+        if await self._database.run(lambda connection: self._take(connection, role)):
             self._roles[role] = until
             return True
         return False
@@ -204,7 +216,7 @@ class Nodes:
         if connection.dialect.name == "postgresql":
             # One at a time: each sees the titles of the others.
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('drimbox.node'))"))
-        now = self._clock.now()
+        now = self._leases.now(connection)
         for row in connection.execute(select(node).where(node.c.held_until >= now)).all():
             if row.home == self._home:
                 continue
@@ -227,14 +239,15 @@ class Nodes:
                 titles=json.dumps(self._titles),
                 since=now,
                 held_until=now + self._lease,
-                revision=newest(),
+                revision=self._revision,
                 dicom=self._dicom,
                 ahead=self._ahead(connection).total_seconds(),
             )
         )
 
-    def _beat(self, connection: Connection, until: datetime) -> tuple[timedelta, list[str]]:
+    def _beat(self, connection: Connection) -> tuple[timedelta, list[str], str]:
         ahead = self._ahead(connection)
+        until = self._leases.now(connection) + self._lease
         mine = update(node).where(node.c.name == self.name, node.c.home == self._home)
         values = {"held_until": until, "ahead": ahead.total_seconds()}
         if connection.execute(mine.values(values)).rowcount != 1:
@@ -242,17 +255,23 @@ class Nodes:
             self._join(connection)
         kept = update(node_role).where(node_role.c.node == self.name).values(held_until=until)
         roles = list(connection.execute(kept.returning(node_role.c.name)).scalars())
-        return ahead, roles
+        return ahead, roles, self._schema(connection)
+
+    def _schema(self, connection: Connection) -> str:
+        """Return the revision of the store, which nobody but its owner changes on SQLite."""
+        if connection.dialect.name != "postgresql":
+            return self._revision
+        return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
 
     def _ahead(self, connection: Connection) -> timedelta:
         """Return how far our clock is ahead of the database's, which on SQLite is the same."""
         if connection.dialect.name != "postgresql":
             return timedelta()
-        theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-        return self._clock.now() - theirs
+        return self._clock.now() - database_now(connection)
 
-    def _take(self, connection: Connection, role: str, now: datetime, until: datetime) -> bool:
-        values = {"node": self.name, "taken_at": now, "held_until": until}
+    def _take(self, connection: Connection, role: str) -> bool:
+        now = self._leases.now(connection)
+        values = {"node": self.name, "taken_at": now, "held_until": now + self._lease}
         free = or_(node_role.c.node == self.name, node_role.c.held_until < now)
         change = update(node_role).where(node_role.c.name == role, free).values(values)
         if connection.execute(change).rowcount == 1:
@@ -262,7 +281,7 @@ class Nodes:
 
     def _resign(self, connection: Connection) -> None:
         # Whoever has our name now has its roles too.
-        mine = exists().where(node.c.name == self.name, node.c.home == self._home)
+        mine = seated(self.name, self._home)
         connection.execute(delete(node_role).where(node_role.c.node == self.name, mine))
 
     def _leave(self, connection: Connection) -> None:

@@ -144,7 +144,7 @@ class Outbox(Queue):
                 item_id,
                 attempts=outbox.c.attempts + 1,
                 outcome_unknown=True,
-                held_until=self._clock.now() + self._lease,
+                held_until=self._leases.now(connection) + self._lease,
             )
         )
 

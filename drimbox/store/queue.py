@@ -8,8 +8,9 @@ node's, it gets `NotInHand`. A transition repeated after it was committed does n
 
 A stop, however brutal, leaves rows in hand. At start `release_all` gives back those of this node name;
 with several nodes on PostgreSQL, `renew` moves the lease of a row forward as long as it is worked on, and
-rows of a dead node come back when theirs end. On one box the lease plays no part: the holder is always
-ourselves.
+rows of a dead node come back when theirs end, by the database's clock (`leases`). A node that slept while
+another took its name ends nothing any more (`seat`). On one box the lease plays no part: the holder is
+always ourselves.
 
 A row may be poison: its work breaks (`broke`), or kills the process that has it in hand. Each such
 failure is counted, and makes the row wait longer; any ordinary end of a round, a delay included, sets the
@@ -41,6 +42,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     update,
 )
 
@@ -49,6 +51,7 @@ from drimbox.store.codec import clip
 from drimbox.store.database import AnyRow, Database
 from drimbox.store.errors import NotInHand
 from drimbox.store.failures import blames_row
+from drimbox.store.leases import LeaseClock, seated
 from drimbox.store.schema import DONE, DROPPED, FAILED, PARKED, WAITING, UtcDateTime
 
 T = TypeVar("T")
@@ -60,6 +63,8 @@ LEASE = 300.0
 INTERRUPTED = "processus interrompu pendant le traitement"
 #: When rows are taken, and after which instant nothing is due that was dated by a sane clock.
 _NOW, _BEYOND = bindparam("now", type_=UtcDateTime()), bindparam("beyond", type_=UtcDateTime())
+#: The same instant by the clock of the leases.
+_LEASES = bindparam("leases", type_=UtcDateTime())
 
 
 @attrs.frozen
@@ -136,17 +141,29 @@ class Queue:
         node: str = "main",
         lease: float = LEASE,
         patience: Patience | None = None,
+        shared: bool = False,
     ) -> None:
+        """`shared`: leases count by the database's clock."""
         self._database = database
         self._clock = clock
+        self._leases = LeaseClock(clock, shared=shared)
         self._node = node
         self._lease = timedelta(seconds=lease)
+        self._seated: ColumnElement[bool] = true()
         self._patience = patience or Patience()
         # Made once: to build a statement costs SQLAlchemy more than SQLite takes to run it.
         table = self._table
         this = table.c.id == bindparam("this_row")
         self._mine = update(table).where(this, table.c.state == WAITING, table.c.holder == node)
         self._state = select(table.c.state).where(this)
+
+    def seat(self, home: str) -> None:
+        """From here on take and end rows only while our name is the process's in the state folder `home`.
+
+        To be said before the first row is taken.
+        """
+        self._seated = seated(self._node, home)
+        self._mine = self._mine.where(self._seated)
 
     async def release_all(self, node: str | None = None) -> int:
         """Give back every row in the hands of `node` (default: this one); return how many.
@@ -159,16 +176,22 @@ class Queue:
         self._tell(orphans.parked)
         return len(orphans.ready) + orphans.later + orphans.parked
 
-    async def renew(self, row_ids: Collection[int], now: datetime) -> int:
-        """Move the lease of rows in our hands to `now` plus the lease; return how many still are.
+    async def renew(self, row_ids: Collection[int]) -> int:
+        """Let the lease of rows in our hands begin anew; return how many still are.
 
         Rows that have ended, were put off, or went to another node because we slept past our lease, are
         left alone.
         """
         column = self._table.c
-        mine = and_(column.id.in_(row_ids), column.state == WAITING, column.holder == self._node)
-        longer = update(self._table).where(mine).values(held_until=now + self._lease)
-        return await self._database.run(lambda connection: connection.execute(longer).rowcount)
+        mine = and_(
+            column.id.in_(row_ids), column.state == WAITING, column.holder == self._node, self._seated
+        )
+
+        def work(connection: Connection) -> int:
+            until = self._leases.now(connection) + self._lease
+            return connection.execute(update(self._table).where(mine).values(held_until=until)).rowcount
+
+        return await self._database.run(work)
 
     async def backlog(self) -> Backlog:
         """Say what is not done: cheap however many rows are, for every look of a monitor."""
@@ -249,8 +272,8 @@ class Queue:
         """
         column = self._table.c
         due = or_(column.due_at <= _NOW, column.due_at > _BEYOND)
-        free = or_(column.holder.is_(None), and_(column.holder != self._node, column.held_until < _NOW))
-        return and_(column.state == WAITING, due, free)
+        free = or_(column.holder.is_(None), and_(column.holder != self._node, column.held_until < _LEASES))
+        return and_(column.state == WAITING, due, free, self._seated)
 
     def _held(self, rows: Table) -> ColumnElement[bool]:
         """Rows (of this table or an alias of it) in the hands of a living node.
@@ -258,7 +281,7 @@ class Queue:
         A dead node's row is nobody's: were it counted as held, it and the older row of its study
         that waits for it would block each other for ever.
         """
-        return or_(rows.c.holder == self._node, rows.c.held_until >= _NOW)
+        return or_(rows.c.holder == self._node, rows.c.held_until >= _LEASES)
 
     def _claiming(
         self,
@@ -298,7 +321,8 @@ class Queue:
             if connection.dialect.name == "postgresql":
                 turn = text("SELECT pg_advisory_xact_lock(hashtext(:queue))")
                 connection.execute(turn, {"queue": f"drimbox.{table.name}"})
-            rows = connection.execute(claim.choose, asked).all()
+            leases = self._leases.now(connection)
+            rows = connection.execute(claim.choose, {**asked, "leases": leases}).all()
             dead = [row.id for row in rows if row.holder is not None]
             orphans = self._orphaned(connection, table.c.id.in_(dead)) if dead else _Orphans()
             ids = [row.id for row in rows if row.holder is None or row.id in orphans.ready]
@@ -306,7 +330,7 @@ class Queue:
             for row_id, error in damaged.items():
                 self._park(connection, row_id, f"ligne illisible : {error}")
             if found:
-                connection.execute(claim.take, {"ids": list(found), "until": now + self._lease})
+                connection.execute(claim.take, {"ids": list(found), "until": leases + self._lease})
             return [found[row_id] for row_id in ids if row_id in found], orphans.parked + len(damaged)
 
         taken, parked = await self._database.run(work)

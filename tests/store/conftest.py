@@ -18,6 +18,7 @@ from drimbox.store.feed_jobs import FeedJobs
 from drimbox.store.inbox import Inbox
 from drimbox.store.notices import NoticeStore
 from drimbox.store.outbox import Outbox
+from drimbox.store.queue import LEASE
 from drimbox.store.upgrade import upgrade
 from tests.store.samples import TestClock
 
@@ -86,13 +87,27 @@ class Stores:
     notices: NoticeStore
 
 
-def stores_of(database: Database, clock: TestClock, node: str = "main") -> Stores:
+def stores_of(
+    database: Database,
+    clock: TestClock,
+    node: str = "main",
+    *,
+    shared: bool = False,
+    lease: float = LEASE,
+    home: str = "",
+) -> Stores:
+    """Return the stores of a node; with `home` its rows are those of the process in that folder only."""
+    queues = [
+        each(database, clock=clock, node=node, shared=shared, lease=lease)
+        for each in (Inbox, FeedJobs, Outbox)
+    ]
+    for queue in queues:
+        if home:
+            queue.seat(home)
     return Stores(
         database,
         clock,
-        Inbox(database, clock=clock, node=node),
-        FeedJobs(database, clock=clock, node=node),
-        Outbox(database, clock=clock, node=node),
+        *queues,  # type: ignore[arg-type]
         Archive(database, clock=clock),
         AuditStore(database, clock=clock),
         NoticeStore(database, clock=clock),

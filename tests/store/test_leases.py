@@ -17,6 +17,8 @@ from twisted.internet.task import Clock
 from drimbox.ports import Accepted
 from drimbox.source.publication import Doors, Publication
 from drimbox.store.database import Database
+from drimbox.store.errors import NotInHand
+from drimbox.store.nodes import Nodes
 from drimbox.store.outbox import OutboxItem
 from drimbox.store.queue import LEASE
 from drimbox.worker import Worker
@@ -65,7 +67,7 @@ class Node:
         )
 
     async def _renew(self, rows: Sequence[OutboxItem]) -> None:
-        await self.stores.outbox.renew([row.id for row in rows], self.wall.now())
+        await self.stores.outbox.renew([row.id for row in rows])
         self.renewals += 1
 
     async def _broken(self, row: OutboxItem, error: Exception) -> None:
@@ -144,3 +146,59 @@ async def test_what_a_dead_node_held_is_taken_over_when_its_lease_ends(
     taken = await two.stores.outbox.take(clock.now(), 1)
     # An attempt may have reached the DMP: who takes it over asks before anything is sent.
     assert [item.outcome_unknown for item in taken] == [True]
+
+
+@pytest.mark.peer("postgres")
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.requirement("DB.SO.35")
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_clock_takes_nothing_from_a_living_node(database: Database, clock: TestClock) -> None:
+    """The database says when a lease has ended: a node ten minutes ahead sees what the others see."""
+    ahead = TestClock()
+    ahead.advance(600)
+    right = stores_of(database, clock, "right", shared=True)
+    wrong = stores_of(database, ahead, "wrong", shared=True)
+    for number in range(4):
+        await right.inbox.add(ris="RIS", peer="192.0.2.7", control_id=str(number), raw=b"MSH|")
+    mine = await right.inbox.take(clock.now(), 2)
+    theirs = await wrong.inbox.take(ahead.now(), 9)
+    assert [len(mine), len(theirs)] == [2, 2]
+    assert await right.inbox.renew([row.id for row in mine]) == 2
+    assert await wrong.inbox.take(ahead.advance(2 * LEASE), 9) == []
+    assert await right.inbox.take(clock.now(), 9) == []
+    # What a dead node held ends by that clock too.
+    dead = stores_of(database, clock, "dead", shared=True, lease=-1.0)
+    (left,) = [await right.inbox.add(ris="RIS", peer="192.0.2.7", control_id="5", raw=b"MSH|")]
+    assert [row.id for row in await dead.inbox.take(clock.now(), 9)] == [left]
+    assert [row.id for row in await right.inbox.take(clock.now(), 9)] == [left]
+
+
+@pytest.mark.requirement("DB.SO.35")
+@pytest_twisted.ensureDeferred
+async def test_a_process_whose_name_is_anothers_by_now_ends_nothing(
+    database: Database, clock: TestClock
+) -> None:
+    """Frozen, replaced by a new machine of the same name, and awake again: the rows are not its own."""
+    frozen, fresh = (stores_of(database, clock, "a", home=home) for home in ("old", "new"))
+
+    async def join(home: str) -> None:
+        await Nodes(database, clock=clock, name="a", home=home, version="1", lease=60.0).join()
+
+    await join("old")
+    for number in range(3):
+        await frozen.inbox.add(ris="RIS", peer="192.0.2.7", control_id=str(number), raw=b"MSH|")
+    first, second = await frozen.inbox.take(clock.now(), 2)
+    clock.advance(LEASE + 1)
+    await join("new")
+    await fresh.inbox.release_all()
+    taken = await fresh.inbox.take(clock.now(), 2)
+    assert [row.id for row in taken] == [first.id, second.id]
+    with pytest.raises(NotInHand):
+        await frozen.inbox.processed(first.id, result="other")
+    with pytest.raises(NotInHand):
+        await frozen.inbox.retry_later(second.id, clock.now(), "")
+    assert await frozen.inbox.renew([first.id, second.id]) == 0
+    assert await frozen.inbox.take(clock.now(), 9) == []
+    await fresh.inbox.processed(first.id, result="other")
+    assert await fresh.inbox.renew([second.id]) == 1
+    assert len(await fresh.inbox.take(clock.now(), 9)) == 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from sqlalchemy import text
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
@@ -19,6 +20,7 @@ from drimbox.store.database import Database
 from drimbox.store.errors import NodeRefused
 from drimbox.store.nodes import FORGOTTEN, Home, Nodes
 from drimbox.store.queue import LEASE as QUEUE_LEASE
+from drimbox.store.revision import newest
 from tests.store.conftest import Stores, stores_of
 from tests.store.samples import TestClock
 from tests.store.test_outbox import queue, take
@@ -27,7 +29,9 @@ LEASE = 60.0
 pytestmark = pytest.mark.requirement("DB.SO.35")
 
 
-def make(database: Database, clock: TestClock, name: str, home: str = "", *titles: str) -> Nodes:
+def make(
+    database: Database, clock: TestClock, name: str, home: str = "", *titles: str, shared: bool = False
+) -> Nodes:
     return Nodes(
         database,
         clock=clock,
@@ -36,6 +40,7 @@ def make(database: Database, clock: TestClock, name: str, home: str = "", *title
         version="1",
         lease=LEASE,
         titles=titles,
+        shared=shared,
     )
 
 
@@ -266,6 +271,67 @@ async def test_a_node_whose_name_was_taken_says_so_and_rests(stores: Stores, clo
     (notice,) = await stores.notices.page()
     assert (notice.code, "« a »" in notice.text) == ("NOEUD", True)
     await thief.leave()
+    await presence.beat()
+    assert presence.hold() == 0.0
+    assert not await stores.notices.page()
+
+
+@pytest.mark.peer("postgres")
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_clock_steals_neither_name_nor_title_nor_role(
+    database: Database, clock: TestClock
+) -> None:
+    ahead = TestClock()
+    ahead.advance(600)
+
+    def node(name: str, home: str, clock: TestClock, *titles: str) -> Nodes:
+        return make(database, clock, name, home, *titles, shared=True)
+
+    first = node("a", "home-a", clock, "PACS/DBX1")
+    await first.join()
+    assert await first.leads("walks")
+    with pytest.raises(NodeRefused, match="sous le nom"):
+        await node("a", "elsewhere", ahead).join()
+    with pytest.raises(NodeRefused, match="AE title"):
+        await node("b", "home-b", ahead, "PACS/DBX1").join()
+    third = node("c", "home-c", ahead)
+    await third.join()
+    assert not await third.leads("walks")
+    # And one that is behind shows that it lives as the others understand it.
+    clock.advance(-7200)
+    await first.beat()
+    assert not await third.leads("walks")
+
+
+@pytest.mark.peer("postgres")
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_a_node_beneath_which_the_schema_changed_takes_no_work(
+    stores: Stores, clock: TestClock
+) -> None:
+    """Another node, of a later version, has upgraded the store while this one runs."""
+
+    async def schema(revision: str) -> None:
+        change = text("UPDATE alembic_version SET version_num = :revision")
+        await stores.database.run(lambda connection: connection.execute(change, {"revision": revision}))
+
+    nodes = make(stores.database, clock, "a")
+    await nodes.join()
+    presence = Presence(nodes, stores.notices, Clock(), lease=LEASE)
+    presence._most = timedelta.max
+    await presence.beat()
+    assert await presence.leads("walks")
+    await schema("9999")
+    await presence.beat()
+    assert presence.hold()
+    assert not await presence.leads("walks")
+    (notice,) = await stores.notices.page()
+    assert (notice.code, "schéma 9999" in notice.text) == ("NOEUD", True)
+    # It still answers to its AE titles: nobody else may.
+    (seen,) = await nodes.seen()
+    assert (nodes.alive(seen), seen.roles) == (True, ())
+    await schema(newest())
     await presence.beat()
     assert presence.hold() == 0.0
     assert not await stores.notices.page()
