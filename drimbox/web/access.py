@@ -4,10 +4,12 @@ Without accounts the listener asks nobody, and belongs on the loop. With them, e
 connection with the certificate of an account (`clients.py`), or carries HTTP Basic credentials (over TLS,
 where it leaves the machine), except the two that say only whether we live. There is no cookie, and no
 challenge that would have a browser keep credentials. Failures are limited by address, audited, and cost the
-same whether the account exists or not; how many hashes are computed at once is bounded. A password found
-good is known again for a while, as long as its line is the same.
+same whether the account exists or not; whoever then shows an account is forgiven the failures of that one,
+not those of others. How many hashes are computed at once is bounded. A password found good is known again
+for a while, as long as its line is the same.
 
-Roles: an operator may do everything; an auditor what `routes.py` says.
+Roles: an operator may do everything; an auditor what `routes.py` says. Whoever tries more is audited too,
+as often a minute as failures are counted.
 """
 
 from __future__ import annotations
@@ -42,12 +44,16 @@ _AT_ONCE, _MAX_WAITING, _KNOWN, _MAX_KNOWN = 2, 16, 300.0, 200
 
 
 class AccessDenied(Exception):
-    """The request is not answered: `status` 401, 403, 429 or 503, and why (French)."""
+    """The request is not answered: `status` 401, 403, 429 or 503, and why (French).
 
-    def __init__(self, status: int, detail: str) -> None:
+    `asked` is the route that a role may not call.
+    """
+
+    def __init__(self, status: int, detail: str, asked: str = "") -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.asked = asked
 
 
 @attrs.frozen
@@ -60,7 +66,8 @@ class Caller:
     def require(self, method: str, template: str) -> None:
         """Raise `AccessDenied` 403 unless this route is the caller's to call."""
         if not allowed(self.role, method, template):
-            raise AccessDenied(403, f"le rôle {self.role.value} ne permet pas cette action")
+            why = f"le rôle {self.role.value} ne permet pas cette action"
+            raise AccessDenied(403, why, f"{method} {template}")
 
 
 #: The listener on the loop asks nobody.
@@ -83,7 +90,10 @@ class Access:
         self._clock = clock
         self._in_thread = in_thread
         self._note = note
-        self._failures: OrderedDict[str, list[float]] = OrderedDict()
+        #: When each address failed of late, and as whom.
+        self._failures: OrderedDict[str, list[tuple[float, str]]] = OrderedDict()
+        #: When each account tried what it may not.
+        self._overreached: OrderedDict[str, list[tuple[float, str]]] = OrderedDict()
         self._key = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, tuple[float, Account]] = OrderedDict()
         self._hashing = DeferredSemaphore(_AT_ONCE)
@@ -116,6 +126,12 @@ class Access:
         await self._refused(f"certificat « {subject_of(certificate)} »", address)
         raise AccessDenied(401, "aucun compte n'est donné à ce certificat ([[admin.client]])")
 
+    async def forbidden(self, caller: Caller, asked: str, address: str) -> None:
+        """Write down that an account has tried a route that its role may not call."""
+        if len(self._recent(self._overreached, caller.name)) < MAX_FAILURES:
+            self._remember(self._overreached, caller.name, asked)
+            await self._note("Action d'administration refusée", f"{asked} depuis {address}")
+
     @property
     def _expected(self) -> str:
         """What a caller without credentials is told."""
@@ -133,10 +149,10 @@ class Access:
         account = accounts.get(name)
         if not await self._verified(account, name, password):
             shown = name if name.isprintable() and len(name) <= 64 else "illisible"
-            await self._refused(f"compte {shown}", address)
+            await self._refused(f"compte {shown}", address, name)
             raise AccessDenied(401, "compte ou mot de passe inconnus")
         assert account is not None
-        self._failures.pop(address, None)
+        self._forgive(address, account.name)
         return Caller(account.name, account.role)
 
     async def _verified(self, account: Account | None, name: str, password: str) -> bool:
@@ -160,18 +176,29 @@ class Access:
 
     def _slow_down(self, address: str) -> None:
         """Raise `AccessDenied` 429 for an address that has failed too often of late."""
-        since = self._clock.seconds() - WINDOW
-        recent = [each for each in self._failures.get(address, ()) if each > since]
-        if len(recent) >= MAX_FAILURES:
+        if len(self._recent(self._failures, address)) >= MAX_FAILURES:
             raise AccessDenied(429, f"trop d'échecs depuis cette adresse : attendre {WINDOW:.0f} s")
 
-    async def _refused(self, who: str, address: str) -> None:
-        since = self._clock.seconds() - WINDOW
-        recent = [each for each in self._failures.pop(address, []) if each > since]
-        self._failures[address] = [*recent, self._clock.seconds()]
-        while len(self._failures) > MAX_ADDRESSES:
-            self._failures.popitem(last=False)
+    async def _refused(self, who: str, address: str, name: str = "") -> None:
+        self._remember(self._failures, address, name)
         await self._note("Connexion d'administration refusée", f"{who} depuis {address}")
+
+    def _forgive(self, address: str, name: str) -> None:
+        """Forget what an account failed before it showed its password."""
+        left = [each for each in self._failures.pop(address, []) if each[1] != name]
+        if left:
+            self._failures[address] = left
+
+    def _recent(self, kept: OrderedDict[str, list[tuple[float, str]]], key: str) -> list[tuple[float, str]]:
+        since = self._clock.seconds() - WINDOW
+        return [each for each in kept.get(key, ()) if each[0] > since]
+
+    def _remember(self, kept: OrderedDict[str, list[tuple[float, str]]], key: str, what: str) -> None:
+        recent = self._recent(kept, key)
+        kept.pop(key, None)
+        kept[key] = [*recent, (self._clock.seconds(), what)]
+        while len(kept) > MAX_ADDRESSES:
+            kept.popitem(last=False)
 
 
 def _credentials(authorization: bytes) -> tuple[str, str]:

@@ -243,7 +243,7 @@ class AdminResource(resource.Resource):
         try:
             self._refuse_pages(request)
             caller = await self._caller(request)
-            call, route = self._accept(request, caller)
+            call, route = await self._authorised(request, caller)
         except AdminProblem as problem:
             self._problem(request, problem)
             return
@@ -272,16 +272,26 @@ class AdminResource(resource.Resource):
                 status=reply.status,
             )
 
+    async def _authorised(self, request: AdminRequest, caller: Caller) -> tuple[AdminCall, _Route]:
+        """Return the call a request makes. Raises as `_accept`, and writes down what a role may not."""
+        try:
+            return self._accept(request, caller)
+        except AccessDenied as denied:
+            CALLER.set(caller.name)
+            await self._access.forbidden(caller, denied.asked, _address(request))
+            raise
+
     async def _caller(self, request: AdminRequest) -> Caller:
         """Return who calls. Raises `AccessDenied`."""
         given = request.requestHeaders.getRawHeaders(b"authorization", [])
         path = request.uri.decode("ascii", "replace").partition("?")[0]
-        address = str(getattr(request.getClientAddress(), "host", ""))
         shown = certificate_of(request.channel.transport) if request.channel is not None else None
         if self._access.asks:
             # Whoever is refused is nobody in the audit trail.
             CALLER.set("")
-        return await self._access.caller(path, given[0] if len(given) == 1 else None, address, shown)
+        return await self._access.caller(
+            path, given[0] if len(given) == 1 else None, _address(request), shown
+        )
 
     def _refuse_pages(self, request: AdminRequest) -> None:
         """Refuse what a foreign page has a browser send. Raises `AdminProblem`."""
@@ -365,6 +375,10 @@ class AdminResource(resource.Resource):
         if request.method != b"HEAD":
             request.write(data)
         request.finish()
+
+
+def _address(request: AdminRequest) -> str:
+    return str(getattr(request.getClientAddress(), "host", ""))
 
 
 async def _here(work: Callable[[], Any]) -> Any:

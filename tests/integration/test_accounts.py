@@ -71,6 +71,9 @@ async def test_each_role_on_each_route(world: World) -> None:
         assert (auditor == 403) is ((method, template) not in AUDITOR), (method, template, auditor)
         assert operator not in (401, 403, 429), (method, template, operator)
         assert method == "GET" or operator == 415, (method, template, operator)
+    refused = [payload for payload in world.audited() if "Action d'administration refusée" in payload]
+    assert refused
+    assert all('"aude"' in payload and f"depuis {LOOPBACK}" in payload for payload in refused)
 
 
 @pytest.mark.threat("whoever reaches the administration from the network")
