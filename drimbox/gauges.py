@@ -8,6 +8,7 @@ all the time, by a timer of its own.
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,15 @@ class Gauges:
         now = self._clock.now()
         for name, queue in self._stores.queues.items():
             backlog = await queue.backlog()
-            age = (now - backlog.oldest).total_seconds() if backlog.oldest is not None else 0.0
             metrics.QUEUE_DEPTH.labels(name).set(backlog.waiting)
             metrics.QUEUE_PARKED.labels(name).set(backlog.parked)
-            metrics.QUEUE_OLDEST_SECONDS.labels(name).set(max(0.0, age))
+            metrics.QUEUE_OLDEST_SECONDS.labels(name).set(_age(backlog.oldest, now))
         metrics.NOTICES_OPEN.set(await self._stores.notices.count_open())
+        if self._config.audit.atna is not None:
+            # Not by whoever sends: another node may do so tomorrow, and this one would show its last word.
+            unsent = await self._stores.audit_export.backlog()
+            metrics.AUDIT_WAITING.set(unsent.count)
+            metrics.AUDIT_WAITING_SECONDS.set(_age(unsent.oldest, now))
 
 
 def _begin(config: Config) -> None:
@@ -110,6 +115,11 @@ def _begin(config: Config) -> None:
     for transaction in ("TD0.2", "TD2.1", "TD3.1", "TD3.3c"):
         for result in ("answered", "4xx", "5xx", "unavailable"):
             metrics.DMP_EXCHANGES.labels(transaction, result)
+
+
+def _age(oldest: datetime | None, now: datetime) -> float:
+    """Return the seconds since `oldest`, 0 for none and for what a clock that was set back has dated."""
+    return max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
 
 
 def _free(folder: Path) -> int:

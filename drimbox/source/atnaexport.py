@@ -123,13 +123,11 @@ class AtnaExport:
         self.log.warn("audit repository: {reason}", reason=str(error))
 
     async def _tell(self) -> None:
-        """Show how much waits; tell the administrator when it waits too long, and when that is over."""
+        """Tell the administrator when something waits too long, and when that is over."""
         backlog = await self._spool.backlog()
         age = 0.0
         if backlog.oldest is not None:
             age = max(0.0, (self._clock.now() - backlog.oldest).total_seconds())
-        metrics.AUDIT_WAITING.set(backlog.count)
-        metrics.AUDIT_WAITING_SECONDS.set(age)
         if not backlog.count:
             self._caught_up = True
             if self._told is not False:

@@ -112,11 +112,14 @@ async def test_a_repository_that_was_away_gets_everything_once_and_in_order(worl
     await world.events(4)
     assert stand.server.sessions == 0
 
-    async def waiting() -> bool:
+    async def waiting() -> float:
         metrics = (await stand.admin("/metrics"))[1].decode()
-        return float(re.findall(r"^drimbox_audit_waiting (\S+)$", metrics, re.M)[0]) >= 24
+        return float(re.findall(r"^drimbox_audit_waiting (\S+)$", metrics, re.M)[0])
 
-    await until(waiting, what="the gauge of what waits")
+    async def much() -> bool:
+        return await waiting() >= 24
+
+    await until(much, what="the gauge of what waits")
     stand.server.up()
     await stand.all_arrived()
     study = world.studies.new(world.pacs)
@@ -124,6 +127,11 @@ async def test_a_repository_that_was_away_gets_everything_once_and_in_order(worl
     await until(lambda: stand.kos(study), what="a publication")
     await stand.all_arrived()
     assert len(stand.server.messages) == len(stand.server.distinct()), "nothing came twice"
+
+    async def none() -> bool:
+        return await waiting() == 0
+
+    await until(none, what="the gauge of nothing that waits")
     kinds = {one.message.find(".//EventTypeCode").get("csd-code") for one in stand.server.messages}
     assert {"110120", "RAD-128", "ITI-41", "TD0.2"} <= kinds
     assert stand.query("SELECT last_id FROM audit_export")[0][0] >= len(stand.server.messages)

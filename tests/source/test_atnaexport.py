@@ -10,7 +10,6 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 
-from drimbox import metrics
 from drimbox.audit import messages
 from drimbox.config import AtnaSettings, Certificate
 from drimbox.configfile import load
@@ -178,13 +177,10 @@ async def test_the_administrator_is_told_once_when_it_lasts_and_when_it_is_over(
     assert len(box.told) == 1
     assert "3 événements attendent, le plus ancien depuis le 22/11/2026 à 10:00 UTC" in box.told[0]
     assert "connexion refusée" in box.told[0]
-    assert _gauge("drimbox_audit_waiting") == 3
-    assert _gauge("drimbox_audit_waiting_seconds") == 7200
     box.fate = []
     box.instant += timedelta(seconds=200)
     await export.look()
     assert (len(box.told), box.resolved) == (1, resolved + 1)
-    assert _gauge("drimbox_audit_waiting_seconds") == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -216,9 +212,3 @@ async def test_a_stop_begins_no_further_session(box: Box, export: AtnaExport) ->
     export.stop()
     await export.look()
     assert box.batches == []
-
-
-def _gauge(name: str) -> float:
-    value = metrics.REGISTRY.get_sample_value(name)
-    assert value is not None
-    return value
