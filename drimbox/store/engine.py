@@ -25,7 +25,8 @@ BUSY_TIMEOUT = 15.0
 
 
 #: What libpq is told (seconds; milliseconds for the last of TCP), unless the URL says otherwise. A server
-#: that is gone is noticed, and a node that was frozen inside a transaction keeps nobody from his turn.
+#: that is gone is noticed. A node frozen inside a transaction loses it before the others, who wait for its
+#: locks with all their connections, give up.
 _SERVER: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -33,7 +34,7 @@ _SERVER: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
     "application_name": "drimbox",
-    "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s -c statement_timeout=300s",
+    "options": "-c idle_in_transaction_session_timeout=15s -c lock_timeout=30s -c statement_timeout=300s",
 }
 
 

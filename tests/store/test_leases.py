@@ -6,16 +6,21 @@ a DMP that takes twenty minutes to answer.
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
+from drimbox.audit import messages
 from drimbox.ports import Accepted
 from drimbox.source.publication import Doors, Publication
+from drimbox.store import engine as engines
 from drimbox.store.database import Database
 from drimbox.store.errors import NotInHand
 from drimbox.store.nodes import Nodes
@@ -202,3 +207,44 @@ async def test_a_process_whose_name_is_anothers_by_now_ends_nothing(
     await fresh.inbox.processed(first.id, result="other")
     assert await fresh.inbox.renew([second.id]) == 1
     assert len(await fresh.inbox.take(clock.now(), 9)) == 1
+
+
+_FROZEN = """
+import os, signal, sys
+from sqlalchemy import make_url, text
+from drimbox.store import engine
+engine._SERVER["options"] = engine._SERVER["options"].replace("timeout=15s", "timeout=2s", 1)
+with engine.writer_engine(make_url(sys.argv[1]), 1).begin() as connection:
+    connection.execute(text("SELECT * FROM audit_head FOR UPDATE"))
+    print("holds it", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.peer("postgres")
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.requirement("DB.SO.35", "DB.CS.06")
+@pytest_twisted.ensureDeferred
+async def test_a_node_frozen_inside_a_transaction_only_makes_the_others_wait(
+    stores: Stores, url: str
+) -> None:
+    """Of the audit trail, which nothing is delivered without: they wait longer than the server for it."""
+    found = {
+        name: int(seconds)
+        for name, seconds in re.findall(r"(\w+)_timeout=(\d+)s", engines._SERVER["options"])
+    }
+    assert found["idle_in_transaction_session"] <= found["lock"] / 2
+    frozen = subprocess.Popen(
+        [sys.executable, "-c", _FROZEN, url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        assert frozen.stdout is not None
+        assert frozen.stdout.readline() == b"holds it\n"
+        event = messages.application_start(name="DRIMbox", source_name="db1.example")
+        # More than there are connections.
+        await gatherResults([Deferred.fromCoroutine(stores.audit.record(event)) for _ in range(12)])
+    finally:
+        frozen.kill()
+        frozen.communicate(timeout=20)
+    check = await stores.audit.verify()
+    assert (check.fault, check.checked) == (None, 12)
