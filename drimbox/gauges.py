@@ -103,6 +103,8 @@ def _begin(config: Config) -> None:
             metrics.DELIVERIES.labels(site.name, code)
         for result in ("done", "failed"):
             metrics.SPEEDTESTS.labels(site.name, result)
+        for result in ("answered", "failed"):
+            metrics.ARCHIVE_EXCHANGES.labels(site.name, result)
     for ris in config.ris:
         for ack in ("AA", "AE", "AR"):
             metrics.HL7_MESSAGES.labels(ris.name, ack)

@@ -127,6 +127,12 @@ POOL_WAIT_SECONDS = Histogram(
     buckets=_WAITS,
 )
 ASSOCIATIONS = _counter("drimbox_associations", "DICOM associations", "role", "result")
+ARCHIVE_EXCHANGES = _counter(
+    "drimbox_archive_exchanges",
+    "Questions and C-MOVEs to the archive of a site",
+    "site",
+    "result",
+)
 STORE_REFUSED = _counter("drimbox_store_refused", "C-STORE refused by a check", "reason")
 SPOOL_BYTES = _gauge("drimbox_spool_bytes", "Bytes in the spool")
 CACHE_BYTES = _gauge("drimbox_cache_bytes", "Bytes of the series cache on disk")

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from drimbox import metrics
 from drimbox.redaction import redact
 
 
@@ -33,12 +34,14 @@ class Reached:
         known = self._note(site, up=True)
         known.answered = self._now()
         known.detail = ""
+        metrics.ARCHIVE_EXCHANGES.labels(site, "answered").inc()
 
     def failed(self, site: str, why: str) -> None:
         """Note that it has not; `why` is in French, without a patient."""
         known = self._note(site, up=False)
         known.failed = self._now()
         known.detail = redact(why)
+        metrics.ARCHIVE_EXCHANGES.labels(site, "failed").inc()
 
     def facts(self, site: str) -> dict[str, Any]:
         """Return what is known: `state` is "answers", "silent", or "unknown" before it was asked."""

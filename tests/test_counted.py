@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from drimbox import metrics
 from drimbox.config import (
     Appliance,
     Certificate,
@@ -165,6 +166,30 @@ def test_a_question_counts_by_its_answer(world: World, answer: Any, stats: list[
         assert outcome(asking) is answer
     # Two structures work at the native site: nobody knows which of them asked.
     assert world.kept.counts == [Count(stat, "", "native") for stat in stats * 2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [(None, "answered"), (PacsCommunicationError("muet"), "failed"), (PacsBusy("8 associations"), "")],
+)
+def test_the_metrics_tell_the_archive_of_one_site_from_that_of_another(
+    world: World, answer: Any, result: str
+) -> None:
+    """The alert of a silent PACS is about one of several."""
+
+    def counted() -> dict[tuple[str, str], float]:
+        name = "drimbox_archive_exchanges_total"
+        kinds = [(site, kind) for site in ("proxy", "native") for kind in ("answered", "failed")]
+        return {
+            (site, kind): metrics.REGISTRY.get_sample_value(name, {"site": site, "result": kind}) or 0
+            for site, kind in kinds
+        }
+
+    before = counted()
+    world.peer.answer = answer
+    outcome(world.find())
+    after = counted()
+    assert {key for key in after if after[key] != before[key]} == ({("proxy", result)} if result else set())
 
 
 @pytest.mark.parametrize(
