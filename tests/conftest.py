@@ -39,7 +39,7 @@ def _catalogue() -> dict[str, tuple[str, str]]:
 def pytest_configure(config: pytest.Config) -> None:
     """Give processes that share the tests ports of their own, and let what tests start keep its bytecode.
 
-    Gateways and commands are started many hundred times: compiling their modules is a third of each start.
+    Gateways and commands are started many hundred times: compiling their modules is a sixth of each start.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)

@@ -431,7 +431,6 @@ def attack(doctype: str, use: str) -> bytes:
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 
 
-@pytest.mark.alone
 @pytest.mark.threat("XXE, billion laughs, DTD")
 @pytest.mark.parametrize(
     "document",

@@ -272,7 +272,6 @@ def test_any_bytes_give_a_report(data: bytes) -> None:
     assert all("\n" not in line for line in report.lines())
 
 
-@pytest.mark.alone
 def test_a_huge_head_is_refused_at_once() -> None:
     started = time.thread_time()
     report = validate_request(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 1_000_000)

@@ -34,15 +34,15 @@ HOST = "127.0.0.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
-SETTINGS = DicomSettings(artim_timeout=2.0, idle_timeout=5.0, connect_timeout=2.0)
-#: A PACS that is given little time.
+SETTINGS = DicomSettings(artim_timeout=2.0, idle_timeout=5.0, connect_timeout=5.0)
+#: A PACS that is given little time, but more than a good one needs on a busy machine.
 PACS = Pacs(
     "p1",
     "PACS",
     HOST,
     104,
     ("DRIM1", "DRIM2"),
-    query_timeout=2.5,
+    query_timeout=4.0,
     first_image_timeout=2.5,
     gap_timeout=1.0,
     move_ceiling=8.0,

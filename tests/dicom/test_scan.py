@@ -395,7 +395,6 @@ def test_damaged_headers_never_raise_anything_else(data: st.DataObject) -> None:
         scanner.finish()
 
 
-@pytest.mark.alone
 def test_a_header_costs_microseconds() -> None:
     """The hot path of every image; the bound is loose for slow machines, bench/ measures it."""
     data = encode(ct(), EXPLICIT)

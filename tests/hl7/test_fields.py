@@ -208,7 +208,6 @@ def test_counts_from_outside_are_bounded(body: str, code: str) -> None:
     assert caught.value.err_code == code
 
 
-@pytest.mark.alone
 @pytest.mark.threat("HL7 and MLLP")
 @pytest.mark.parametrize(
     "filler", ["~", "^", "&", "|", "\\", "\r", "\n", "\r\n", "A\r", "AAA|\r", "\\X41\\"]

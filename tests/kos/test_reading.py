@@ -270,7 +270,6 @@ def test_a_deflated_manifest_is_refused_without_inflating() -> None:
         read_manifest(bomb)
 
 
-@pytest.mark.alone
 @pytest.mark.threat("nested sequences, recursion")
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
 def test_sequences_nested_a_hundred_thousand_deep_are_refused_at_once(syntax: str) -> None:

@@ -208,16 +208,15 @@ def test_every_byte_of_a_request_may_be_wrong(quiet: list[Any]) -> None:
     assert not box.factory._open
 
 
-@pytest.mark.alone
 @pytest.mark.threat("PDU length bomb")
 @pytest.mark.parametrize("name", ["3,000 contexts", "context of 10,000 transfer syntaxes"])
 def test_items_are_counted_before_they_are_made_objects(name: str) -> None:
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         with pytest.raises(PduRefused, match="items"):
             read_request(NASTY[name][0])
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     # The best of a few: what it costs, not what else the machine did meanwhile.
     assert min(times) < 0.05
 
