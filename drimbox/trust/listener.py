@@ -155,12 +155,6 @@ def certificate_of(transport: Any) -> x509.Certificate | None:
 
 
 def names_shown(transport: Any) -> frozenset[str]:
-    """Return what `names_borne` finds in the client certificate verified on a connection of a listener.
-
-    Nothing on a connection in clear, and when no certificate was asked for or shown.
-    """
-    handle = getattr(transport, "getHandle", lambda: None)()
-    if not isinstance(handle, _Connection) or not handle.get_verify_mode() & SSL.VERIFY_PEER:
-        return frozenset()
-    chain = handle.get_verified_chain(as_cryptography=True)
-    return names_borne(chain[0]) if chain else frozenset()
+    """Return what `names_borne` finds in the certificate `certificate_of` returns, nothing for none."""
+    certificate = certificate_of(transport)
+    return names_borne(certificate) if certificate is not None else frozenset()
