@@ -24,6 +24,8 @@ from drimbox.secretfile import SecretUnusable, read_secret
 BUSY_TIMEOUT = 15.0
 
 
+#: SQLSTATE of a change that a server, or a session, is too read-only for.
+_READ_ONLY = "25006"
 #: What libpq is told (seconds; milliseconds for the last of TCP), unless the URL says otherwise. A server
 #: that is gone is noticed. A node frozen inside a transaction loses it before the others, who wait for its
 #: locks with all their connections, give up.
@@ -120,6 +122,7 @@ def writer_engine(url: URL, threads: int, password_file: Path | None = None) -> 
         _sqlite_hooks(engine, begin="BEGIN IMMEDIATE", pragmas=_WRITER)
         return engine
     engine = _server(url, threads)
+    _leave_standby(engine)
     if password_file is not None:
         _read_password(engine, password_file)
     return engine
@@ -164,6 +167,14 @@ def _server(url: URL, size: int) -> Engine:
         connect_args=_server_arguments(url),
         hide_parameters=True,
     )
+
+
+def _leave_standby(engine: Engine) -> None:
+    @event.listens_for(engine, "handle_error")
+    def failed(context: Any) -> None:
+        # A server that became a standby may keep our connections: new ones find its successor.
+        if getattr(context.original_exception, "sqlstate", "") == _READ_ONLY:
+            context.is_disconnect = True
 
 
 def _read_password(engine: Engine, path: Path) -> None:

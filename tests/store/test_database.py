@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, InternalError, OperationalError, ProgrammingError
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 
 from drimbox.store.database import Database
 from drimbox.store.errors import StoreBusy, StoreClosed, StoreLocked
+from drimbox.store.failures import blames_row
 
 _ADD = text(
     "INSERT INTO notice (key, code, text, first_at, last_at)"
@@ -260,3 +261,23 @@ async def test_two_owners_of_one_sqlite_store_are_refused(sqlite_url: str) -> No
     successor = Database(sqlite_url, reactor=reactor, exclusive=True)
     await successor.open()
     await successor.close()
+
+
+@pytest.mark.peer("postgres")
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.requirement("DB.SO.35")
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_became_a_standby_is_left(url: str) -> None:
+    """It keeps our connections and refuses every change; the row that was worked on is not to blame."""
+    database = Database(url, reactor=reactor, threads=1)
+    await database.open()
+    change = text("UPDATE audit_export SET confirmed_at = now()")
+    demoted = text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+    try:
+        await database.run(lambda connection: connection.execute(demoted))
+        with pytest.raises(InternalError) as refused:
+            await database.run(lambda connection: connection.execute(change))
+        assert not blames_row(refused.value)
+        assert await database.run(lambda connection: connection.execute(change).rowcount) == 1
+    finally:
+        await database.close()
