@@ -19,8 +19,10 @@ import attrs
 
 from drimbox.backup import container, sealing
 from drimbox.backup.container import DATABASE, BackupUnusable, Manifest, Member
+from drimbox.configfile import ConfigErrors, load
 from drimbox.durable import sync
 from drimbox.store import snapshot
+from drimbox.store.engine import parse_url, sqlite_path
 from drimbox.store.unfinished import Mark
 
 _WORK = "restauration-"
@@ -70,16 +72,21 @@ def check_only(path: Path, identity: Path | None, folder: Path | None = None) ->
 def restore(path: Path, *, target: Path, config_path: Path, identity: Path | None = None) -> Restored:
     """Put a backup in place: the store as `target`, the configuration beside `config_path`.
 
-    Refuses when there is a store already. Files of the configuration that exist already are left as they
-    are. Raises `BackupUnusable`, `StoreError`, `OSError`.
+    Refuses when there is a store already, and when the configuration of the backup, where it takes effect,
+    would look for the store elsewhere. Files of the configuration that exist already are left as they are.
+    Raises `BackupUnusable`, `StoreError`, `OSError`.
     """
     state = target.parent
+    if not state.is_dir():
+        raise BackupUnusable(f"{state} n'existe pas : le créer, au compte du service, ou donner --state-dir")
     with Mark(state, f"{path.name}, {datetime.now().astimezone():%d/%m/%Y %H:%M}\n") as mark:
         if any(state.glob(f"{target.name}*")):
             mark.drop()
             raise BackupUnusable(f"{state} contient déjà une base : la déplacer d'abord, rien n'est écrasé")
         with _work(state) as work:
             manifest = verify(path, work, identity)
+            if not config_path.exists():
+                target = _where_it_is_looked_for(work / manifest.configuration, config_path, target)
             waiting = snapshot.prepare_restored(work / DATABASE, manifest.instant, datetime.now(UTC))
             mark.keep()
             placed, aside = _place_configuration(manifest, work, config_path)
@@ -89,6 +96,28 @@ def restore(path: Path, *, target: Path, config_path: Path, identity: Path | Non
             sync(state)
         mark.drop()
     return Restored(manifest, target, waiting, placed, aside)
+
+
+def _where_it_is_looked_for(configuration: Path, config_path: Path, target: Path) -> Path:
+    """Return the path of the store by the configuration of the backup. Raises `BackupUnusable`."""
+    try:
+        place = sqlite_path(parse_url(load(configuration, files=False).store_url))
+    except ConfigErrors:
+        # Of another version, perhaps: `check-config` will say so.
+        return target
+    if place is None:
+        return target
+    if place.is_relative_to(configuration.parent):
+        # It was written relative to the folder of the configuration.
+        place = config_path.absolute().parent / place.relative_to(configuration.parent)
+    if place.parent.resolve() != target.parent.resolve():
+        raise BackupUnusable(
+            f"la configuration sauvegardée place la base dans {place.parent} : relancer avec "
+            f"--state-dir {place.parent}"
+        )
+    if place.exists():
+        raise BackupUnusable(f"{place} existe déjà : la déplacer d'abord, rien n'est écrasé")
+    return place
 
 
 @contextmanager
@@ -141,7 +170,10 @@ def _below(member: Member, base: Path, folder: Path) -> Path | None:
 
 def _put(source: Path, target: Path, folder: Path) -> bool:
     """Put a file in its place, whole or not at all; say whether its content is there, it may have been."""
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in reversed(target.parents):
+        if each.is_relative_to(folder) and not each.exists():
+            each.mkdir(mode=0o700)
+            _own_like(folder, each)
     partial = target.with_name(f".{target.name}.part")
     partial.unlink(missing_ok=True)
     try:
@@ -166,7 +198,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _own_like(folder: Path, path: Path) -> None:
-    """Give a file to the account and group of its folder, when we may: root restores for the gateway.
+    """Give what was written to the account and group of its folder, when we may: root restores for others.
 
     In a folder of root's that a group may read, the gateway reads by that group.
     """
@@ -174,4 +206,4 @@ def _own_like(folder: Path, path: Path) -> None:
         about = folder.stat()
         os.chown(path, about.st_uid, about.st_gid)
         if about.st_uid == 0 and about.st_gid != 0:
-            path.chmod(0o640)
+            path.chmod(0o750 if path.is_dir() else 0o640)

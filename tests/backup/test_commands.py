@@ -189,6 +189,51 @@ def test_nothing_is_overwritten(machine: Machine) -> None:
     assert (machine.folder / "restauration" / "configuration.toml").exists()
 
 
+def test_the_store_goes_where_the_restored_configuration_looks_for_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.backup()
+    path = machine.newest
+    machine.gone()
+    other = tmp_path / "other"
+    refused = run("restore", path, "--config", machine.config, "--state-dir", other, code=1)
+    assert f"{other} n'existe pas" in refused.output
+    other.mkdir()
+    refused = run("restore", path, "--config", machine.config, "--state-dir", other, code=1)
+    assert f"relancer avec --state-dir {machine.state}" in refused.output
+    assert list(other.iterdir()) == []
+    assert not machine.config.exists()
+
+
+def test_a_relative_folder_of_the_store_is_below_the_new_configuration(machine: Machine) -> None:
+    machine.config.write_text(machine.config.read_text().replace(f'"{machine.state}"', '"state"'))
+    machine.backup()
+    path = machine.newest
+    machine.gone()
+    run("restore", path, "--config", machine.config, "--state-dir", machine.state)
+    assert machine.database.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_service_can_read_what_root_restores_in_folders_below(machine: Machine) -> None:
+    (machine.folder / "certs").mkdir()
+    for name in ("db1.pem", "db1.key"):
+        text = machine.config.read_text().replace(f'"{name}"', f'"certs/{name}"')
+        machine.config.write_text(text)
+        (machine.folder / name).rename(machine.folder / "certs" / name)
+    machine.backup()
+    path = machine.newest
+    machine.gone()
+    os.chown(machine.folder, 0, 12345)
+    run("restore", path, "--config", machine.config, "--state-dir", machine.state)
+    for restored, mode in (
+        (machine.folder / "certs", 0o750),
+        (machine.folder / "certs" / "db1.pem", 0o640),
+    ):
+        about = restored.stat()
+        assert (about.st_uid, about.st_gid, about.st_mode & 0o777) == (0, 12345, mode)
+
+
 def test_a_damaged_backup_restores_nothing(machine: Machine) -> None:
     machine.backup()
     data = bytearray(machine.newest.read_bytes())
@@ -250,7 +295,7 @@ def test_a_folder_that_cannot_be_written_leaves_nothing_behind(
         raise OSError(28, "No space left on device", str(machine.backups))
 
     monkeypatch.setattr(os, "fsync", broken)
-    assert "No space left" in machine.backup(code=1).output
+    assert "disque plein" in machine.backup(code=1).output
     assert list(machine.backups.iterdir()) == []
 
 
