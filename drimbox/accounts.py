@@ -18,6 +18,8 @@ from pathlib import Path
 
 import attrs
 
+from drimbox.systemerrors import system_reason
+
 #: RFC 7914 parameters of new hashes: about 32 MiB and 100 ms each.
 _N, _R, _P = 2**15, 8, 1
 _MEMORY = 64 * 1024 * 1024
@@ -87,7 +89,7 @@ def read_accounts(path: Path) -> dict[str, Account]:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise AccountsUnusable(f"{path} : lecture impossible ({error.strerror})") from None
+        raise AccountsUnusable(f"{path} : lecture impossible ({system_reason(error)})") from None
     if len(data) > MAX_FILE:
         raise AccountsUnusable(f"{path} : plus de {MAX_FILE} octets")
     found: dict[str, Account] = {}

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from drimbox.config import Certificate
 from drimbox.secretfile import SecretUnusable, read_secret
+from drimbox.systemerrors import system_reason
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 #: Bytes of the largest file read.
@@ -111,7 +112,7 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise CertificateUnusable(f"{path} : lecture impossible ({error.strerror})") from error
+        raise CertificateUnusable(f"{path} : lecture impossible ({system_reason(error)})") from error
     if len(data) > MAX_FILE:
         raise CertificateUnusable(f"{path} : plus de {MAX_FILE} octets")
     return data

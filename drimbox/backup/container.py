@@ -124,8 +124,10 @@ def read(path: Path, folder: Path | None = None) -> Manifest:
                 if rest.strip(b"\0"):
                     raise BackupUnusable("le fichier continue après son dernier membre")
             return manifest
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError, OverflowError) as error:
-        raise BackupUnusable(f"{path.name} n'est pas une sauvegarde lisible ({error})") from None
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, ValueError, OverflowError):
+        raise BackupUnusable(
+            f"{path.name} n'est pas une sauvegarde lisible (un autre fichier, ou endommagé)"
+        ) from None
 
 
 class _Metered:

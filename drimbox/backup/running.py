@@ -25,6 +25,7 @@ from drimbox.backup import making, sealing
 from drimbox.config import Config
 from drimbox.ports import Clock, InThread
 from drimbox.source.jobs import JobFailed, Jobs, JobStopped, Progress
+from drimbox.systemerrors import system_reason
 
 #: How the command says, on its error output, which stage begins.
 STAGE = "stage "
@@ -71,7 +72,7 @@ class BackupRuns:
         try:
             sealed = await self._in_thread(lambda: sealing.is_sealed(file))
         except OSError as error:
-            raise JobFailed(f"{file} : lecture impossible ({error.strerror})") from None
+            raise JobFailed(f"{file} : lecture impossible ({system_reason(error)})") from None
         if sealed:
             raise JobFailed(
                 f"{file.name} est chiffrée pour une clé que cette machine n'a pas : la vérifier là où est "

@@ -10,6 +10,7 @@ import click
 from drimbox.accounts import Account, AccountsUnusable, Role, make_account, read_accounts, write_accounts
 from drimbox.commands.common import Command, Failed, config_option, json_option, print_json, refused
 from drimbox.configfile import ConfigErrors, admin_listener
+from drimbox.systemerrors import system_reason
 
 
 def _file_option(command: Command) -> Command:
@@ -46,7 +47,7 @@ def _write(path: Path, accounts: dict[str, Account]) -> None:
     try:
         write_accounts(path, accounts.values())
     except OSError as error:
-        raise Failed(f"{path} : écriture impossible ({error.strerror}).") from None
+        raise Failed(f"{path} : écriture impossible ({system_reason(error)}).") from None
 
 
 @click.group(subcommand_metavar="COMMANDE ...")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import attrs
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
 from drimbox.audit.messages import administration
 from drimbox.backup import making, restoring
@@ -22,6 +24,8 @@ from drimbox.commands.common import Failed, local_time, print_json
 from drimbox.redaction import escape_control
 from drimbox.store.engine import parse_url, sqlite_path
 from drimbox.store.errors import StoreError
+from drimbox.store.words import database_reason
+from drimbox.systemerrors import system_reason
 
 
 def make_backup(
@@ -150,5 +154,8 @@ def _told() -> Iterator[None]:
         yield
     except (BackupUnusable, StoreError) as error:
         raise Failed(escape_control(str(error))) from None
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        raise Failed(f"base de données : {database_reason(error)}") from None
     except OSError as error:
-        raise Failed(f"{error.filename or ''} : {error.strerror}") from None
+        where = f"{escape_control(str(error.filename))} : " if error.filename else ""
+        raise Failed(f"{where}{system_reason(error)}") from None

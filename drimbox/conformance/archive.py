@@ -17,6 +17,7 @@ from drimbox.conformance.kos_rules import validate_kos
 from drimbox.conformance.report import Report, shown
 from drimbox.conformance.rules import RuleBook
 from drimbox.conformance.xds.validate import validate_xds
+from drimbox.systemerrors import system_reason
 from drimbox.xdm import names
 from drimbox.xdm.checking import NO_REPORT, RefusedKos, TakenKos, check_set
 from drimbox.xdm.opening import ArchiveRefused, FileRefused, SetArchive, open_archive
@@ -91,7 +92,7 @@ def validate_archive(
     except ArchiveRefused as refusal:
         _UNUSABLE.broken(out, why=shown(str(refusal)))
     except OSError as error:
-        _UNUSABLE.broken(out, why=f"lecture impossible ({error.strerror})")
+        _UNUSABLE.broken(out, why=f"lecture impossible ({system_reason(error)})")
     return out
 
 

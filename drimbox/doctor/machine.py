@@ -14,6 +14,7 @@ from drimbox.configfile.paths import EXPIRY_NOTICE
 from drimbox.configfile.rules import amount
 from drimbox.doctor.findings import Finding, bad, doubtful, good, untried
 from drimbox.keypairs import CertificateUnusable, read_pair
+from drimbox.systemerrors import system_reason
 from drimbox.trust.tlskeeper import own_pairs
 
 #: Part of the files that a file system can hold which should stay free.
@@ -44,7 +45,7 @@ def _disk(folder: Path, config: Config) -> Finding:
         return bad(
             "disk",
             subject,
-            f"écriture impossible ({error.strerror})",
+            f"écriture impossible ({system_reason(error)})",
             "vérifier que ce dossier existe, appartient à l'utilisateur du service et n'est pas plein",
         )
     free = stat.f_bavail * stat.f_frsize

@@ -18,6 +18,8 @@ from drimbox.store.auditdesk import AuditDesk
 from drimbox.store.auditsearch import AuditQuery
 from drimbox.store.engine import parse_url
 from drimbox.store.errors import StoreError, StoreMissing
+from drimbox.store.words import database_reason
+from drimbox.systemerrors import system_reason
 
 #: Above the number of any event.
 _LAST = 2**62
@@ -73,8 +75,10 @@ def store(url: str, password_file: Path | None = None) -> list[Finding]:
     except SecretUnusable as error:
         mend = "remettre le mot de passe dans le fichier de [store] password_file, lisible du service"
         return [bad("store", "base de données", str(error), mend)]
-    except (SQLAlchemyError, OSError) as error:
-        return [bad("store", "base de données", f"illisible ({type(error).__name__})", STORE)]
+    except SQLAlchemyError as error:
+        return [bad("store", "base de données", f"illisible ({database_reason(error)})", STORE)]
+    except OSError as error:
+        return [bad("store", "base de données", f"illisible ({system_reason(error)})", STORE)]
     return [good("store", "base de données", "lisible, de cette version")]
 
 
@@ -132,7 +136,7 @@ def free_ports(config: Config, reactor: Any, dicom: Factory) -> tuple[list[Findi
 
 def _why(error: CannotListenError) -> str:
     reason = error.socketError
-    return str(getattr(reason, "strerror", "") or "écoute impossible")
+    return system_reason(reason) if isinstance(reason, OSError) else "écoute impossible"
 
 
 def _where(place: Listener) -> str:

@@ -19,6 +19,7 @@ from drimbox import __version__
 from drimbox.config import Config, Site
 from drimbox.ports import InThread
 from drimbox.source.jobs import JobFailed, Progress
+from drimbox.systemerrors import system_reason
 from drimbox.xdm.entries import MetadataRefused
 from drimbox.xdm.names import Month, prefixes
 from drimbox.xdm.pages import Sender
@@ -55,7 +56,7 @@ class Listing(Protocol):
 
 def os_reason(error: OSError) -> str:
     """Say in French why the system refused."""
-    return _REASONS.get(error.errno or 0, error.strerror or "erreur du système")
+    return _REASONS.get(error.errno or 0, system_reason(error))
 
 
 class ArchiveExport:

@@ -22,6 +22,7 @@ from drimbox.store.auditchain import ChainCheck, ChainHead, ChainWalk
 from drimbox.store.auditsearch import AuditQuery, AuditRecord, page
 from drimbox.store.errors import StoreError, StoreMissing
 from drimbox.store.revision import require_current
+from drimbox.store.words import database_reason
 
 T = TypeVar("T")
 #: Events read at once.
@@ -67,7 +68,7 @@ class AuditDesk:
             with writer.begin() as connection:
                 return auditchain.append(connection, clock, event, codec.to_plain(event))
         except DatabaseError as error:
-            raise StoreError(f"L'audit ne peut pas être écrit ({_short(error)}).") from None
+            raise StoreError(f"L'audit ne peut pas être écrit ({database_reason(error)}).") from None
         finally:
             writer.dispose()
 
@@ -95,8 +96,6 @@ class AuditDesk:
             with self._reader.connect().execution_options(**self._readonly) as connection:
                 return work(connection)
         except DatabaseError as error:
-            raise StoreError(f"La base de données ne peut pas être lue ({_short(error)}).") from None
-
-
-def _short(error: DatabaseError) -> str:
-    return str(error.orig).splitlines()[0] if error.orig is not None else type(error).__name__
+            raise StoreError(
+                f"La base de données ne peut pas être lue ({database_reason(error)})."
+            ) from None

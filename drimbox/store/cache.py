@@ -35,6 +35,7 @@ from drimbox.ports import CacheDamaged, CachedInstance, Clock, InThread
 from drimbox.store.cachefiles import Folder, Found, OpenEntry
 from drimbox.store.cachemanifest import Record, SeriesKey
 from drimbox.store.cachewriting import SeriesWriter
+from drimbox.systemerrors import system_reason
 
 #: Bytes of all writers waiting in memory for the disk.
 _MAX_HELD = 64 * 1024 * 1024
@@ -106,7 +107,7 @@ class Cache:
                 return
             found = await self.in_thread(self.folder.open)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
+            reason = system_reason(error)
             wanted = self._settings.enabled
             what = (
                 "inutilisable" if wanted else "arrêté, mais des images y restent qui n'ont pu être effacées"

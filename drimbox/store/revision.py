@@ -18,10 +18,18 @@ def newest() -> str:
 
 
 def revision_of(connection: Connection) -> str:
-    """Return a store's revision. Raises `StoreTooNew`, and `StoreDamaged` for what is no store of ours."""
+    """Return a store's revision. Raises `StoreTooNew`, and `StoreDamaged` for what is no store of ours.
+
+    Raises `DatabaseError` when it cannot be read.
+    """
     try:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-    except (OperationalError, ProgrammingError):
+    except ProgrammingError:
+        found = None
+    except OperationalError as error:
+        # What SQLite says of a missing table; all else is about the file or the server, not the schema.
+        if "no such table" not in str(error.orig):
+            raise
         found = None
     if found is None:
         raise StoreDamaged("La base n'est pas celle d'une DRIMbox, ou n'a jamais servi.")

@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from drimbox import metrics
 from drimbox.config import TrustSettings
 from drimbox.ports import OutageNotices
+from drimbox.systemerrors import system_reason
 from drimbox.trust.download import Fetch, FetchFailed
 from drimbox.trust.whitelist import Whitelist, WhitelistHolder, WhitelistRefused
 
@@ -156,7 +157,7 @@ class ListKeeper:
         except OSError as error:
             # In force until the next start all the same: what was verified is good.
             self._holder.install(fresh)
-            reason = f"liste en vigueur mais non enregistrée ({error.strerror})"
+            reason = f"liste en vigueur mais non enregistrée ({system_reason(error)})"
             return await self._refused("refused", (reason,), None)
 
     async def _from_file(self) -> bytes:

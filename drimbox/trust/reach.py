@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError, NoRouteError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 
 from drimbox.proxyconnect import ProxyFailed
 from drimbox.secretfile import SecretUnusable
+from drimbox.systemerrors import system_reason
 from drimbox.trust.certificates import CertificateUnusable
 
 
@@ -37,8 +38,12 @@ def reason_of(error: BaseException) -> str:
         return "nom introuvable"
     if isinstance(error, ConnectionRefusedError):
         return "connexion refusée"
+    if isinstance(error, NoRouteError):
+        return "aucune route vers cette machine"
     if isinstance(error, ConnectError):
         return "connexion impossible"
+    if isinstance(error, OSError):
+        return system_reason(error)
     return f"connexion perdue ({type(error).__name__})"
 
 

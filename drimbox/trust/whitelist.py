@@ -26,6 +26,7 @@ from OpenSSL import crypto
 
 from drimbox.config import Site, TrustSettings
 from drimbox.errors import PeerNotListed
+from drimbox.systemerrors import system_reason
 from drimbox.trust.certificates import CertificateUnusable, read_certificates, read_leaf, verify_chain
 from drimbox.trust.names import (
     Identity,
@@ -386,4 +387,4 @@ def _file(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise WhitelistRefused([f"{path} : lecture impossible ({error.strerror})"]) from error
+        raise WhitelistRefused([f"{path} : lecture impossible ({system_reason(error)})"]) from error

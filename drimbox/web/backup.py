@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from drimbox.config import BackupSettings
 from drimbox.source.jobs import Jobs, Progress
+from drimbox.systemerrors import system_reason
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
 from drimbox.web.archive import absolute
 from drimbox.web.jobs import NoteRequest, begin, shown
@@ -62,7 +63,7 @@ def register(api: AdminApi, backups: Backups, note: NoteRequest) -> None:
         try:
             return {"folder": str(folder), "files": await backups.files(folder)}
         except OSError as error:
-            raise AdminProblem(409, f"{folder} : lecture impossible ({error.strerror})") from None
+            raise AdminProblem(409, f"{folder} : lecture impossible ({system_reason(error)})") from None
 
     async def post_make(call: AdminCall) -> Reply:
         folder = folder_of(call.body.get("folder"))

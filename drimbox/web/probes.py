@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from drimbox.config import HealthSettings
 from drimbox.networks import Network, within
 from drimbox.ports import InThread, OutageNotices
+from drimbox.systemerrors import system_reason
 from drimbox.trust.download import Fetch, FetchFailed
 from drimbox.trust.listkeeper import write_whole
 
@@ -174,4 +175,4 @@ def read_file(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise FetchFailed(f"{path} : lecture impossible ({error.strerror})") from error
+        raise FetchFailed(f"{path} : lecture impossible ({system_reason(error)})") from error

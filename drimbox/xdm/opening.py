@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from drimbox.kos import reading
+from drimbox.systemerrors import system_reason
 from drimbox.xdm import entries, names, reports
 
 #: Entries of one archive: three a set and the pages, for a month of 130,000 exams.
@@ -94,7 +95,7 @@ def find_archives(path: Path) -> list[Path]:
         with os.scandir(path) as scan:
             found = [Path(each.path) for each in scan if _is_archive(each)]
     except OSError as error:
-        raise ArchiveRefused(f"{path.name} : lecture impossible ({error.strerror})") from None
+        raise ArchiveRefused(f"{path.name} : lecture impossible ({system_reason(error)})") from None
     if not found:
         raise ArchiveRefused(
             f"{path.name} : ni archive KAAAAAMM.ZIP ni dossier {names.HOLDER} à cet endroit"
@@ -127,7 +128,7 @@ def _zip(path: Path) -> Iterator[SetArchive]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise ArchiveRefused(f"{path.name} : ouverture impossible ({error.strerror})") from None
+        raise ArchiveRefused(f"{path.name} : ouverture impossible ({system_reason(error)})") from None
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ArchiveRefused(f"{path.name} n'est pas un fichier")
@@ -289,7 +290,7 @@ def _folder(path: Path) -> Iterator[SetArchive]:
     try:
         yield _FolderSets(path, holder)
     except OSError as error:
-        raise ArchiveRefused(f"{path.name} : lecture impossible ({error.strerror})") from None
+        raise ArchiveRefused(f"{path.name} : lecture impossible ({system_reason(error)})") from None
 
 
 class _FolderSets:
@@ -325,7 +326,7 @@ class _FolderSets:
                     raise FileRefused(f"{each.name.upper()} en double")
                 found[each.name.upper()] = _plain(Path(each.path))
         except OSError as error:
-            raise FileRefused(f"lecture impossible ({error.strerror})") from None
+            raise FileRefused(f"lecture impossible ({system_reason(error)})") from None
         return found
 
     def page(self, name: str) -> Iterator[bytes] | None:
@@ -338,7 +339,7 @@ class _FolderSets:
             with _opened(path) as file:
                 yield from _bounded(file, name)
         except OSError as error:
-            raise FileRefused(f"{name} : lecture impossible ({error.strerror})") from None
+            raise FileRefused(f"{name} : lecture impossible ({system_reason(error)})") from None
 
 
 def _bounded(file: IO[bytes], name: str) -> Iterator[bytes]:
