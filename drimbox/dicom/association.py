@@ -45,6 +45,14 @@ from drimbox.dicom.pdu import (
 )
 from drimbox.dicom.states import NEXT, TRANSITIONS, Happening, State
 
+#: What source and reason of a rejection mean (PS3.8 Table 9-21), in French.
+_REJECTIONS = {
+    (1, 3): "il ne connaît pas l'AE title appelant",
+    (1, 7): "il ne se connaît pas sous l'AE title appelé",
+    (3, 1): "il est saturé",
+    (3, 2): "limite d'associations atteinte",
+}
+
 
 class ProtocolMisuse(Exception):
     """Our own code asked for something the state does not allow: a bug of ours, never the peer's."""
@@ -62,6 +70,13 @@ class AssociationRejected:
     def transient(self) -> bool:
         """True when the peer says that a later try may succeed."""
         return self.result == 2
+
+    @property
+    def words(self) -> str:
+        """The refusal in French, its numbers behind."""
+        codes = f"résultat {self.result}, source {self.source}, motif {self.reason}"
+        meaning = _REJECTIONS.get((self.source, self.reason))
+        return f"{meaning} ({codes})" if meaning else codes
 
 
 @attrs.frozen

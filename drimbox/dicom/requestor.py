@@ -46,6 +46,7 @@ from drimbox.dicom.negotiation import AssociationAccepted, AssociationRequest, P
 from drimbox.dicom.states import State
 from drimbox.dicom.transport import AssociationProtocol
 from drimbox.errors import PacsCommunicationError
+from drimbox.trust.reach import reason_of
 
 VERIFICATION = "1.2.840.10008.1.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -122,15 +123,15 @@ class Requestor(AssociationProtocol):
             if opened is not None:
                 opened.callback(None)
         elif type(event) is AssociationRejected:
-            codes = f"résultat {event.result}, source {event.source}, motif {event.reason}"
-            problem = f"association rejetée par le PACS ({codes})"
+            problem = f"association rejetée par le PACS : {event.words}"
             self._fail(problem, PacsBusy if event.transient else PacsCommunicationError)
         elif type(event) is ReleaseRequested:
             if not self.layer.close_wanted:
                 self.layer.release_reply()
             self._fail("association terminée par le PACS")
         elif type(event) is Aborted:
-            self._fail(event.problem or "association interrompue par le PACS")
+            stray = f"la réponse n'est pas celle d'un PACS DICOM ({event.problem})"
+            self._fail(stray if event.problem else "association interrompue par le PACS")
         elif type(event) is Released:
             self._fail("association terminée")
 
@@ -389,7 +390,7 @@ async def connect(
         requestor = cast(Requestor, await endpoint.connect(factory))
     except (ConnectError, ConnectingCancelledError, CancelledError, OSError) as error:
         metrics.ASSOCIATIONS.labels("requestor", "unreachable").inc()
-        raise PacsCommunicationError(f"PACS {pacs.name} injoignable : {error}") from error
+        raise PacsCommunicationError(f"PACS {pacs.name} injoignable : {reason_of(error)}") from error
     try:
         await requestor.opened(pacs.query_timeout)
     except PacsCommunicationError:

@@ -86,9 +86,11 @@ async def test_echo_with_orthanc(here: Any) -> None:
         (Behaviour(echo_status=0x0122), "état 0x0122"),
         (Behaviour(connection="silent"), "pas de réponse à la demande"),
         (Behaviour(connection="close"), "fermée|coupée"),
-        (Behaviour(connection="garbage"), "PDU type 153"),
-        (Behaviour(reject=(1, 1, 7)), "rejetée.*résultat 1, source 1, motif 7"),
-        (Behaviour(reject=(2, 3, 2)), "rejetée.*résultat 2, source 3, motif 2"),
+        (Behaviour(connection="garbage"), r"pas celle d'un PACS DICOM \(PDU type 153"),
+        (Behaviour(reject=(1, 1, 3)), r"rejetée.*appelant \(résultat 1, source 1, motif 3"),
+        (Behaviour(reject=(1, 1, 7)), r"rejetée.*appelé \(résultat 1, source 1, motif 7"),
+        (Behaviour(reject=(1, 2, 2)), "rejetée par le PACS : résultat 1, source 2, motif 2"),
+        (Behaviour(reject=(2, 3, 2)), r"rejetée.*limite.*\(résultat 2, source 3, motif 2"),
         (Behaviour(down=True), "injoignable"),
     ],
 )
@@ -107,9 +109,9 @@ async def test_an_echo_that_fails_says_why(box: Box, behaviour: Behaviour, words
 
 @pytest_twisted.ensureDeferred
 async def test_a_pacs_that_cannot_be_reached_fails_within_the_time_out() -> None:
-    with pytest.raises(PacsCommunicationError, match="injoignable"):
+    with pytest.raises(PacsCommunicationError, match="injoignable : connexion refusée"):
         await echo(attrs.evolve(PACS, port=free_port()), SETTINGS, reactor)
-    with pytest.raises(PacsCommunicationError, match="injoignable"):
+    with pytest.raises(PacsCommunicationError, match="injoignable : nom introuvable"):
         await echo(attrs.evolve(PACS, host="no-such-host.invalid"), SETTINGS, reactor)
 
 
