@@ -81,8 +81,13 @@ def mistake_lines(word: str, mistakes: list[ConfigMistake]) -> list[str]:
     return [
         escape_control(line)
         for mistake in mistakes
-        for line in (f"  {word:<14} {mistake}", f"  {'':<14} -> {mistake.mend}")
+        for line in (f"  {word:<14} {_placed(mistake)}", f"  {'':<14} -> {mistake.mend}")
     ]
+
+
+def _placed(mistake: ConfigMistake) -> str:
+    line = "" if mistake.line is None else f" (ligne {mistake.line})"
+    return f"{mistake.path}{line} : {mistake.problem}"
 
 
 def refused(errors: ConfigErrors) -> Failed:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from drimbox.config import Config, Listener
 from drimbox.configfile import health, native, notifications, proxy, sense, trust
-from drimbox.configfile.report import ConfigMistake, Report
+from drimbox.configfile.lines import with_lines
+from drimbox.configfile.report import ConfigMistake, Report, Tree
 from drimbox.configfile.shape import Shape, build
 from drimbox.configfile.syntax import parse
 
@@ -64,16 +65,27 @@ def admin_listener(path: Path) -> Listener:
     raw = parse(path, report)
     section = Shape(report, path.parent).read(Config, {"admin": raw.get("admin", {})}, "", only="admin")
     if report.errors or "admin" not in section:
-        raise ConfigErrors(path, report.errors)
+        raise ConfigErrors(path, with_lines(report.errors, report.document))
     built: Listener = build(Listener, section["admin"])
     return built
 
 
 def _examine(path: Path, *, files: bool, now: datetime | None) -> tuple[Config | None, Report]:
     report = Report()
-    raw = parse(path, report)
+    tree = _judge(path, report, files=files, now=now)
+    report.errors = with_lines(report.errors, report.document)
+    report.warnings = with_lines(report.warnings, report.document)
     if report.errors:
         return None, report
+    config: Config = build(Config, tree)
+    return config, report
+
+
+def _judge(path: Path, report: Report, *, files: bool, now: datetime | None) -> Tree:
+    """Return the good values of the file, everything that is wrong noted in `report`."""
+    raw = parse(path, report)
+    if report.errors:
+        return {}
     tree = Shape(report, path.absolute().parent).read(Config, raw, "")
     sense.check(tree, report)
     native.check(tree, report)
@@ -86,7 +98,4 @@ def _examine(path: Path, *, files: bool, now: datetime | None) -> tuple[Config |
         from drimbox.configfile import paths
 
         paths.check(tree, report, now or datetime.now(UTC))
-    if report.errors:
-        return None, report
-    config: Config = build(Config, tree)
-    return config, report
+    return tree

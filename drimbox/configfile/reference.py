@@ -31,11 +31,12 @@ Toute la configuration tient dans un fichier TOML, `/etc/drimbox/drimbox.toml` p
 - **Secrets** : toujours dans un fichier à part, dont la configuration donne le chemin.
 
 `drimbox check-config` lit ce fichier, les certificats et les clés qu'il nomme, sans rien démarrer ni
-écrire. Toutes les erreurs sont données en une fois, avec leur place et la façon de les corriger :
+écrire. Toutes les erreurs sont données en une fois, avec leur place, leur ligne et la façon de les
+corriger :
 
 ```
 /etc/drimbox/drimbox.toml : configuration inutilisable (1 erreur, 0 avertissement)
-  erreur         site[0].pacs.port : 70000 n'est pas un port (1 à 65535)
+  erreur         site[0].pacs.port (ligne 530) : 70000 n'est pas un port (1 à 65535)
                  -> écrire un entier, sans guillemets
 ```
 

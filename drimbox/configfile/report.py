@@ -7,11 +7,12 @@ each check looks only at what is there, and one mistake never hides another.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import attrs
+
+from drimbox.systemerrors import system_reason
 
 Tree = dict[str, Any]
 
@@ -23,6 +24,8 @@ class ConfigMistake:
     path: str
     problem: str
     mend: str
+    #: Line of the file, counted from one; None where it has none.
+    line: int | None = None
 
     def __str__(self) -> str:
         return f"{self.path} : {self.problem}"
@@ -32,6 +35,8 @@ class ConfigMistake:
 class Report:
     """Collects errors and warnings in the order they are found."""
 
+    #: The file as text, once it could be read.
+    document: str = ""
     errors: list[ConfigMistake] = attrs.field(factory=list)
     warnings: list[ConfigMistake] = attrs.field(factory=list)
 
@@ -55,7 +60,7 @@ def cannot_read(error: OSError) -> str:
         errno.ELOOP: "trop de liens symboliques",
         errno.ENAMETOOLONG: "chemin trop long",
     }
-    return reasons.get(error.errno or 0, f"lecture impossible ({os.strerror(error.errno or 0)})")
+    return reasons.get(error.errno or 0, f"lecture impossible ({system_reason(error)})")
 
 
 def credentials(tree: Tree, path: str, report: Report) -> None:

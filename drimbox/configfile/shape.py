@@ -56,7 +56,7 @@ class Shape:
         `defaults` is an instance that gives the defaults in place of the class; `only` reads one key.
         """
         if not isinstance(raw, dict):
-            self._report.error(path, f"{show(raw)} n'est pas une table", f"écrire une section [{path}]")
+            self._report.error(path, f"{show(raw)} n'est pas une table", _written(cls, path))
             return {}
         known = list(keys_of(cls))
         self._unknown(cls, [key for key, *_ in known], raw, path)
@@ -110,13 +110,9 @@ class Shape:
             return
         required = [name for name, field, *_ in keys_of(table) if field.default is attrs.NOTHING]
         if table is Certificate:
-            mend = (
-                f'écrire {key} = {{ certificate = "….pem", key = "….key" }} '
-                'ou { pkcs12 = "….p12", password_file = "…" }'
-            )
+            mend = _written(table, here)
         else:
-            section = re.sub(r"\[\d+\]", "", here)
-            mend = f"ajouter [{section}] avec au moins : {', '.join(required)}"
+            mend = f"ajouter [{_heading(here)}] avec au moins : {', '.join(required)}"
         self._report.error(here, "section obligatoire absente", mend)
 
     def _unknown(self, cls: type, known: list[str], raw: dict[str, Any], path: str) -> None:
@@ -134,6 +130,21 @@ class Shape:
                 mend = "la retirer ; clés connues ici : " + ", ".join(known)
             section = isinstance(raw[key], dict) or (not path and isinstance(raw[key], list))
             self._report.error(here, "section inconnue" if section else "clé inconnue", mend)
+
+
+def _heading(path: str) -> str:
+    """Return what stands between the brackets of the heading of a table."""
+    return re.sub(r"\[\d+\]", "", path)
+
+
+def _written(cls: type, path: str) -> str:
+    """Say how the table at `path` is written."""
+    if cls is not Certificate:
+        return f"écrire une section [{_heading(path)}]"
+    return (
+        f'écrire {path.rpartition(".")[2]} = {{ certificate = "….pem", key = "….key" }} '
+        'ou { pkcs12 = "….p12", password_file = "…" }'
+    )
 
 
 def show_key(key: str) -> str:

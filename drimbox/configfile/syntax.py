@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
 from pathlib import Path
@@ -18,7 +19,12 @@ def parse(path: Path, report: Report) -> dict[str, Any]:
         with path.open("rb") as source:
             data = source.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        report.error(str(path), cannot_read(error), "donner le bon chemin avec --config")
+        mend = "donner le bon chemin avec --config"
+        if error.errno == errno.EACCES:
+            mend = (
+                "lancer la commande avec un compte qui peut le lire : root, ou celui du service (sudo -u)"
+            )
+        report.error(str(path), cannot_read(error), mend)
         return {}
     if len(data) > MAX_FILE_BYTES:
         report.error(str(path), "dépasse 1 Mio", "donner un fichier de configuration TOML")
@@ -31,6 +37,7 @@ def parse(path: Path, report: Report) -> dict[str, Any]:
         line = data.count(b"\n", 0, error.start) + 1
         report.error(f"ligne {line}", "n'est pas en UTF-8", "enregistrer le fichier en UTF-8")
         return {}
+    report.document = document
     try:
         return tomllib.loads(document)
     except RecursionError:
@@ -71,7 +78,14 @@ def _report_syntax(error: ValueError, document: str, report: Report) -> None:
         return
     line = int(found[2])
     lines = document.splitlines()
-    if "deux fois" in ours:
+    if (
+        line <= len(lines)
+        and lines[line - 1].lstrip().startswith("[")
+        and theirs.startswith("Cannot overwrite")
+    ):
+        ours = "une section de celle-ci est déjà écrite plus haut"
+        mend = "écrire une [section.détail] après la [[section]] à laquelle elle appartient"
+    elif "deux fois" in ours:
         mend = "retirer la répétition : une clé ou une section ne s'écrit qu'une fois"
     elif line <= len(lines) and re.match(r"\s*[\w.-]+\s*=\s*[^\s\"'\[{0-9tf+-]", lines[line - 1]):
         mend = "mettre le texte entre guillemets"

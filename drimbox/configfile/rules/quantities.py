@@ -64,9 +64,22 @@ def number(low: float, high: float) -> Rule:
     return Rule(f"nombre {limits}", read)
 
 
+#: Examples of each, as they are written.
+_DURATIONS = {30: "30s", 300: "5min", 7200: "2h"}
+_SIZES = {64 * 1024: "64KiB", 32 * 1024 * 1024: "32MiB", 2 * 1024**3: "2GiB"}
+
+
+def _among(examples: dict[int, str], low: float, high: float) -> str:
+    """Name the examples that may be written, if any."""
+    named = [f'"{text}"' for value, text in examples.items() if low <= value <= high]
+    if not named:
+        return ""
+    return ", par exemple " + " ou ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+
+
 def duration(low: float, high: float) -> Rule:
     """Seconds, written as a number or as `"30s"`, `"5min"`, `"2h"`, `"500ms"`, `"1j"`."""
-    mend = f"écrire une durée de {span(low)} à {span(high)}, par exemple " + '"30s", "5min" ou "2h"'
+    mend = f"écrire une durée de {span(low)} à {span(high)}{_among(_DURATIONS, low, high)}"
 
     def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -89,7 +102,7 @@ def duration(low: float, high: float) -> Rule:
 
 def size(low: int, high: int) -> Rule:
     """Bytes, written as an integer or as `"32MiB"`, `"2GiB"`, `"512KiB"`."""
-    mend = f"écrire une taille de {amount(low)} à {amount(high)}, par exemple " + '"32MiB" ou "2GiB"'
+    mend = f"écrire une taille de {amount(low)} à {amount(high)}{_among(_SIZES, low, high)}"
 
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int | str):
