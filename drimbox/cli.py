@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 
@@ -14,7 +15,6 @@ from drimbox.commands.backup import backup, backup_key, restore
 from drimbox.commands.certificates import certificates
 from drimbox.commands.configuration import check_config
 from drimbox.commands.doctor import doctor
-from drimbox.commands.french import speak_french
 from drimbox.commands.homologation import homologation
 from drimbox.commands.inspection import inspection
 from drimbox.commands.notices import notices
@@ -28,8 +28,8 @@ from drimbox.commands.validate import validate
 from drimbox.commands.wado import wado
 from drimbox.commands.walks import resync, url_change
 from drimbox.commands.whitelist import whitelist
-
-speak_french()
+from drimbox.redaction import escape_control
+from drimbox.systemerrors import system_reason
 
 
 @click.group(
@@ -81,11 +81,22 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line, in UTF-8 whatever the locale says."""
+    """Run the command line, in UTF-8 whatever the locale says.
+
+    What the system refuses where no command expects it (standard output on a full disk) is said in a line,
+    and the exit code is 1.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    cli(prog_name="drimbox")
+    try:
+        cli(prog_name="drimbox")
+    except OSError as error:
+        # What is left in the buffer cannot go out either; the interpreter would try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        where = f"{escape_control(str(error.filename))} : " if error.filename else ""
+        click.echo(f"Erreur : {where}{system_reason(error)}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -106,10 +106,12 @@ def test_check_config_of_a_good_file(tmp_path: Path) -> None:
 
 
 def test_check_config_prints_each_mistake_and_how_to_mend_it(tmp_path: Path) -> None:
-    result = run("check-config", "--config", good_config(tmp_path, port="70000", pool='["A"]'))
+    path = good_config(tmp_path, port="70000", pool='["A"]')
+    line = path.read_text("utf-8").splitlines().index("port = 70000") + 1
+    result = run("check-config", "--config", path)
     assert result.exit_code == 1
     assert "inutilisable (1 erreur, 1 avertissement)" in result.output
-    assert "erreur         site[0].pacs.port : 70000 n'est pas un port (1 à 65535)" in result.output
+    assert f"erreur         site[0].pacs.port (ligne {line}) : 70000 n'est pas un port" in result.output
     assert "-> écrire un entier, sans guillemets" in result.output
     assert "avertissement  site[0].pacs.pool" in result.output
 
@@ -119,7 +121,7 @@ def test_check_config_in_json(tmp_path: Path) -> None:
     assert result.exit_code == 1
     (error,) = json.loads(result.output)["errors"]
     assert error["path"] == "site[0].pacs.port"
-    assert set(error) == {"path", "problem", "mend"}
+    assert set(error) == {"path", "problem", "mend", "line"}
 
 
 def test_configuration_is_found_by_the_environment(tmp_path: Path) -> None:
@@ -171,12 +173,12 @@ async def test_status_of_a_running_process() -> None:
         shown = run("status", "--admin", admin)
         assert shown.exit_code == 0
         assert shown.output.splitlines() == [
-            "name : DRIMbox",
-            "ready : oui",
+            "nom : DRIMbox",
+            "accepte du travail : oui",
             "sites :",
             "  -",
-            "    name : radio",
-            "    waiting : -",
+            "    nom : radio",
+            "    en attente : -",
         ]
         assert json.loads(run("status", "--json", "--admin", admin).output)["sites"][0]["name"] == "radio"
 

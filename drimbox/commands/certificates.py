@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from drimbox.commands.common import json_option, print_json
+from drimbox.commands.common import json_option, local_time, print_json
 from drimbox.commands.process import AdminClient, admin_option, client_of
 from drimbox.redaction import escape_control
 
@@ -27,7 +27,7 @@ def show(client: AdminClient | None, config_path: Path, as_json: bool) -> None:
         print_json(answer)
         return
     for each in answer["certificates"]:
-        end = each["expires"][:10] if each["expires"] else "illisible"
+        end = local_time(each["expires"])[:10] if each["expires"] else "illisible"
         click.echo(escape_control(f"{end:<11} {each['label']:<32} {each['subject']}"))
     _show_lists(answer["revocation"])
 
@@ -57,7 +57,7 @@ def _show_lists(lists: list[dict[str, Any]]) -> None:
         click.echo("Aucune liste de révocation configurée : la révocation n'est pas vérifiée.")
     for each in lists:
         state = "à jour" if each["current"] else "PAS À JOUR"
-        until = f", jusqu'au {each['next_update'][:16].replace('T', ' ')}" if each["next_update"] else ""
+        until = f", jusqu'au {local_time(each['next_update'])[:16]}" if each["next_update"] else ""
         click.echo(
             escape_control(f"{each['url']} : {state}{until}, {each['revoked']} certificats révoqués")
         )

@@ -12,6 +12,7 @@ import click.decorators
 import click.exceptions
 import click.formatting
 import click.parser
+import click.termui
 import click.types
 
 _TEXTS = {
@@ -41,11 +42,24 @@ _TEXTS = {
     "{value} is not in the range {range}.": "{value} n'est pas dans l'intervalle {range}.",
     "{value!r} is not {choice}.": "{value!r} n'est pas {choice}.",
     "{value!r} is not one of {choices}.": "{value!r} n'est pas un de {choices}.",
-    "{name} {filename!r} does not exist.": "{name} {filename!r} introuvable.",
+    "{name} {filename!r} does not exist.": "{name} {filename!r} introuvable, ou inaccessible à ce compte.",
     "{name} {filename!r} is a directory.": "{name} {filename!r} est un dossier.",
+    "{name} {filename!r} is a file.": "{name} {filename!r} est un fichier.",
     "{name} {filename!r} is not readable.": "{name} {filename!r} : lecture refusée.",
+    "{name} {filename!r} is not writable.": "{name} {filename!r} : écriture refusée.",
+    "{name} {filename!r} is not executable.": "{name} {filename!r} n'est pas exécutable.",
+    "Choose from:\n\t{choices}": "Choisir parmi :\n\t{choices}",
+    "{value!r} is not a valid boolean. Recognized values: {states}": "{value!r} n'est pas un de {states}.",
+    "Missing parameter: {param_name}": "Paramètre manquant : {param_name}",
+    "Missing {param_type}": "Manquant : {param_type}",
+    "Invalid start character for option ({option})": "Option mal écrite ({option})",
+    "Repeat for confirmation": "Le répéter",
+    "Error: The two entered values do not match.": "Erreur : les deux saisies diffèrent.",
+    "Error: invalid input": "Erreur : saisie refusée",
+    "unknown error": "erreur inconnue",
+    "required": "obligatoire",
     "file": "fichier",
-    "File": "Fichier",
+    "directory": "dossier",
     "path": "chemin",
     "env var: {var}": "variable d'environnement : {var}",
     "default: {default}": "par défaut : {default}",
@@ -69,6 +83,7 @@ def speak_french() -> None:
         click.exceptions,
         click.formatting,
         click.parser,
+        click.termui,
         click.types,
     ):
         words = vars(module)

@@ -23,10 +23,12 @@ from drimbox.commands.common import (
     refused,
     tree_lines,
 )
+from drimbox.commands.words import french
 from drimbox.config import Listener
 from drimbox.configfile import ConfigErrors, admin_listener
 from drimbox.redaction import escape_control
 from drimbox.secretfile import SecretUnusable, read_secret
+from drimbox.systemerrors import system_reason
 
 TIMEOUT = 10.0
 MAX_ANSWER = 16 * 1024 * 1024
@@ -124,7 +126,7 @@ class AdminClient:
         except http.client.HTTPException:
             raise Failed(f"ce qui écoute sur {self.where} n'est pas DRIMbox.") from None
         except OSError as error:
-            raise Failed(f"connexion à {self.where} impossible : {error.strerror or error}.") from None
+            raise Failed(f"connexion à {self.where} impossible : {system_reason(error)}.") from None
         finally:
             connection.close()
         if response.getheader("Server") != SERVER_NAME or len(content) > limit:
@@ -270,4 +272,4 @@ def status(live: bool, client: AdminClient | None, config_path: Path, as_json: b
     if as_json:
         print_json(answer)
     else:
-        click.echo("\n".join(tree_lines(answer)))
+        click.echo("\n".join(tree_lines(french(answer))))

@@ -11,19 +11,11 @@ import click
 
 from drimbox.commands.common import Command, Failed, json_option, local_time, print_json, tree_lines
 from drimbox.commands.process import AdminClient, admin_option, client_of
+from drimbox.commands.words import KINDS, QUEUE_STATES, french
 from drimbox.redaction import escape_control
+from drimbox.systemerrors import system_reason
 
 QUEUES = ("inbox", "feed", "outbox")
-#: States by their name in the process, as an operator reads them.
-STATES = {
-    "waiting": "en attente",
-    "in_hand": "en cours",
-    "put_off": "remise à plus tard",
-    "failed": "en échec",
-    "parked": "mise de côté",
-    "done": "terminée",
-    "dropped": "abandonnée",
-}
 #: Rows read at once.
 _PAGE = 200
 
@@ -44,7 +36,7 @@ def _options(command: Command) -> Command:
 @click.argument("queue", type=click.Choice(QUEUES), metavar="[FILE]", required=False)
 @click.option(
     "--state",
-    type=click.Choice([*STATES]),
+    type=click.Choice([*QUEUE_STATES]),
     help="Un seul état ; par défaut, tout ce qui n'est ni terminé ni abandonné.",
 )
 @click.option("--study", metavar="UID", help="Un seul examen (StudyInstanceUID).")
@@ -105,14 +97,14 @@ def _rows(
 
 def _line(row: dict[str, Any]) -> str:
     about = row.get("study_uid") or row.get("ris", "")
-    kind = {"publish": "publication", "remove": "retrait"}.get(row.get("kind", ""), "")
+    kind = KINDS.get(row.get("kind", ""), "")
     parts = [f"{row['queue']} {row['id']}", local_time(row["came_at"]), _state(row)]
     parts += [kind, about, row["code"], row["reason"]]
     return "  ".join(part for part in parts if part)
 
 
 def _state(row: dict[str, Any]) -> str:
-    word = STATES.get(row["state"], str(row["state"]))
+    word = QUEUE_STATES.get(row["state"], str(row["state"]))
     if row["state"] == "put_off":
         word += f" jusqu'au {local_time(row['due_at'])}"
     return word
@@ -142,7 +134,7 @@ def show(
     if as_json:
         print_json(row)
     else:
-        click.echo("\n".join(tree_lines({**row, "state": _state(row)})))
+        click.echo("\n".join(tree_lines(french({**row, "state": _state(row)}))))
     if raw is not None:
         _write_private(raw, lambda: process.fetch(f"/queues/{queue}/{number}/raw"))
         click.echo(f"Contenu écrit dans {escape_control(str(raw))} (lisible de vous seul).", err=True)
@@ -155,7 +147,7 @@ def _write_private(path: Path, fetch: Any) -> None:
     except FileExistsError:
         raise Failed(f"{path} existe déjà : donner un nouveau nom.") from None
     except OSError as error:
-        raise Failed(f"{path} : écriture impossible ({error.strerror}).") from None
+        raise Failed(f"{path} : écriture impossible ({system_reason(error)}).") from None
     try:
         with os.fdopen(target, "wb") as file:
             # Whatever the umask added or took away.
@@ -164,7 +156,7 @@ def _write_private(path: Path, fetch: Any) -> None:
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise Failed(f"{path} : écriture impossible ({error.strerror}).") from None
+            raise Failed(f"{path} : écriture impossible ({system_reason(error)}).") from None
         raise
 
 

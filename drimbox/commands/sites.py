@@ -9,10 +9,9 @@ import click
 
 from drimbox.commands.common import escape_lines, json_option, local_time, print_json
 from drimbox.commands.process import AdminClient, admin_option, client_of
+from drimbox.commands.words import TITLE_STATES
 
 _STATES = {"answers": "répond", "silent": "NE RÉPOND PAS", "unknown": "pas encore interrogé"}
-#: States of an AE title, as an operator reads them.
-_TITLES = {"free": "libre", "leased": "pris", "quarantined": "en quarantaine"}
 
 
 @click.command()
@@ -39,7 +38,9 @@ def _lines(site: dict[str, Any]) -> list[str]:
     lines.append(f"  archive      {archive['name']}{title}, {where} : {_reach(site['reach'])}")
     if "pool" in site:
         titles = site["pool"]["ae_titles"].items()
-        lines.append("  AE titles    " + ", ".join(f"{name} {_TITLES.get(s, s)}" for name, s in titles))
+        lines.append(
+            "  AE titles    " + ", ".join(f"{name} {TITLE_STATES.get(s, s)}" for name, s in titles)
+        )
     places = site.get("pool") or site["readings"]
     lines.append(f"  places       {places['free']} libre(s), {places['waiting']} demande(s) en attente")
     on = [name for name, value in site["options"].items() if value is True]

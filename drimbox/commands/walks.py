@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from drimbox.commands.common import Failed, json_option, print_csv, print_json
+from drimbox.commands.common import Failed, json_option, local_time, print_csv, print_json
 from drimbox.commands.process import AdminClient, admin_option, client_of
 from drimbox.redaction import escape_control
 
@@ -128,7 +128,7 @@ def resync_list(
         click.echo(f"{'passage':>7}  {'site':<20}{'début':<21}{'état':<11}", nl=False)
         click.echo("".join(f"{name:>9}" for name in _STATISTICS))
         for walk in walks:
-            head = f"{walk['walk']:>7}  {walk['site']:<20}{_instant(walk['started_at']):<21}"
+            head = f"{walk['walk']:>7}  {walk['site']:<20}{local_time(walk['started_at']):<21}"
             numbers = "".join(f"{_shown(walk[name]):>9}" for name in _STATISTICS)
             click.echo(escape_control(f"{head}{_STATES[walk['state']]:<11}{numbers}{_dry(walk)}"))
 
@@ -209,7 +209,7 @@ def _status(walks: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _progress(walk: dict[str, Any]) -> str:
-    since = _instant(walk["started_at"])
+    since = local_time(walk["started_at"])
     head = f"passage {walk['walk']}{_dry(walk)} {_STATES[walk['state']]}, lancé le {since}"
     why = f" ; {walk['waiting']}" if walk["waiting"] else ""
     return f"{head}, {walk['walked']} KOS parcourus sur {walk['STR01']}{why}"
@@ -319,10 +319,6 @@ def _print_statistics(walks: Iterable[dict[str, Any]]) -> None:
         for walk in walks
     )
     print_csv(("passage", "site", "a_blanc", "debut", "fin", "etat", *_STATISTICS), rows)
-
-
-def _instant(text: str | None) -> str:
-    return (text or "")[:19].replace("T", " ")
 
 
 def _shown(value: int | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from drimbox.commands.common import Failed, json_option, print_json, tree_lines
+from drimbox.commands.common import Failed, json_option, local_time, print_json, tree_lines
 from drimbox.commands.inspection import read_input
 from drimbox.commands.process import AdminClient, admin_option, client_of
 from drimbox.redaction import escape_control
@@ -74,8 +74,10 @@ def show(domains: bool, client: AdminClient | None, config_path: Path, as_json: 
     metavar="CHEMIN",
     help="Autorités du signataire : fichier PEM ou DER, ou dossier de tels fichiers.",
 )
-@click.option("--cn", default="Liste Blanche DRIM-M PROD", show_default=True, help="CN du signataire.")
-@click.option("--ou", default="318751275100020", show_default=True, help="OU du signataire.")
+@click.option(
+    "--cn", default="Liste Blanche DRIM-M PROD", show_default=True, metavar="NOM", help="CN du signataire."
+)
+@click.option("--ou", default="318751275100020", show_default=True, metavar="NOM", help="OU du signataire.")
 @click.option(
     "--crl",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -129,10 +131,10 @@ def _shown(answer: dict[str, Any]) -> dict[str, Any]:
     """Return what is shown of the state, with its French words."""
     return {
         "en vigueur": answer["in_force"],
-        "générée le": answer["generated"],
+        "générée le": local_time(answer["generated"]) or None,
         "entrées": answer["entries"],
-        "certificat du signataire valable jusqu'au": answer["signer_expires"],
-        "dernière récupération": answer["fetched"],
-        "en échec depuis": answer["failing_since"],
+        "certificat du signataire valable jusqu'au": local_time(answer["signer_expires"]) or None,
+        "dernière récupération": local_time(answer["fetched"]) or None,
+        "en échec depuis": local_time(answer["failing_since"]) or None,
         "nos sites y figurent": answer["sites"],
     }
