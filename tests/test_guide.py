@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,40 +16,82 @@ from drimbox.cli import cli
 from drimbox.configfile.keys import RULES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+EXAMPLE = DOCS.parent / "etc" / "drimbox.toml"
 PAGES = sorted(DOCS.glob("exploitation*.md"))
 
 
-_CALL = re.compile(r"(?:^|\s)drimbox ([a-z][a-z|-]*(?: [a-z][a-z\\|-]*)*)")
 _KEYS = (re.compile(r"`\[[a-z.]+\] ([a-z_]+)`"), re.compile(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`"))
+#: Words of the pages that look like keys and are states, reasons, columns or settings of other programs.
+NO_KEYS = {"in_hand", "put_off", "front_end", "type_structure", "close_notify", "basic_auth"} | {
+    "synchronous_commit",
+    "full_page_writes",
+}
+#: A whole command line: behind a prompt, another account, another command, or a path.
+_CALL = re.compile(r"(?:^|[\s/=])(?<!-u )(?<!--name )drimbox ([a-z][^#>&;(),]*)")
+#: What stands for a value: `FICHIER`, `NOM`; what goes on beside a line in a block.
+_STANDS_FOR = re.compile(r"[A-ZÉ@:]{3,}|.*…")
 
 
-def commands(text: str) -> list[str]:
-    """Return what stands behind `drimbox` in code, up to the first option or value."""
-    code = re.findall(r"`([^`\n]+)`", text)
+def lines_of(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield what stands behind `drimbox` in code, and whether it is a whole line of a block."""
     for block in re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL):
-        code += block.splitlines()
-    calls = [call for line in code for call in _CALL.findall(line.partition("#")[0])]
-    # `sudo -u drimbox drimbox ...`: the first is the account.
-    return [call.removeprefix("drimbox ") for call in calls]
+        for line in re.sub(r"\\\n\s+", "", block).splitlines():
+            yield from ((call.strip(), True) for call in _CALL.findall(re.sub(r"^[$#] ", "", line.strip())))
+    for code in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        yield from ((call.strip(), False) for call in _CALL.findall(code.replace("\\|", "|")))
 
 
-def known(words: list[str]) -> bool:
-    """Say whether these words are a command; what follows one that has no subcommands are its values."""
+def refused(call: str, *, whole: bool) -> str:
+    """Say why the command line would refuse this, empty when it would not.
+
+    A mention in a sentence may leave out what a whole line may not; a value that stands for another, and a
+    file that is not here, are no mistakes.
+    """
+    words = shlex.split(re.sub(r"^(?:drimbox )+|[\[\]]", "", call))
     current: click.Command = cli
-    for word in words:
-        if not isinstance(current, click.Group):
-            return True
-        names = re.split(r"\\?\|", word)
-        if not all(name in current.commands for name in names):
-            return False
+    while isinstance(current, click.Group) and words and not words[0].startswith("-"):
+        names = words.pop(0).split("|")
+        missing = [name for name in names if name not in current.commands]
+        if missing:
+            return f"no command {missing}"
         current = current.commands[names[0]]
-    return True
+    if isinstance(current, click.Group) and not words:
+        return "a group alone" if whole and not current.invoke_without_command else ""
+    if "--help" in words or not (words or whole):
+        return ""
+    try:
+        with current.make_context("drimbox", list(words)):
+            return ""
+    except (click.MissingParameter, click.BadOptionUsage) as error:
+        return error.format_message() if whole else ""
+    except click.BadParameter as error:
+        stands = any(_STANDS_FOR.fullmatch(word) for word in words)
+        return "" if stands or "introuvable" in error.message else error.format_message()
+    except click.UsageError as error:
+        return error.format_message()
+    except (click.exceptions.Exit, click.ClickException):
+        return ""
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_every_command_exists(path: Path) -> None:
-    missing = [call for call in commands(path.read_text("utf-8")) if not known(call.split())]
-    assert missing == []
+PAGES_OF_ALL = [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md", EXAMPLE]
+
+
+@pytest.mark.parametrize("path", PAGES_OF_ALL, ids=lambda path: path.stem)
+def test_every_command_line_would_be_taken(path: Path) -> None:
+    calls = list(lines_of(path.read_text("utf-8")))
+    wrong = [(call, why) for call, whole in calls if (why := refused(call, whole=whole))]
+    assert wrong == []
+
+
+def test_wrong_command_lines_are_found() -> None:
+    text = (
+        "`drimbox notices lst` `drimbox audit verify --jsno`\n```\n$ sudo -u drimbox drimbox restore\n```\n"
+    )
+    assert [call for call, whole in lines_of(text) if refused(call, whole=whole)] == [
+        "restore",
+        "notices lst",
+        "audit verify --jsno",
+    ]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -63,8 +107,39 @@ def test_every_page_is_in_the_guide() -> None:
     assert [path.name for path in PAGES if path.name not in guide] == ["exploitation.md"]
 
 
-def test_every_key_named_in_the_guide_exists() -> None:
-    keys = {key for rules in RULES.values() for key in rules}
-    text = (DOCS / "exploitation.md").read_text("utf-8")
-    named = {name for pattern in _KEYS for name in pattern.findall(text)}
-    assert {name for name in named if not name.startswith("drimbox_")} - keys == set()
+def keys_by_section() -> dict[str, set[str]]:
+    """Return the keys of each section of the example, which has them all."""
+    found: dict[str, set[str]] = {}
+    section = ""
+    for line in EXAMPLE.read_text("utf-8").splitlines():
+        if heading := re.fullmatch(r"#?\[{1,2}([a-z0-9.]+)\]{1,2}", line):
+            section = heading[1]
+        elif key := re.match(r"#?([a-z0-9_]+) = ", line):
+            found.setdefault(section, set()).add(key[1])
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES_OF_ALL, ids=lambda path: path.stem)
+def test_every_key_is_named_with_its_section(path: Path) -> None:
+    keys = keys_by_section()
+    named = re.findall(r"`\[{1,2}([a-z.]+)\]{1,2} ([a-z0-9_]+)", path.read_text("utf-8"))
+    assert [(section, key) for section, key in named if key not in keys.get(section, ())] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_key_named_alone_exists(path: Path) -> None:
+    keys = {key for rules in RULES.values() for key in rules} | set().union(*keys_by_section().values())
+    named = {name for pattern in _KEYS for name in pattern.findall(path.read_text("utf-8"))}
+    assert {name for name in named if not name.startswith("drimbox_")} - keys - NO_KEYS == set()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_what_is_selected_of_a_metric_exists(path: Path) -> None:
+    sources = [each for each in (DOCS.parent / "drimbox").rglob("*.py") if "configfile" not in each.parts]
+    code = "".join(each.read_text("utf-8") for each in sources)
+    for name, selected in re.findall(r"\b(drimbox_\w+)\{([^}]*)\}", path.read_text("utf-8")):
+        collector = metrics.REGISTRY._names_to_collectors[name]
+        for part in selected.split(","):
+            label, _equals, value = part.strip().partition("=")
+            assert label in getattr(collector, "_labelnames", ()), (name, label)
+            assert not value or f'"{value.strip(chr(34))}"' in code, (name, value)
