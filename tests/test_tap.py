@@ -85,7 +85,7 @@ def test_wrong_configuration_exits_1_with_every_mistake(
         tap.makeService(options(path))
     assert caught.value.code == 1
     said = capfdbinary.readouterr().err.decode("utf-8")
-    assert "site[0].pacs.port : 0 n'est pas un port (1 à 65535)" in said
+    assert "site[0].pacs.port (ligne 41) : 0 n'est pas un port (1 à 65535)" in said
     assert "dmp.base_url" in said
     assert served == []
 
@@ -200,7 +200,7 @@ def test_twistd_with_a_wrong_configuration_prints_french_and_no_traceback(tmp_pa
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert out == b""
-    assert "site[0].pacs.port : 70000 n'est pas un port (1 à 65535)" in errors.decode("utf-8")
+    assert "site[0].pacs.port (ligne 41) : 70000 n'est pas un port (1 à 65535)" in errors.decode("utf-8")
     assert b"Traceback" not in errors
 
 

@@ -35,9 +35,9 @@ config_option: Callable[[Command], Command] = click.option(
     default=DEFAULT_CONFIG,
     envvar=CONFIG_VARIABLE,
     show_default=True,
-    show_envvar=True,
     metavar="FICHIER",
-    help="Fichier de configuration.",
+    # `show_envvar` would have click name the variable in errors, in English.
+    help=f"Fichier de configuration, ou variable d'environnement {CONFIG_VARIABLE}.",
 )
 
 json_option: Callable[[Command], Command] = click.option(
