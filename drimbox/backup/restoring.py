@@ -78,7 +78,8 @@ def restore(path: Path, *, target: Path, config_path: Path, identity: Path | Non
     """
     state = target.parent
     if not state.is_dir():
-        raise BackupUnusable(f"{state} n'existe pas : le créer, au compte du service, ou donner --state-dir")
+        mend = "le créer, au compte du service, ou donner --state-dir"
+        raise BackupUnusable(f"{state} n'existe pas : {mend}")
     with Mark(state, f"{path.name}, {datetime.now().astimezone():%d/%m/%Y %H:%M}\n") as mark:
         if any(state.glob(f"{target.name}*")):
             mark.drop()
