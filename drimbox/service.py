@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import DatabaseError
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -37,7 +39,10 @@ from drimbox.listening import Listening
 from drimbox.ports import OutageNotices
 from drimbox.presence import OwnNotices
 from drimbox.status import Status
+from drimbox.store.errors import StoreError
+from drimbox.store.words import database_reason
 from drimbox.stores import Stores
+from drimbox.systemerrors import system_reason
 from drimbox.waiting import at_most, settled
 from drimbox.weather import Weather
 from drimbox.web.access import CALLER
@@ -88,12 +93,17 @@ class Gateway(Service):
         await settled(self._started)
 
     def _not_started(self, failure: Failure) -> None:
+        if why := _refusal(failure.value):
+            self.log.critical("DRIMbox ne démarre pas : {why}", why=why)
         self.log.failure("the gateway could not start", failure=failure)
-        if self._reactor.running:
-            # twistd ends with status 0 whatever happened; the init system must learn that we failed.
-            # `stopService` undoes what was begun, then everything else of the shutdown has run.
-            self._reactor.addSystemEventTrigger("after", "shutdown", _exit_failed)
-            self._reactor.callLater(0, self._reactor.stop)
+        # What fails before its first wait does so before the reactor of twistd runs.
+        self._reactor.callWhenRunning(self._end_failed)
+
+    def _end_failed(self) -> None:
+        # twistd ends with status 0 whatever happened; the init system must learn that we failed.
+        # `stopService` undoes what was begun, then everything else of the shutdown has run.
+        self._reactor.addSystemEventTrigger("after", "shutdown", _exit_failed)
+        self._reactor.callLater(0, self._reactor.stop)
 
     async def _start(self) -> None:
         config = self.config
@@ -313,6 +323,21 @@ class Gateway(Service):
 
     def _defer(self, work: Callable[[], T]) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._threads, work)
+
+
+def _refusal(error: BaseException | None) -> str:
+    """Say in French what an operator can mend of what kept us from starting, empty for all else."""
+    if isinstance(error, StoreError):
+        return str(error)
+    if isinstance(error, DatabaseError):
+        return f"base de données : {database_reason(error)}"
+    if isinstance(error, CannotListenError):
+        reason = error.socketError
+        why = system_reason(reason) if isinstance(reason, OSError) else "écoute impossible"
+        return f"{error.interface}:{error.port} : {why}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'système'} : {system_reason(error)}"
+    return ""
 
 
 def _exit_failed() -> None:

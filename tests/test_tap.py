@@ -204,6 +204,26 @@ def test_twistd_with_a_wrong_configuration_prints_french_and_no_traceback(tmp_pa
     assert b"Traceback" not in errors
 
 
+@pytest.mark.parametrize("before_the_reactor", [True, False])
+def test_a_gateway_that_cannot_start_says_why_and_ends(tmp_path: Path, before_the_reactor: bool) -> None:
+    """Whether it fails at once, before twistd runs its reactor, or after a wait."""
+    path = good_config(tmp_path)
+    if before_the_reactor:
+        (tmp_path / "state" / "restauration.inachevee").write_text("une sauvegarde\n")
+        words = "DRIMbox ne démarre pas : Une restauration n'est pas terminée"
+    else:
+        (tmp_path / "state" / "drimbox.db").write_bytes(b"autre chose qu'une base\n" * 1000)
+        words = "DRIMbox ne démarre pas : base de données : ce fichier n'est pas une base de données"
+    process = twistd(tmp_path, "--config", str(path), stand_in="")
+    try:
+        out, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 1, errors
+    told = [json.loads(line) for line in out.decode("utf-8").splitlines()]
+    assert any(each["message"].startswith(words) for each in told), told
+
+
 def test_timers_do_not_depend_on_the_time_of_day(tmp_path: Path) -> None:
     stand_in = STAND_IN.replace("self.name_of", "reactor.seconds is time.monotonic")
     process = twistd(tmp_path, "--config", str(good_config(tmp_path)), stand_in="import time\n" + stand_in)

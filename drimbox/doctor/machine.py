@@ -49,7 +49,7 @@ def _disk(folder: Path, config: Config) -> Finding:
             "vérifier que ce dossier existe, appartient à l'utilisateur du service et n'est pas plein",
         )
     free = stat.f_bavail * stat.f_frsize
-    seen = f"{amount(free // 1024 * 1024)} libres"
+    seen = f"{amount(free >> 20 << 20)} libres"
     more = "libérer de la place ou agrandir ce disque"
     if free < least:
         return bad("disk", subject, f"{seen}, moins que doctor.min_free ({amount(least)})", more)
