@@ -6,6 +6,8 @@ import io
 import json
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import attrs
@@ -17,8 +19,9 @@ from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find  # type: ignore[attr-defined]
 
 from bench import __main__ as bench_main
+from bench import feed as bench_feed
 from bench.drain import measure_drain, rate
-from bench.feed import measure_bursts, measure_large_reports, measure_latency
+from bench.feed import large_studies, measure_bursts, measure_large_reports, measure_latency, small_studies
 from bench.feeding import FedGateway, NotPublished
 from bench.feedreport import FEED_SECTIONS
 from bench.finder import FinderPacs, elements, matches
@@ -125,6 +128,24 @@ def test_a_report_that_is_not_accepted_gives_no_figure(tmp_path: Path) -> None:
 # --- the measures ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FedGateway, FedGateway]]:
+    """One gateway before small studies and one before large ones: each is five processes to start."""
+    folder = tmp_path_factory.mktemp("fed")
+    with small_studies(PLAN, folder) as small, large_studies(PLAN, folder) as large:
+        yield small, large
+
+
+@pytest.fixture
+def started(fed: tuple[FedGateway, FedGateway], monkeypatch: pytest.MonkeyPatch) -> FedGateway:
+    """Have what is measured find these two running; return the one before small studies."""
+    small, large = fed
+    monkeypatch.setattr(bench_feed, "small_studies", lambda plan, folder: nullcontext(small))
+    monkeypatch.setattr(bench_feed, "large_studies", lambda plan, folder: nullcontext(large))
+    return small
+
+
+@pytest.mark.usefixtures("started")
 def test_latency_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     results = Results()
     measure_latency(results, PLAN, tmp_path)
@@ -136,6 +157,7 @@ def test_latency_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     assert value["large.dmp"] > 0
 
 
+@pytest.mark.usefixtures("started")
 def test_bursts_count_only_what_was_published(tmp_path: Path) -> None:
     results = Results()
     measure_bursts(results, PLAN, tmp_path)
@@ -156,12 +178,14 @@ def test_a_full_inbox_is_drained_whole(tmp_path: Path) -> None:
     assert rate([1.0, 1.5, 2.0]) == 2.0
 
 
-def test_what_is_not_published_gives_no_figure(tmp_path: Path) -> None:
-    with FedGateway(tmp_path, series=1, instances=1) as feed:
-        feed.send(1)
-        feed.reports += 1
-        with pytest.raises(NotPublished, match="publications of 2"):
-            feed.wait_published(seconds=3)
+def test_what_is_not_published_gives_no_figure(
+    started: FedGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started.send(1)
+    started.wait_published(seconds=60)
+    monkeypatch.setattr(started, "reports", started.reports + 1)
+    with pytest.raises(NotPublished, match=f"{started.reports - 1} publications of {started.reports}"):
+        started.wait_published(seconds=1)
 
 
 def test_archive_is_looked_up_by_the_gateway_s_own_code(tmp_path: Path) -> None:
