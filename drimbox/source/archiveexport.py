@@ -109,7 +109,8 @@ class ArchiveExport:
 
     async def _check(self, folder: Path) -> None:
         def writable() -> bool:
-            return folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+            # Unlike its method of `Path`, this one is false for what lies in a folder we may not look into.
+            return folder.is_absolute() and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
         if not await self._in_thread(writable):
             raise JobFailed(

@@ -122,9 +122,10 @@ def test_a_stop_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("where", ["missing", "relative"])
+@pytest.mark.parametrize("where", ["missing", "relative", "unseen"])
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, where: str) -> None:
-    folder = tmp_path / "missing" if where == "missing" else Path()
+    # What may not be looked at is an error of the system, as a name that is too long is.
+    folder = {"missing": tmp_path / "missing", "relative": Path(), "unseen": tmp_path / ("x" * 300)}[where]
     with pytest.raises(JobFailed, match="chemin absolu"):
         export(folder, listing())
 
