@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 _REASONS = {
     errno.ENOENT: "introuvable",
@@ -36,10 +37,15 @@ _REASONS = {
 
 
 def system_reason(error: OSError) -> str:
-    """Say in French why the system refused; an error that is not in the table, by its symbol and number."""
+    """Say in French why the system refused; an error that is not in the table, by its symbol and number.
+
+    What our own code raised in the words of an operator stays as it is.
+    """
     number = error.errno or 0
-    if number in _REASONS:
-        return _REASONS[number]
     if number < 0:  # those of getaddrinfo
         return "nom introuvable"
+    if error.strerror and error.strerror != os.strerror(number):
+        return error.strerror
+    if number in _REASONS:
+        return _REASONS[number]
     return f"erreur du système {errno.errorcode.get(number, '')} {number}".replace("  ", " ")

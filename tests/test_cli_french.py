@@ -171,7 +171,10 @@ def test_what_the_system_says_is_translated(number: int) -> None:
 
 
 def test_what_is_not_in_the_table_has_its_symbol() -> None:
-    assert system_reason(OSError(errno.EXDEV, "…")) == f"erreur du système EXDEV {errno.EXDEV}"
+    told = os.strerror(errno.EXDEV)
+    assert system_reason(OSError(errno.EXDEV, told)) == f"erreur du système EXDEV {errno.EXDEV}"
+    # Our own code raised this one.
+    assert system_reason(OSError(errno.ENOTEMPTY, "dossier non vide")) == "dossier non vide"
     assert system_reason(OSError(-2, "Name or service not known")) == "nom introuvable"
 
 
