@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -53,6 +54,16 @@ def test_service_is_made_from_the_configuration(tmp_path: Path, served: list[Con
     assert IService.providedBy(service)
     assert len(list(service)) == 1
     assert served[0].drimbox.system_id == "349"
+    assert gc.isenabled()
+
+
+def test_garbage_is_looked_for_again_when_the_service_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "drimbox.service", None)
+    with pytest.raises(ImportError):
+        tap.makeService(options(good_config(tmp_path)))
+    assert gc.isenabled()
 
 
 def test_the_application_gets_our_observer(tmp_path: Path, served: list[Config]) -> None:
