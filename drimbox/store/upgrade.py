@@ -102,7 +102,7 @@ def _backup(path: Path, revision: str) -> Path:
     sync(partial)
     partial.rename(target)
     sync(target.parent)
-    for old in path.parent.glob(f"{path.name}.{revision}-*.bak"):
+    for old in path.parent.glob(f"{path.name}.{revision}-[0-9]*T[0-9]*Z.bak"):
         if old != target:
             old.unlink()
     return target
