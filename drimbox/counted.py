@@ -23,6 +23,7 @@ from drimbox.errors import PacsCommunicationError, PacsUnavailable, RetrieveTime
 from drimbox.model import Study
 from drimbox.ports import Count, ImageArchive, MoveRun, PacsMover, Statistics
 from drimbox.reached import Reached
+from drimbox.source.structures import Structures
 
 T = TypeVar("T")
 
@@ -36,12 +37,10 @@ class Counter:
         self._statistics = statistics
         #: What the exchanges say of whether an archive answers.
         self.reached = reached
-        self._structures = {}
+        structures = Structures(config)
+        self._structures = {site.name: structures.only_at(site.name) for site in config.sites}
         #: Site of each PACS, by its name.
         self.sites = {site.pacs.name: site.name for site in config.sites if site.pacs is not None}
-        for site in config.sites:
-            here = site.structures or tuple(each.id for each in config.structures)
-            self._structures[site.name] = here[0] if len(here) == 1 else ""
 
     def count(self, site: str, **amounts: int) -> None:
         """Count events of a site, by their statistic; whoever calls goes on at once."""

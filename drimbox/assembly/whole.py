@@ -38,6 +38,7 @@ from drimbox.source.sharedcache import SharedCache
 from drimbox.source.speedtest import Doors as SpeedTestDoors
 from drimbox.source.speedtest import SpeedTests
 from drimbox.source.storing import Storing
+from drimbox.source.unreadable import RefusedReports
 from drimbox.source.walking import Doors as WalkDoors
 from drimbox.source.watch import Watch
 from drimbox.store.cache import Cache
@@ -161,6 +162,7 @@ class Assembly:
             ground.defer,
             stored=self.feed.reading.wake,
             precedence=self.feed.precedence,
+            refused=RefusedReports(ground.config, ground.stores.audit).refused,
         )
         return MllpFactory(
             ground.config.hl7,

@@ -2,7 +2,7 @@
 
 No namespace, UTF-8, elements in the order of the schema (interfaces.md 11.1). Values come from peers:
 what XML cannot carry is replaced and line breaks become blanks, so no value can break the message or the
-line of a syslog that transports it; detail values are base64, as the schema wants.
+line of a syslog that transports it; details and queries are base64, as the schema wants.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from datetime import UTC, datetime
 
 from lxml import etree
 
-from drimbox.audit.messages import PATIENT_NUMBER, REPORT_NUMBER, STUDY, SUBMISSION_SET, UNKNOWN, URI
+from drimbox.audit.messages import (
+    PATIENT_NUMBER,
+    REPORT_NUMBER,
+    STORED_QUERY,
+    STUDY,
+    SUBMISSION_SET,
+    UNKNOWN,
+    URI,
+)
 from drimbox.audit.ontrail import PURGE
 from drimbox.ports import AuditEvent, AuditObject, AuditParticipant
 from drimbox.xml import Element, serialize
@@ -40,6 +48,7 @@ _ID_TYPES = {
     URI: ("RFC-3881", "URI"),
     "110182": ("DCM", "Node ID"),
     PURGE: ("DRIMbox", "Dernier événement effacé"),
+    STORED_QUERY: ("IHE Transactions", "Registry Stored Query"),
     SUBMISSION_SET: ("IHE XDS Metadata", "submission set classificationNode"),
 }
 
@@ -102,11 +111,16 @@ def _object(root: Element, object_: AuditObject) -> None:
     element = _child(root, "ParticipantObjectIdentification", **names)
     system, text = _ID_TYPES.get(object_.id_type, (_system(object_.id_type), object_.id_type))
     _code(element, "ParticipantObjectIDTypeCode", object_.id_type, system, text)
-    if object_.name:
+    if object_.query:
+        _child(element, "ParticipantObjectQuery").text = _encoded(object_.query)
+    elif object_.name:
         _child(element, "ParticipantObjectName").text = _clean(object_.name)
     for kind, value in object_.details:
-        data = base64.b64encode(value.encode("utf-8", "replace")).decode("ascii")
-        _child(element, "ParticipantObjectDetail", type=kind, value=data)
+        _child(element, "ParticipantObjectDetail", type=kind, value=_encoded(value))
+
+
+def _encoded(value: str) -> str:
+    return base64.b64encode(value.encode("utf-8", "replace")).decode("ascii")
 
 
 def _system(id_type: str) -> str:

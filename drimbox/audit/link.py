@@ -10,6 +10,10 @@ So a batch counts as delivered when, after our `close_notify`,
   bytes of ours were on their way.
 
 Anything else (reset, alert, silence) leaves the batch undelivered, however much of it may have been read.
+A reset counts even behind the `close_notify`: a repository that happens to stop just then says goodbye
+without having read, and its system resets the connection because of what was left unread. So we end our
+half only, and see how the repository ends its own.
+
 An end of file is no word of TLS: somebody on the way could forge it, and make us skip what was not read;
 so it takes `require_close_notify = false`.
 """
@@ -18,15 +22,21 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IPushProducer,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -72,6 +82,7 @@ class AtnaLink:
             self._reactor, settings.host.encode("ascii"), settings.port, timeout=settings.timeout
         )
         watched: Any = _WatchedFactory(secured)  # type: ignore[no-untyped-call]
+        watched.later = partial(self._reactor.callLater, settings.timeout / 2)
         watch: Any = await endpoint.connect(watched)
         await session.ended
         reason = session.reason
@@ -158,6 +169,7 @@ class _Watch(ProtocolWrapper):
     """Sits between TCP and TLS: how did the connection end, and had everything arrived by then?"""
 
     transport: Any
+    factory: _WatchedFactory
 
     def __init__(self, factory: Any, wrapped: Any) -> None:
         super().__init__(factory, wrapped)
@@ -166,6 +178,8 @@ class _Watch(ProtocolWrapper):
         self.ended = False
         #: Whether its system has acknowledged all bytes by then; None when ours does not tell.
         self.acknowledged: bool | None = None
+        self._grace: IDelayedCall | None = None
+        self._gone = False
 
     def write(self, data: bytes) -> None:
         """Pass bytes on, counted."""
@@ -177,9 +191,11 @@ class _Watch(ProtocolWrapper):
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """TLS has its `close_notify`, or an error."""
+        """TLS has its `close_notify`, or an error: end our half, see how the repository ends its own."""
         self._look()
-        super().loseConnection()  # type: ignore[no-untyped-call]
+        if self._grace is None and not self.ended and not self._gone:
+            self._grace = self.factory.later(super().loseConnection)
+            self.transport.loseWriteConnection()
 
     def readConnectionLost(self) -> None:
         """End of file: the repository closed, without `close_notify`."""
@@ -188,7 +204,14 @@ class _Watch(ProtocolWrapper):
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Never: we close both ways."""
+        """Our half is closed."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell TLS, which has nothing to close any more."""
+        self._gone = True
+        if self._grace is not None and self._grace.active():
+            self._grace.cancel()
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     def _look(self) -> None:
         if self.acknowledged is not None:
@@ -204,3 +227,5 @@ class _Watch(ProtocolWrapper):
 class _WatchedFactory(WrappingFactory[_Watch]):
     protocol = _Watch
     noisy = False
+    #: Calls once a repository that has said goodbye has left its half of the connection open for too long.
+    later: Callable[[Callable[[], None]], IDelayedCall]

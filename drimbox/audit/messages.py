@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from drimbox.errors import DrimboxError, ImageError, TooManyRequests
-from drimbox.model import Patient, Report, ReportMessage
+from drimbox.model import MessageAction, Patient, Report, ReportMessage
 from drimbox.ports import (
     ArchivedKos,
     AuditEvent,
@@ -40,6 +40,8 @@ SUCCESS, MINOR, SERIOUS, MAJOR = 0, 4, 8, 12
 
 #: ParticipantObjectIDTypeCode of a submission set (IHE ITI-41).
 SUBMISSION_SET = "urn:uuid:a54d6aa5-d40d-43f9-88c5-b4633d873bdd"
+#: ParticipantObjectIDTypeCode of a question, whose ParticipantObjectID is that of the query (IHE ITI-18).
+STORED_QUERY = "ITI-18"
 PATIENT_NUMBER, REPORT_NUMBER, STUDY, URI = "2", "9", "110180", "12"
 
 _IHE = "IHE Transactions"
@@ -98,11 +100,13 @@ def report_received(
     ris_address: str,
     source_name: str,
     internal_id: str = "",
+    trigger: str = "",
     error: DrimboxError | None = None,
 ) -> AuditEvent:
     """A report came from the RIS (requirements.md 3.8.1, DB.SO.43).
 
-    `message` and `report` are None for what could not be read, with `error` (E005) saying why.
+    `message` and `report` are None for what could not be read, with `error` (E005) saying why; `trigger`
+    is MSH-9 of such a message.
     `source_name` is the DNS name of this gateway, `internal_id` what this gateway calls the structure
     (`[[structure]] internal_id`), by default its national identifier.
     """
@@ -110,16 +114,16 @@ def report_received(
     accessions = dict.fromkeys(f"{one.accession.value}^{one.accession.authority}" for one in requests)
     # The table gives the source no other name; without accession number at least its own.
     sender = message.sending_application if message and not accessions else ""
-    if report:
-        structure = report.author_organization.id
-    else:
-        structure = message.prt_structure.id if message and message.prt_structure else ""
+    structure = report.author_organization.id if report else sender_structure(message)
+    # Of a report that cannot be read, what the message around it says.
+    patient_ins = report.patient.ins if report else _announced_ins(message)
+    document_id = report.document_id if report else (message.announced_id if message else "")
     indicator, description = outcome(error)
     studies = _studies(report)
     return AuditEvent(
         event_id="110107",
         action="C",
-        event_type=_CARD_7 if message and message.trigger.startswith("MDM") else _RAD_128,
+        event_type=_CARD_7 if (message.trigger if message else trigger).startswith("MDM") else _RAD_128,
         participants=(
             participant(SOURCE, ";".join(accessions), ris_address, alternative=sender),
             participant(
@@ -130,9 +134,9 @@ def report_received(
             ),
         ),
         objects=(
-            _patient(report.patient.ins if report else ""),
+            _patient(patient_ins),
             AuditObject(
-                id=report.document_id if report else UNKNOWN,
+                id=document_id or UNKNOWN,
                 type="2",
                 role="20",
                 id_type=REPORT_NUMBER,
@@ -142,7 +146,7 @@ def report_received(
         ),
         outcome=indicator,
         outcome_description=description,
-        patient_ins=report.patient.ins if report else "",
+        patient_ins=patient_ins,
         study_uid=" ".join(studies),
     )
 
@@ -173,12 +177,15 @@ def kos_removed(
     *,
     submission: Submission | Removal,
     study_uid: str,
-    dmp: str,
     source_name: str,
+    dmp: str = "",
     internal_id: str = "",
     error: DrimboxError | None = None,
 ) -> AuditEvent:
-    """This manifest was withdrawn from the DMP, or could not be (SC.DMP/CONF.14, interfaces.md 11.2)."""
+    """This manifest was withdrawn from the DMP, or could not be (SC.DMP/CONF.14, interfaces.md 11.2).
+
+    `dmp` is empty when nothing was asked of it: it does not hold the manifest any more, or must wait.
+    """
     return _submission_event(
         "U", _ITI_57, submission.report, study_uid, dmp, source_name, internal_id, submission, error
     )
@@ -193,14 +200,16 @@ def kos_failed(
     dmp: str = "",
     internal_id: str = "",
     submission: Submission | Removal | None = None,
+    removal: bool = False,
 ) -> AuditEvent:
     """No manifest was made, or the DMP did not take it: E001 to E008 (DB.SO.45).
 
     `dmp` is empty when the failure came before anything was sent, `submission` None when nothing
-    had been made.
+    had been made; `removal` says that the report was to be withdrawn.
     """
+    action, kind = ("U", _ITI_57) if removal else ("R", _ITI_41)
     return _submission_event(
-        "R", _ITI_41, report, study_uid, dmp, source_name, internal_id, submission, error
+        action, kind, report, study_uid, dmp, source_name, internal_id, submission, error
     )
 
 
@@ -211,22 +220,69 @@ def feeding_broken(
 
     The report is not asked: reading it may be what breaks. Its reception, audited before, says the rest.
     """
+    return _without_report(
+        error,
+        source_name=source_name,
+        structure=row.structure_id,
+        internal_id=internal_id,
+        patient_ins=row.patient_ins,
+        study_uid=row.study_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        removal=row.removal,
+    )
+
+
+def report_unreadable(
+    *,
+    message: ReportMessage | None,
+    error: DrimboxError,
+    source_name: str,
+    internal_id: str = "",
+    study_uid: str = "",
+) -> AuditEvent:
+    """No manifest can be made, or withdrawn, for a report that cannot be read (E005, DB.SO.45).
+
+    What the message around it says of patient and structure is all that is known; `message` is None when
+    that cannot be read either, `study_uid` empty when nobody knows what the report is about.
+    """
+    return _without_report(
+        error,
+        source_name=source_name,
+        structure=sender_structure(message),
+        internal_id=internal_id,
+        patient_ins=_announced_ins(message),
+        study_uid=study_uid,
+        removal=message is not None and message.action is MessageAction.DELETE,
+    )
+
+
+def _without_report(
+    error: DrimboxError,
+    *,
+    source_name: str,
+    structure: str,
+    internal_id: str,
+    patient_ins: str,
+    study_uid: str,
+    sop_instance_uid: str = "",
+    removal: bool = False,
+) -> AuditEvent:
     indicator, description = outcome(error)
-    objects = [_patient(row.patient_ins)]
-    if row.sop_instance_uid:
-        objects.append(AuditObject(row.sop_instance_uid, "2", "3", REPORT_NUMBER, "10"))
-    objects.append(AuditObject(row.study_uid, "2", "3", STUDY, "10"))
-    us = participant(SOURCE, _system(row.structure_id, internal_id), source_name, alternative=UNKNOWN)
+    objects = [_patient(patient_ins)]
+    if sop_instance_uid:
+        objects.append(AuditObject(sop_instance_uid, "2", "3", REPORT_NUMBER, "10"))
+    objects.append(AuditObject(study_uid or UNKNOWN, "2", "3", STUDY, "10"))
+    us = participant(SOURCE, _system(structure, internal_id), source_name, alternative=UNKNOWN)
     return AuditEvent(
         event_id="110106",
-        action="U" if row.removal else "R",
-        event_type=_ITI_57 if row.removal else _ITI_41,
+        action="U" if removal else "R",
+        event_type=_ITI_57 if removal else _ITI_41,
         participants=(us,),
         objects=tuple(objects),
         outcome=indicator,
         outcome_description=description,
-        patient_ins=row.patient_ins,
-        study_uid=row.study_uid,
+        patient_ins=patient_ins,
+        study_uid=study_uid,
     )
 
 
@@ -280,15 +336,20 @@ def dmp_exchange(
     internal_id: str = "",
     document_uid: str = "",
     study_uid: str = "",
+    query: tuple[str, str] | None = None,
     error: DrimboxError | None = None,
 ) -> AuditEvent:
     """A question to the DMP: does the record exist, what does it hold, give it (SC.DMP/CONF.14).
 
-    `document_uid` is the uniqueId asked for, when one was.
+    `document_uid` is the uniqueId asked for, when one was; `query` identifier and text of a stored query,
+    which IHE wants with its question (ITI TF-2 3.18.5.1).
     """
     event_id, action, event_type = kind.value
     indicator, description = outcome(error)
     objects = [_patient(report.patient.ins)]
+    if query:
+        encoding = (("QueryEncoding", "UTF-8"),)
+        objects.append(AuditObject(query[0], "2", "24", STORED_QUERY, details=encoding, query=query[1]))
     if document_uid:
         objects.append(AuditObject(document_uid, "2", "3", REPORT_NUMBER))
     us = participant(
@@ -485,6 +546,15 @@ def _dmp(url: str, role: str = DESTINATION) -> tuple[AuditParticipant, ...]:
     if not url:
         return ()
     return (participant(role, url, urlsplit(url).hostname or UNKNOWN),)
+
+
+def sender_structure(message: ReportMessage | None) -> str:
+    """Return the structure that a message says sends it (PRT-8), empty when it does not."""
+    return message.prt_structure.id if message and message.prt_structure else ""
+
+
+def _announced_ins(message: ReportMessage | None) -> str:
+    return message.ins.value if message and message.ins else ""
 
 
 def _patient(ins: str) -> AuditObject:

@@ -38,6 +38,8 @@ class AuditObject:
     details: tuple[tuple[str, str], ...] = ()
     #: ParticipantObjectName, for what has one beside its identifier.
     name: str = ""
+    #: ParticipantObjectQuery, in clear, for a question; it has no name then.
+    query: str = ""
 
 
 @attrs.frozen

@@ -100,16 +100,28 @@ class Refused(Outcome):
     duplicate: bool = False
 
 
+@attrs.frozen
+class Doubtful(Outcome):
+    """The DMP took the document or not, it says both (PartialSuccess): what it holds now decides."""
+
+    #: What it means when the DMP holds the document, and when it does not.
+    held: Accepted
+    absent: Outcome | DmpUnavailable
+
+
 class DmpUnavailable(Exception):
     """The DMP did not take the request: busy, down, HTTP 5xx. `sent` tells whether it may have.
 
     `sent` is False only when no byte of the request can have reached it (connection refused, TLS
-    handshake failed): then sending again needs no question first.
+    handshake failed): then sending again needs no question first. `stale` tells that a question was cut on
+    a connection left open by an earlier one: the DMP may have closed it for want of use, so it is worth
+    putting again at once.
     """
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    def __init__(self, reason: str, *, sent: bool, stale: bool = False) -> None:
         super().__init__(reason)
         self.sent = sent
+        self.stale = stale
 
 
 class NotAdmitted(DmpUnavailable):

@@ -3,13 +3,13 @@
 Who is to blame decides what follows. The DMP says no: the row ends and somebody must look. The DMP does
 not answer, turns us away, or our own certificate or configuration is in the way: the row waits (`outage`),
 however long it takes, because nothing is wrong with it. Every request that left is audited, with its answer
-(SC.DMP/CONF.14).
+(SC.DMP/CONF.14); so is, now and then, that a row waits although nothing could leave (DB.SO.45).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -79,11 +79,22 @@ class Doors:
     clock: Clock
 
 
+@attrs.define
+class Attempt:
+    """What one round of work on a row has come to."""
+
+    item: Item
+    #: What the row is about may have left in this round; and the DMP has answered it, whatever it said.
+    begun: bool = False
+    answered: bool = False
+
+
 class CannotSend(Exception):
     """Our own certificate or configuration is in the way; the DMP has nothing to do with it."""
 
     def __init__(self, error: PublicationError) -> None:
         super().__init__(str(error))
+        self.detail = error.detail
 
 
 class Exchanges:
@@ -114,18 +125,36 @@ class Exchanges:
 
     async def find_entry(self, item: Item, structure: Structure, unique_id: str) -> RegistryEntry | None:
         """Ask what the DMP holds under an identifier."""
-        question = self._doors.record.find_entry(structure, item.submission.report, unique_id)
-        return await self.ask(DmpExchange.SEARCH, item, structure, question, unique_id)
+        return await self.ask(
+            DmpExchange.SEARCH,
+            item,
+            structure,
+            lambda: self._doors.record.find_entry(structure, item.submission.report, unique_id),
+            unique_id,
+        )
 
     async def ask(
         self,
         kind: DmpExchange,
         item: Item,
         structure: Structure,
-        question: Awaitable[T],
+        question: Callable[[], Awaitable[T]],
         unique_id: str = "",
     ) -> T:
-        """Put a question to the DMP and audit it, unless it never left (SC.DMP/CONF.14)."""
+        """Put a question to the DMP and audit it, each time that it left (SC.DMP/CONF.14).
+
+        It is put once more when its connection was cut and had carried another one before.
+        """
+        try:
+            return await self._ask(kind, item, structure, question(), unique_id)
+        except DmpUnavailable as failure:
+            if not failure.stale:
+                raise
+        return await self._ask(kind, item, structure, question(), unique_id)
+
+    async def _ask(
+        self, kind: DmpExchange, item: Item, structure: Structure, question: Awaitable[T], unique_id: str
+    ) -> T:
         try:
             answer = await self.call(structure, question)
         except DmpUnavailable as failure:
@@ -173,13 +202,17 @@ class Exchanges:
             await self.hindered(item, error)
             return
         text = f"DMP indisponible, publications en attente : {error}"
-        await self._put_off(item, self._dmp, text, str(error), item.outcome_unknown or left)
+        unknown = item.outcome_unknown or left
+        await self._put_off(item, self._dmp, text, str(error), unknown, recorded=error.sent or left)
 
     async def hindered(self, item: Item, error: CannotSend | NotAdmitted) -> None:
         """Something of ours is in the way: the structure's rows wait until the administrator mends it."""
         structure_id = item.submission.structure_id
         text = f"Structure {structure_id} : {error} ; ses publications attendent"
-        await self._put_off(item, self._hindrance(structure_id), text, str(error), item.outcome_unknown)
+        reason = error.detail if isinstance(error, CannotSend) else str(error)
+        recorded = isinstance(error, NotAdmitted)
+        outage = self._hindrance(structure_id)
+        await self._put_off(item, outage, text, reason, item.outcome_unknown, recorded=recorded)
 
     async def forget(self, item: Item) -> None:
         """The row has ended: close what was said about its waiting."""
@@ -188,9 +221,12 @@ class Exchanges:
             await self._doors.notices.resolve(_stuck(item))
 
     async def _put_off(
-        self, item: Item, outage: Outage, text: str, reason: str, outcome_unknown: bool
+        self, item: Item, outage: Outage, text: str, reason: str, outcome_unknown: bool, *, recorded: bool
     ) -> None:
+        """Have the row wait; `recorded` says that the exchange which failed is in the audit trail."""
         put_off = await outage.failed(item.id, text)
+        if put_off.recorded and not recorded:
+            await self.audit.failed(item, Unanswered(reason), sent=False)
         if put_off.stuck:
             await self._doors.notices.post(
                 key=_stuck(item),

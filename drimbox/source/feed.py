@@ -20,6 +20,7 @@ from drimbox.source.feed_doors import Doors
 from drimbox.source.interpretation import Interpretation, interpret
 from drimbox.source.matching import Matching
 from drimbox.source.structures import Structures
+from drimbox.source.unreadable import unreadable
 
 __all__ = ["Doors", "Feed"]
 
@@ -49,6 +50,25 @@ def _count(read: Interpretation) -> Count | None:
         return None
     structure = read.report.structure.id if read.report is not None else ""
     return Count("STF22" if read.error is None else "STF23", structure)
+
+
+def _withdraws(read: Interpretation) -> bool:
+    return read.message is not None and read.message.action is MessageAction.DELETE
+
+
+def _studies(read: Interpretation) -> tuple[str, ...]:
+    """Return the studies that a report of no use names, `UNKNOWN` for none."""
+    acts = read.report.acts if read.report is not None else ()
+    named = dict.fromkeys(act.study_uid for act in acts if is_uid(act.study_uid))
+    return tuple(named) or (messages.UNKNOWN,)
+
+
+def _failures(read: Interpretation, studies: int) -> list[Count]:
+    """Return what the statistics count of a report of no use about so many studies: itself, and its KOS."""
+    itself = _count(read)
+    if itself is None:
+        return []
+    return [itself, Count("STF06" if _withdraws(read) else "STF04", itself.structure, amount=studies)]
 
 
 class Feed:
@@ -113,10 +133,11 @@ class Feed:
     async def _unusable(self, stored: InboxMessage, read: Interpretation, error: DrimboxError) -> None:
         """Audit the failed interpretation, tell the administrator, keep the message (E005, E001)."""
         self.log.warn("message {id} not interpretable: {code}", id=stored.id, code=error.code)
-        report = read.report
-        if report is not None:
-            named = dict.fromkeys(act.study_uid for act in report.acts if is_uid(act.study_uid))
-            for study_uid in named or (messages.UNKNOWN,):
+        report, studies = read.report, _studies(read)
+        if report is None:
+            await self._doors.audit.record(unreadable(self._structures, read.message, error))
+        else:
+            for study_uid in studies:
                 await self._doors.audit.record(
                     messages.kos_failed(
                         report=report,
@@ -124,6 +145,7 @@ class Feed:
                         source_name=self._structures.source_name(report.structure.id),
                         internal_id=self._structures.internal_id(report.structure.id),
                         error=error,
+                        removal=_withdraws(read),
                     )
                 )
         await self._doors.notices.post(
@@ -131,4 +153,5 @@ class Feed:
             code=error.code,
             text=f"Message {stored.id} ({stored.ris}) : {error}",
         )
-        await self._doors.messages.failed(stored.id, error.code, error.detail, count=_count(read))
+        counts = _failures(read, len(studies))
+        await self._doors.messages.failed(stored.id, error.code, error.detail, counts=counts)

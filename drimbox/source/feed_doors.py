@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -45,7 +45,9 @@ class MessageQueue(Protocol):
     ) -> None:
         """End the message and create one job per study it is about, in one transaction."""
 
-    async def failed(self, message_id: int, code: str, detail: str, *, count: Count | None = None) -> None:
+    async def failed(
+        self, message_id: int, code: str, detail: str, *, counts: Sequence[Count] = ()
+    ) -> None:
         """End the message; it is kept."""
 
 

@@ -20,7 +20,13 @@ from twisted.logger import Logger
 from drimbox import metrics
 from drimbox.audit import messages
 from drimbox.config import Config, Site, Structure
-from drimbox.errors import DrimboxError, PacsCommunicationError, PatientMismatch, PublicationError
+from drimbox.errors import (
+    DrimboxError,
+    PacsCommunicationError,
+    PatientMismatch,
+    PublicationError,
+    ReportNotInterpretable,
+)
 from drimbox.kos.manifest import build_manifest, remarks, retrieve_base
 from drimbox.kos.reading import gives_address
 from drimbox.model import Study, new_uid
@@ -32,6 +38,7 @@ from drimbox.source.judging import Absent, Comparison, Judge, NotAnswered, Readi
 from drimbox.source.keynotes import Marks
 from drimbox.source.outage import STUCK_AFTER, Outage
 from drimbox.source.structures import Structures
+from drimbox.source.unreadable import unreadable
 
 #: Times a job waits for key objects that cannot be fetched; then the KOS is made of what is known.
 _NOTE_TRIES = 3
@@ -71,8 +78,7 @@ class Matching:
             metrics.FEED_JOBS.labels("nothing").inc()
             return
         if reading is Unheard.UNREADABLE:
-            failed = Count("STF04")
-            await doors.jobs.finish(job.id, "E005", "message devenu illisible", count=failed)
+            await self._unreadable(job)
             return
         assert isinstance(reading, Reading)
         try:
@@ -284,8 +290,7 @@ class Matching:
         """Note that the job must wait for what is behind `outage`; return when it may try again."""
         job = reading.job
         put_off = await outage.failed(job.id, text)
-        # An outage of days must not fill the trail: the first, the second, the fourth time ...
-        if put_off.failures & (put_off.failures - 1) == 0:
+        if put_off.recorded:
             await self._audit_failure(reading, error)
         if put_off.stuck:
             await self._notify(job, error)
@@ -297,6 +302,15 @@ class Matching:
         self.log.warn("study {study}: {code}", study=job.study_uid, code=error.code)
         await self._audit_failure(reading, error)
         await self._notify(job, error)
+
+    async def _unreadable(self, job: FeedJob) -> None:
+        """End a job whose report could be read once and cannot any more."""
+        error = ReportNotInterpretable("message devenu illisible")
+        self.log.error("study {study}: its message cannot be read any more", study=job.study_uid)
+        await self._doors.audit.record(unreadable(self._structures, None, error, job.study_uid))
+        await self._notify(job, error)
+        await self._doors.jobs.finish(job.id, error.code, error.detail, count=Count("STF04"))
+        metrics.FEED_JOBS.labels(error.code).inc()
 
     async def _audit_failure(self, reading: Reading, error: DrimboxError) -> None:
         structure = reading.report.structure.id

@@ -39,6 +39,14 @@ class PutOff:
     #: The system answers others, and this row keeps failing.
     stuck: bool
 
+    @property
+    def recorded(self) -> bool:
+        """Say whether it is one for the audit trail, which an outage of days must not fill.
+
+        The first failure is, the second, the fourth ...
+        """
+        return self.failures & (self.failures - 1) == 0
+
 
 class Outage:
     """The gate in front of one system. `first` and `longest` are seconds; `key`, `code` its notice's."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-import attrs
 from twisted.logger import Logger
 
 from drimbox import metrics
@@ -25,12 +24,13 @@ from drimbox.ports import (
     Accepted,
     ArchivedKos,
     DmpUnavailable,
+    Doubtful,
     Outcome,
     Refused,
     Removal,
     Submission,
 )
-from drimbox.source.dmp_exchange import APPROVED, CannotSend, Doors, Exchanges, check_ours
+from drimbox.source.dmp_exchange import APPROVED, Attempt, CannotSend, Doors, Exchanges, check_ours
 from drimbox.source.publication_audit import Item, Unanswered
 from drimbox.source.removal import Removals
 
@@ -41,15 +41,6 @@ __all__ = ["APPROVED", "Doors", "Publication"]
 
 async def _nobody(site: str, study_uid: str) -> None:
     """Nobody wants to know."""
-
-
-@attrs.define
-class _Attempt:
-    """What one round of work on a row has come to."""
-
-    item: Item
-    #: TD2.1 may have left in this round.
-    begun: bool = False
 
 
 class Publication:
@@ -72,10 +63,10 @@ class Publication:
         if due is not None:
             await self._exchanges.wait(item, due)
             return
-        attempt = _Attempt(item)
+        attempt = Attempt(item)
         try:
             if isinstance(item.submission, Removal):
-                await self._removals.remove(item, item.submission)
+                await self._removals.remove(attempt, item.submission)
             else:
                 await self._publish(attempt, item.submission)
         except DmpUnavailable as error:
@@ -85,7 +76,7 @@ class Publication:
         except DrimboxError as error:
             await self._give_up(attempt, error)
 
-    async def _publish(self, attempt: _Attempt, submission: Submission) -> None:
+    async def _publish(self, attempt: Attempt, submission: Submission) -> None:
         item = attempt.item
         structure = self._exchanges.structure(item)
         if item.outcome_unknown and await self._already_there(item, submission, structure):
@@ -95,6 +86,13 @@ class Publication:
         attempt.begun = True
         sending = self._doors.record.publish(structure, submission, replaces)
         outcome = await self._exchanges.call(structure, sending)
+        attempt.answered = True
+        if isinstance(outcome, Doubtful):
+            if await self._already_there(item, submission, structure, outcome.held.warnings):
+                return
+            if isinstance(outcome.absent, DmpUnavailable):
+                raise outcome.absent
+            outcome = outcome.absent
         if isinstance(outcome, Accepted):
             entry_uuid = await self._entry_uuid(item, structure)
             await self._done(item, entry_uuid, outcome.warnings, replaced=replaces is not None)
@@ -110,7 +108,9 @@ class Publication:
                 )
         raise _refusal(outcome)
 
-    async def _already_there(self, item: Item, submission: Submission, structure: Structure) -> bool:
+    async def _already_there(
+        self, item: Item, submission: Submission, structure: Structure, warnings: Sequence[str] = ()
+    ) -> bool:
         """Ask the DMP what it holds under our uniqueId; end the row when it is ours and in force.
 
         Raises `PublicationError` when it holds something else under that identifier, or has put ours out
@@ -124,7 +124,7 @@ class Publication:
             state = entry.status.rpartition(":")[2]
             raise PublicationError(f"le DMP a reçu ce KOS, et ne le détient plus en vigueur ({state})")
         previous = await self._doors.archive.published(item.site, item.study_uid, with_data=False)
-        await self._done(item, entry.entry_uuid, (), replaced=previous is not None)
+        await self._done(item, entry.entry_uuid, warnings, replaced=previous is not None)
         return True
 
     async def _prepare(self, item: Item, structure: Structure) -> str | None:
@@ -136,8 +136,12 @@ class Publication:
             if previous.state is KosState.PUBLISHED:
                 self.log.warn("the DMP holds no current KOS of {study} to replace", study=item.study_uid)
         report = item.submission.report
-        asked = self._doors.record.patient_exists(structure, report)
-        outcome: Outcome = await self._exchanges.ask(DmpExchange.EXISTENCE, item, structure, asked)
+        outcome: Outcome = await self._exchanges.ask(
+            DmpExchange.EXISTENCE,
+            item,
+            structure,
+            lambda: self._doors.record.patient_exists(structure, report),
+        )
         if isinstance(outcome, Refused):
             raise PatientNotInDmp(f"{outcome.code} {outcome.text}".strip())
         return None
@@ -186,18 +190,16 @@ class Publication:
         self.log.info("KOS of {study} published", study=item.study_uid)
         await self._exchanges.forget(item)
 
-    async def _give_up(self, attempt: _Attempt, error: DrimboxError) -> None:
+    async def _give_up(self, attempt: Attempt, error: DrimboxError) -> None:
         """The DMP will never do it: tell auditor (DB.SO.45) and administrator, end the row."""
         item = attempt.item
-        if isinstance(item.submission, Removal):
-            await self._exchanges.audit.removed(item, error)
-        else:
-            await self._exchanges.audit.failed(item, error, sent=attempt.begun)
+        await self._exchanges.audit.failed(item, error, sent=attempt.begun)
         self.log.warn("DMP and {study}: given up with {code}", study=item.study_uid, code=error.code)
         await self._exchanges.give_up(item, error)
 
-    async def _unanswered(self, attempt: _Attempt, error: DmpUnavailable) -> None:
-        left = attempt.begun and error.sent
+    async def _unanswered(self, attempt: Attempt, error: DmpUnavailable) -> None:
+        # Once answered, it is a question about it that got none.
+        left = attempt.begun and (error.sent or attempt.answered)
         if left:
             await self._exchanges.audit.failed(attempt.item, Unanswered(str(error)), sent=True)
         await self._exchanges.unanswered(attempt.item, error, left=left)

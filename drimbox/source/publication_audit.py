@@ -1,8 +1,8 @@
 """What the audit trail says of the exchanges with the DMP (SC.DMP/CONF.14, DB.SO.45).
 
 Every request that left for the DMP gives one record: the questions (TD0.2, TD3.1), the submissions
-(TD2.1) and the removals (TD3.3c), answered or not. What failed before anything left is recorded without
-the DMP's address.
+(TD2.1) and the removals (TD3.3c), answered or not; one that was put again, two. What ended or has to wait
+before anything left is recorded without the DMP's address.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from drimbox.config import Config
 from drimbox.errors import DrimboxError, PublicationError
 from drimbox.ports import AuditTrail, Removal, Submission
 from drimbox.source.structures import Structures
+from drimbox.xds import queries
 
 
 class Item(Protocol):
@@ -35,7 +36,7 @@ class Item(Protocol):
 
 
 class Unanswered(PublicationError):
-    """An exchange whose answer never came, or said "later": another try may succeed."""
+    """An exchange that could not begin, or whose answer never came, or said "later"."""
 
     retry = True
 
@@ -62,13 +63,13 @@ class PublicationAudit:
             )
         )
 
-    async def removed(self, item: Item, error: DrimboxError | None) -> None:
-        """The DMP does not hold it any more, or would not let go of it."""
+    async def removed(self, item: Item, *, sent: bool, error: DrimboxError | None = None) -> None:
+        """The DMP does not hold it any more, or keeps it; `sent` tells whether it was asked to let go."""
         await self._trail.record(
             messages.kos_removed(
                 submission=item.submission,
                 study_uid=item.study_uid,
-                dmp=self._dmp,
+                dmp=self._dmp if sent else "",
                 source_name=self._name(item),
                 internal_id=self._internal_id(item),
                 error=error,
@@ -76,7 +77,10 @@ class PublicationAudit:
         )
 
     async def failed(self, item: Item, error: DrimboxError, *, sent: bool) -> None:
-        """The DMP did not take it; `sent` tells whether the submission left."""
+        """The DMP did not take it, or let go of it; `sent` tells whether what the row is about left."""
+        if isinstance(item.submission, Removal):
+            await self.removed(item, sent=sent, error=error)
+            return
         await self._trail.record(
             messages.kos_failed(
                 report=item.submission.report,
@@ -93,6 +97,9 @@ class PublicationAudit:
         self, kind: DmpExchange, item: Item, unique_id: str, error: DrimboxError | None
     ) -> None:
         """A question was put; `error` when it got no answer, or a no."""
+        query = None
+        if kind is DmpExchange.SEARCH:
+            query = queries.GET_DOCUMENTS, queries.get_documents(unique_id).decode("utf-8")
         await self._trail.record(
             messages.dmp_exchange(
                 kind=kind,
@@ -103,6 +110,7 @@ class PublicationAudit:
                 internal_id=self._internal_id(item),
                 document_uid=unique_id,
                 study_uid=item.study_uid,
+                query=query,
                 error=error,
             )
         )

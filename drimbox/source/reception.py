@@ -1,7 +1,7 @@
 """Reception of a message: recognise the RIS, check what is checked at the door, store, acknowledge.
 
     RIS ──message──▶ receive ──▶ examine (in a thread): MSH → which RIS? → HL7, base64, XML readable?
-                        │ refused: AE, notice                        │ good
+                        │ refused: AE, notice, audit                 │ good
                         ◀── AR ── store failed ◀── Inbox.add ◀───────┘
                         ◀── AA ── committed
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import nullcontext
 
 import attrs
@@ -26,12 +26,13 @@ from drimbox.config import Config, Ris
 from drimbox.hl7.ack import acknowledge
 from drimbox.hl7.fields import Message
 from drimbox.hl7.message import read_message
-from drimbox.hl7.refusal import INTERNAL_ERROR, UNKNOWN_RIS, Hl7Refused
+from drimbox.hl7.refusal import INTERNAL_ERROR, Hl7Refused
 from drimbox.metrics import HL7_MESSAGES
 from drimbox.model import ReportMessage, StudyChange
 from drimbox.networks import within
 from drimbox.ports import Clock, Inbox, InThread, Notices
 from drimbox.source.precedence import Precedence
+from drimbox.source.unreadable import Seen
 from drimbox.xml import XmlRefused
 
 log = Logger()
@@ -101,6 +102,15 @@ def _precision(ris: Ris) -> int:
     )
 
 
+def _later() -> Hl7Refused:
+    """Return the answer to what cannot be kept now: the sender keeps it, and sends it again."""
+    return Hl7Refused("AR", "207", "enregistrement impossible, renvoyer le message plus tard", "", "906")
+
+
+async def _nobody(seen: Seen, peer: str, refusal: Hl7Refused) -> None:
+    """Nobody wants to know."""
+
+
 class Reception:
     """Takes messages about reports and studies; a `drimbox.hl7.server.Receiver`.
 
@@ -119,7 +129,9 @@ class Reception:
         *,
         stored: Callable[[], None] = lambda: None,
         precedence: Precedence | None = None,
+        refused: Callable[[Seen, str, Hl7Refused], Awaitable[None]] = _nobody,
     ) -> None:
+        """`refused` is told of each report that is refused, with the address it came from."""
         self._settings = config.hl7
         #: Who may send.
         self.register = RisRegister(config.ris)
@@ -129,6 +141,7 @@ class Reception:
         self._in_thread = in_thread
         self._stored = stored
         self._precedence = precedence
+        self._refused = refused
 
     async def receive(self, raw: bytes, peer: str, shown: Collection[str] = ()) -> bytes:
         """Take a message and return its acknowledgement (DB.SO.03, DB.SO.11, DB.SO.141).
@@ -142,52 +155,62 @@ class Reception:
             return await self._receive(raw, peer, shown)
 
     async def _receive(self, raw: bytes, peer: str, shown: Collection[str]) -> bytes:
-        name = UNKNOWN_RIS
+        seen = Seen()
         try:
-            sender: list[str] = []
-            try:
-                found = await self._in_thread(lambda: self._examine(raw, peer, shown, sender))
-            finally:
-                name = next(iter(sender), UNKNOWN_RIS)
+            found = await self._in_thread(lambda: self._examine(raw, peer, shown, seen))
             await self._store(raw, peer, found)
         except Hl7Refused as refusal:
             log.warn(
-                "HL7 message from {ris} at {peer} refused: {refusal}", ris=name, peer=peer, refusal=refusal
+                "HL7 message from {ris} at {peer} refused: {refusal}",
+                ris=seen.ris,
+                peer=peer,
+                refusal=refusal,
             )
-            if refusal.ack_code == "AE":
-                await self._warn(refusal, name, peer)
-            return self._answer(raw, name, refusal.ack_code, refusal)
+            answer = await self._tell(refusal, seen, peer) if refusal.ack_code == "AE" else refusal
+            return self._answer(raw, seen.ris, answer.ack_code, answer)
         except Exception:
             # Our bug: the sender keeps the message and sends it again, so nothing is lost by it.
-            log.failure("HL7 reception failed for {ris} at {peer}", ris=name, peer=peer)
-            return self._answer(raw, name, "AR", INTERNAL_ERROR)
+            log.failure("HL7 reception failed for {ris} at {peer}", ris=seen.ris, peer=peer)
+            return self._answer(raw, seen.ris, "AR", INTERNAL_ERROR)
         for warning in found.warnings:
-            log.info("HL7 message {id} of {ris}: {warning}", id=found.control_id, ris=name, warning=warning)
-        return self._answer(raw, name, "AA")
+            log.info(
+                "HL7 message {id} of {ris}: {warning}", id=found.control_id, ris=seen.ris, warning=warning
+            )
+        return self._answer(raw, seen.ris, "AA")
 
-    def _examine(self, raw: bytes, peer: str, shown: Collection[str], sender: list[str]) -> Examination:
-        """Read the message as far as reception must; `sender` gets the RIS's name as soon as known."""
+    async def _tell(self, refusal: Hl7Refused, seen: Seen, peer: str) -> Hl7Refused:
+        """Tell administrator and auditor of a message that is wrong; return what to answer."""
+        await self._warn(refusal, seen.ris, peer)
+        if seen.reports:
+            try:
+                await self._refused(seen, peer, refusal)
+            except Exception:
+                log.failure("refused report of {ris} not audited", ris=seen.ris)
+                return _later()
+        return refusal
+
+    def _examine(self, raw: bytes, peer: str, shown: Collection[str], seen: Seen) -> Examination:
+        """Read the message as far as reception must; `seen` gets what is known as soon as it is."""
 
         def recognise(message: Message) -> None:
             application = message.get(message.msh, 3)
             ris = self.register.find(application, message.get(message.msh, 4), peer, shown)
             if ris is None:
                 raise UnknownSender(application, shown)
-            sender.append(ris.name)
+            seen.ris, seen.trigger = ris.name, message.get(message.msh, 9)
 
         message = read_message(raw, on_header=recognise)
         if isinstance(message, StudyChange):
-            return Examination(sender[0], message.control_id, ())
-        return Examination(sender[0], message.control_id, _check_document(message))
+            return Examination(seen.ris, message.control_id, ())
+        seen.message = message
+        return Examination(seen.ris, message.control_id, _check_document(message))
 
     async def _store(self, raw: bytes, peer: str, found: Examination) -> None:
         try:
             await self._inbox.add(ris=found.ris, peer=peer, control_id=found.control_id, raw=raw)
         except Exception:
             log.failure("HL7 message of {ris} could not be stored", ris=found.ris)
-            raise Hl7Refused(
-                "AR", "207", "enregistrement impossible, renvoyer le message plus tard", "", "906"
-            ) from None
+            raise _later() from None
         try:
             self._stored()
         except Exception:

@@ -13,11 +13,10 @@ from collections.abc import Awaitable, Callable
 from twisted.logger import Logger
 
 from drimbox import metrics
-from drimbox.config import Structure
 from drimbox.errors import PublicationError
-from drimbox.ports import Accepted, DmpUnavailable, Refused, RegistryEntry, Removal
-from drimbox.source.dmp_exchange import APPROVED, Doors, Exchanges, check_ours
-from drimbox.source.publication_audit import Item, Unanswered
+from drimbox.ports import Accepted, Refused, RegistryEntry, Removal
+from drimbox.source.dmp_exchange import APPROVED, Attempt, Doors, Exchanges, check_ours
+from drimbox.source.publication_audit import Item
 
 
 class Removals:
@@ -32,28 +31,33 @@ class Removals:
         self._doors = doors
         self._removed = removed
 
-    async def remove(self, item: Item, removal: Removal) -> None:
+    async def remove(self, attempt: Attempt, removal: Removal) -> None:
         """Work on one row.
 
         Raises `DmpUnavailable` and `CannotSend` when it must be put off, `PublicationError` (E007) when
         the DMP keeps the manifest for good.
         """
+        item = attempt.item
         structure = self._exchanges.structure(item)
         entry = await self._exchanges.find_entry(item, structure, removal.sop_instance_uid)
         if entry is None or entry.status not in ("", APPROVED):
-            await self._done(item, ())
+            # Somebody else was quicker, unless an attempt of ours has come through after all.
+            await self._done(item, (), sent=item.outcome_unknown)
             return
         await self._check_ours(item, removal, entry)
         await self._doors.outbox.begin(item.id)
-        outcome = await self._send(item, structure, removal, entry.entry_uuid)
+        attempt.begun = True
+        sending = self._doors.record.remove(structure, removal, entry.entry_uuid)
+        outcome = await self._exchanges.call(structure, sending)
+        attempt.answered = True
         if isinstance(outcome, Accepted):
-            await self._done(item, outcome.warnings)
+            await self._done(item, outcome.warnings, sent=True)
             return
         assert isinstance(outcome, Refused)
         # A no may mean that it is gone already: what the registry holds decides.
         after = await self._exchanges.find_entry(item, structure, removal.sop_instance_uid)
         if after is None or after.status not in ("", APPROVED):
-            await self._done(item, (outcome.text,))
+            await self._done(item, (outcome.text,), sent=True)
             return
         raise PublicationError(f"retrait du KOS refusé : {outcome.code} {outcome.text}".strip())
 
@@ -63,18 +67,8 @@ class Removals:
         if held is not None and held.sop_instance_uid == removal.sop_instance_uid:
             check_ours(entry, held.data)
 
-    async def _send(self, item: Item, structure: Structure, removal: Removal, entry_uuid: str) -> object:
-        try:
-            return await self._exchanges.call(
-                structure, self._doors.record.remove(structure, removal, entry_uuid)
-            )
-        except DmpUnavailable as failure:
-            if failure.sent:
-                await self._exchanges.audit.removed(item, Unanswered(str(failure)))
-            raise
-
-    async def _done(self, item: Item, warnings: tuple[str, ...]) -> None:
-        await self._exchanges.audit.removed(item, None)
+    async def _done(self, item: Item, warnings: tuple[str, ...], *, sent: bool) -> None:
+        await self._exchanges.audit.removed(item, sent=sent)
         await self._doors.outbox.removed(item.id, warnings)
         metrics.PUBLICATIONS.labels("removed").inc()
         self.log.info("KOS of {study} removed", study=item.study_uid)

@@ -38,6 +38,14 @@ class Structures:
         structure = self.find(identifier)
         return structure.internal_id if structure is not None else ""
 
+    def only_at(self, site: str) -> str:
+        """Return the one structure that works at the site of this name, empty when several do, or none."""
+        for each in self._sites:
+            if each.name == site:
+                here = each.structures or tuple(self._known)
+                return here[0] if len(here) == 1 else ""
+        return ""
+
     def source_name(self, identifier: str) -> str:
         """Return the DNS name of the gateway for the audit: the first site where the structure works."""
         structure = self.find(identifier)

@@ -146,6 +146,8 @@ class ChainWalk:
             self._begun = True
             self._head = head_of(connection)
             self._known_already(anchor)
+            if anchor.last_id <= 0 and anchor != ChainHead(0, GENESIS):
+                self._fault("l'origine de la chaîne ne correspond pas", anchor.last_id)
         elif anchor != self._anchor:
             # The old end moves on; why is said by an event younger than the head known so far.
             self._head = head_of(connection)

@@ -6,7 +6,7 @@ the same transaction) or *failed* (E005: kept for ever, with the reason, for the
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import cached_property, partial
 
@@ -116,13 +116,15 @@ class Inbox(Queue):
         if jobs:
             connection.execute(_ADD_JOBS, jobs)
 
-    async def failed(self, message_id: int, code: str, detail: str, *, count: Count | None = None) -> None:
+    async def failed(
+        self, message_id: int, code: str, detail: str, *, counts: Sequence[Count] = ()
+    ) -> None:
         """The message cannot be used (`code`, mostly E005): keep it for ever with the reason."""
 
         def work(connection: Connection) -> None:
             ended = self._end(connection, message_id, FAILED, error_code=code, error_detail=clip(detail))
-            if ended and count is not None:
-                count_in(connection, self._clock.now(), [count])
+            if ended:
+                count_in(connection, self._clock.now(), counts)
 
         await self._database.run(work)
 

@@ -126,7 +126,8 @@ class WadoGate:
         self, site: Site, peer: Peer, request: ImagesRequest, answer: RequestAnswer
     ) -> DrimboxError | None:
         """Deliver, then take note; return the error when nothing has been written."""
-        trace = Trace(self._records, request, partial(self._describe, site, peer, request))
+        describe = partial(self._describe, site, peer, request)
+        trace = Trace(self._records, request, describe, self._structures.only_at(site.name))
         try:
             result = await self._deliveries.deliver(site, request, answer, peer.name, trace.begin)
         except Exception:
@@ -163,7 +164,7 @@ class WadoGate:
         """Audit a request refused before it reached the deliveries."""
         name = site.name if site is not None else ""
         metrics.DELIVERIES.labels(name, error.code).inc()
-        self._count(counting.of_refusal(name, study_uid, error))
+        self._count(counting.of_refusal(name, self._structures.only_at(name), study_uid, error))
         self.log.info("request refused: {code} {status}", code=error.code, status=error.status)
         await self._audit.record(
             messages.images_served(

@@ -2,14 +2,13 @@
 
 Theory of operation. Everything a submission sends is a function of the submission; this adapter adds what
 is new at each attempt (message id, VIHF), sends it with the structure's own certificate, and hands the
-answer to `outcomes`. Whether a request is a question, which may be put twice, is said here (`_ask`).
+answer to `outcomes`. Whether a request is a question, which changes nothing, is said here (`_ask`).
 Making a request costs about 5 ms, so it stays on the reactor thread; an answer large enough to be long to
 parse goes through the injected `run`, and so does the making of a TLS context.
 """
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
@@ -26,6 +25,7 @@ from drimbox.ports import (
     Accepted,
     Clock,
     DmpUnavailable,
+    Doubtful,
     Outcome,
     Refused,
     RegistryEntry,
@@ -146,8 +146,7 @@ class DmpClient:
         """TD2.1; `replaces` is the entryUUID of the KOS it takes the place of (RPLC).
 
         Raises `DmpUnavailable`, and the `FeedError`s of a request that cannot be made. A partial success
-        is settled by asking what the registry holds: ITI-42 registers all or nothing, so it may mean
-        either.
+        is `Doubtful`: ITI-42 registers all or nothing, so it may mean either.
         """
         sender = self._sender(structure)
 
@@ -169,15 +168,7 @@ class DmpClient:
         if isinstance(answer, Refused):
             return answer
         if answer.status == "PartialSuccess":
-            try:
-                entry = await self.find_entry(structure, submission.report, submission.sop_instance_uid)
-            except DmpUnavailable as error:
-                # It is the question that did not leave: the submission did.
-                raise DmpUnavailable(str(error), sent=True) from error
-            if entry is not None and _is_ours(entry, submission):
-                accepted = registry_outcome(RegistryAnswer("Success", answer.errors), *known)
-                assert isinstance(accepted, Accepted)
-                return accepted
+            return _doubtful(answer, known)
         return registry_outcome(answer, *known)
 
     async def remove(self, structure: Structure, removal: Removal, entry_uuid: str) -> Outcome:
@@ -270,16 +261,10 @@ class DmpClient:
     ) -> Reply | Refused:
         """Put a question; `body` makes it, with identifiers of its own each time it is put."""
         sender = await self._signing(structure)
-        made: list[soap.Header] = []
-
-        def make() -> soap.HttpMessage:
-            made.append(self._header(sender, report, service, action))
-            return soap.plain_request(made[-1], body())
-
-        message = make()
-        exchange = Exchange(await self._reached(sender.structure.authentication), again=make)
-        http = await self._post(exchange, made[-1], message)
-        return await self._reply(http, made[-1])
+        header = self._header(sender, report, service, action)
+        exchange = Exchange(await self._reached(sender.structure.authentication), question=True)
+        http = await self._post(exchange, header, soap.plain_request(header, body()))
+        return await self._reply(http, header)
 
     async def _exchange(
         self, sender: Sender, header: soap.Header, message: soap.HttpMessage
@@ -364,10 +349,14 @@ class DmpClient:
         return await self._run(read)
 
 
-def _is_ours(entry: RegistryEntry, submission: Submission) -> bool:
-    """Say whether the registry holds, in force, the very bytes of this submission."""
-    ours = hashlib.sha1(submission.kos, usedforsecurity=False).hexdigest()
-    return entry.status in ("", codes.APPROVED) and entry.hash in ("", ours)
+def _doubtful(answer: RegistryAnswer, known: tuple[str, ...]) -> Doubtful:
+    """Return what a partial success means in either case."""
+    held = registry_outcome(RegistryAnswer("Success", answer.errors), *known)
+    assert isinstance(held, Accepted)
+    try:
+        return Doubtful(held, registry_outcome(answer, *known))
+    except DmpUnavailable as error:
+        return Doubtful(held, error)
 
 
 def _known(report: Report) -> tuple[str, ...]:

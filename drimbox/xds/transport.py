@@ -9,9 +9,9 @@ size is bounded while it is read.
 
 A question changes nothing and may be put twice, so questions use again a connection that another question
 left a moment ago (`Connections`): two handshakes of three less for a publication. `sent` is then true from
-the beginning. A server may close such a connection just when it is used: the question is then put once
-more, over a new one, and made anew: a server that had read the first one takes neither its message id nor
-its assertion twice.
+the beginning. A server may close such a connection just when it is used: `DmpUnavailable.stale` says so to
+whoever asked, who puts the question once more, made anew: a server that had read the first one takes
+neither its message id nor its assertion twice.
 """
 
 from __future__ import annotations
@@ -113,16 +113,15 @@ def _pool(reactor: Any, keep: float) -> HTTPConnectionPool:
 class Exchange:
     """One POST. `sent` says whether any byte of the request may have left.
 
-    `again` makes the request anew: it is a question, which changes nothing and may be put twice.
+    `question` says that it changes nothing, so that it may go over a connection used before.
     """
 
-    def __init__(self, connections: Connections, *, again: Callable[[], HttpMessage] | None = None) -> None:
+    def __init__(self, connections: Connections, *, question: bool = False) -> None:
         self.sent = False
         self._connections = connections
         self._reactor = connections.reactor
         self._expired = False
-        self._again = again
-        self._pool = connections.single if again is None else connections.kept
+        self._pool = connections.kept if question else connections.single
         self._endpoints = _Endpoints(
             connections.way, connections.policy, connections.connect_timeout, self._handshake_done
         )
@@ -172,13 +171,12 @@ class Exchange:
         request, used = self._request(url, message)
         try:
             return await self._network(request)
-        except DmpUnavailable:
-            if self._again is None or not used or self._expired:
-                raise
-        # Closed by the DMP while nobody used it; so may the others be.
-        self._pool.closeCachedConnections().addErrback(lambda _: None)
-        request, _ = self._request(url, self._again())
-        return await self._network(request)
+        except DmpUnavailable as error:
+            if used and not self._expired:
+                # Closed by the DMP while nobody used it; so may the others be.
+                self._pool.closeCachedConnections().addErrback(lambda _: None)
+                error.stale = True
+            raise
 
     def _request(self, url: str, message: HttpMessage) -> tuple[Deferred[IResponse], bool]:
         """Send; say too whether that was over a connection used before."""

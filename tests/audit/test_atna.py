@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from drimbox.audit import messages
+from drimbox.audit import messages, ontrail
 from drimbox.audit.atna import to_xml
 from drimbox.audit.messages import Alert, DmpExchange
-from drimbox.errors import KosUnknown, PublicationError, ReportNotInterpretable
-from drimbox.ports import AuditEvent, AuditObject, AuditParticipant
+from drimbox.errors import KosUnknown, Parked, PublicationError, ReportNotInterpretable
+from drimbox.ports import AuditEvent, AuditObject, AuditParticipant, ParkedRow
 from drimbox.xml import safe_parse
 from tests.audit.test_messages import DNS_NAME, message, received, served
 from tests.store.samples import report, submission
@@ -49,9 +49,34 @@ def every_event() -> list[AuditEvent]:
         messages.kos_published(submission=submission(), dmp=dmp, replaced=True, **common),
         messages.kos_removed(submission=submission(), dmp=dmp, **common),
         messages.kos_failed(report=report(), error=PublicationError("XDS : non"), **common),
+        messages.kos_removed(submission=submission(), **common),
+        messages.report_unreadable(message=message(), error=ReportNotInterpretable("vide"), **common),
+        messages.report_unreadable(
+            message=None, error=ReportNotInterpretable("vide"), source_name=DNS_NAME
+        ),
+        messages.feeding_broken(
+            row=ParkedRow("outbox", 3, "non", study_uid="2.25.1", sop_instance_uid="2.25.5", removal=True),
+            error=Parked("non"),
+            source_name=DNS_NAME,
+        ),
+        messages.interrupted(served(), node="a", begun_at=WHEN, found_at=WHEN),
+        messages.administration(
+            name="n", source_name=DNS_NAME, user="u", action="a", subject="", error=PublicationError("non")
+        ),
+        ontrail.trail_read(
+            user="u", machine="m", program="p", trail="t", criteria=(("ins", "1"), ("to", "2"))
+        ),
+        ontrail.trail_purged(name="n", source_name=DNS_NAME, last_id=3, link="a" * 64, count=2),
+        ontrail.unreadable(name="n", source_name=DNS_NAME, number=3),
         *(
             messages.dmp_exchange(
-                kind=kind, report=report(), structure_id="1", dmp=dmp, document_uid="2.25.5", **common
+                kind=kind,
+                report=report(),
+                structure_id="1",
+                dmp=dmp,
+                document_uid="2.25.5",
+                query=("urn:uuid:1", '<q a="é">\n</q>') if kind is DmpExchange.SEARCH else None,
+                **common,
             )
             for kind in DmpExchange
         ),

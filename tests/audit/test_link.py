@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import ssl
 import subprocess
+import termios
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
+from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
@@ -143,7 +146,10 @@ async def test_a_certificate_of_ours_that_the_repository_does_not_know(desk: Des
 
 @pytest.fixture
 def plain_server(pki: Pki) -> Iterator[Callable[[str], int]]:
-    """Python's TLS in a thread: "closes" once it has read all, "stays" open, "quits" before, is "deaf"."""
+    """Python's TLS in a thread: "closes" once it has read all, "stays" open, "quits" before, is "deaf".
+
+    Or it says goodbye in TLS, and "lingers".
+    """
     over = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -159,7 +165,9 @@ def plain_server(pki: Pki) -> Iterator[Callable[[str], int]]:
                 secured = context.wrap_socket(plain, server_side=True)
                 while way != "deaf" and secured.recv(65536) and way != "quits":
                     pass
-                if way in ("stays", "deaf"):
+                if way == "lingers":
+                    secured = secured.unwrap()
+                if way in ("stays", "deaf", "lingers"):
                     over.wait(60)
                 # No `close_notify` in answer, only the end of file.
                 secured.close()
@@ -187,6 +195,13 @@ async def test_an_end_of_file_without_goodbye_is_a_receipt_only_by_configuration
 
 
 @pytest_twisted.ensureDeferred
+async def test_one_that_says_goodbye_and_lingers_has_had_everything(
+    desk: Desk, plain_server: Callable[[str], int]
+) -> None:
+    await desk.link(port=plain_server("lingers"), timeout=12.0).deliver(batch(3))
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_connection_that_stays_open_is_none(desk: Desk, plain_server: Callable[[str], int]) -> None:
     error = await desk.refused(batch(3), port=plain_server("stays"), timeout=3.0)
     assert (error.sent, str(error)) == (True, "localhost : ne ferme pas la connexion")
@@ -208,6 +223,39 @@ async def test_one_that_closes_before_it_has_read_all_is_found_out(
     desk: Desk, plain_server: Callable[[str], int]
 ) -> None:
     assert (await desk.refused(batch(100), port=plain_server("quits"))).sent
+
+
+@pytest.mark.threat("audit events kept from the repository, or removed from the trail")
+@pytest_twisted.ensureDeferred
+async def test_one_that_stops_and_says_goodbye_without_having_read_is_found_out(
+    desk: Desk, pki: Pki
+) -> None:
+    """A restart of the repository: its goodbye crosses ours, and what its system holds is thrown away."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    frames = batch(3)
+
+    def serve() -> None:
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.use_certificate_chain_file(str(pki.dmp.certificate))
+        context.use_privatekey_file(str(pki.dmp.key))
+        context.load_verify_locations(str(pki.roots))
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+        with listening, listening.accept()[0] as plain:
+            secured = SSL.Connection(context, plain)
+            secured.set_accept_state()
+            secured.do_handshake()
+            before, now = -1, 0
+            while now < sum(map(len, frames)) or now != before:
+                threading.Event().wait(0.2)
+                before, now = now, int.from_bytes(fcntl.ioctl(plain, termios.FIONREAD, bytes(4)), "little")
+            secured.shutdown()
+            # It takes a moment to end, and its system ends the connection then.
+            threading.Event().wait(1.0)
+
+    serving = deferToThread(serve)
+    error = await desk.refused(frames, port=listening.getsockname()[1])
+    await serving
+    assert error.sent
 
 
 @pytest_twisted.ensureDeferred

@@ -244,10 +244,12 @@ def test_questions_to_the_dmp_are_recorded(
         source_name=DNS_NAME,
         document_uid="2.25.500",
         study_uid="2.25.1",
+        query=("urn:uuid:1", "<q/>") if kind is DmpExchange.SEARCH else None,
     )
     assert (event.event_id, event.action, event.event_type[0]) == (event_id, action, code)
     assert [one.role for one in event.participants] == roles
-    assert [one.id for one in event.objects] == [INS, "2.25.500"]
+    asked = ["urn:uuid:1"] if kind is DmpExchange.SEARCH else []
+    assert [one.id for one in event.objects] == [INS, *asked, "2.25.500"]
 
 
 def kos() -> ArchivedKos:

@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 import pytest
+from lxml import etree
 
 from drimbox.model import MessageAction
 from drimbox.sim.pacs import SimulatedPacs
@@ -24,6 +25,7 @@ from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.ris import SimOrder
 from drimbox.sim.stand import LOOPBACK, PacsAddress
 from drimbox.sim.studies import GeneratedStudy
+from tests.audit.test_atna import schema
 from tests.integration.feed_stand import POOL, SECOND_STRUCTURE, Studies
 from tests.integration.operator import drimbox
 from tests.integration.test_audit_export import AuditedStand
@@ -128,6 +130,7 @@ def objects_of(message: Any) -> list[tuple[Any, ...]]:
     ]
 
 
+__all__ = ["schema"]
 #: The patient of 3.8.1, 3.8.5 and of the exchanges with the DMP.
 PATIENT = ("1", "1", "2", "2", INS, [])
 
@@ -175,6 +178,8 @@ async def _everything(world: World) -> None:
     names["absent"] = absent.study_uid
     names["bare"] = bare.study_uid
     await stand.report(bare, report={**second, "orders": ()})
+    broken = stand.message("2.999.2", number=999, kind="MDM", document_field="^TEXT^XML^Base64^PGE+")
+    assert (await stand.send(broken)).code == "AE"
     for command in (("certificates", "reload"), ("audit", "search", "--ins", INS, "--limit", "1")):
         done = await drimbox(stand.config, *command)
         assert done.returncode == 0, done.stderr
@@ -227,6 +232,22 @@ def test_a_report_by_mdm(world: World) -> None:
     assert objects_of(message) == [PATIENT, ("2", "20", "2", "9", names["mdm"], study)]
 
 
+@pytest.mark.requirement("DB.SO.43", "DB.SO.45")
+def test_a_report_refused_at_the_door_for_it_cannot_be_read(world: World) -> None:
+    message = world.one("CARD-7", outcome="8")
+    *head, description = event_of(message)
+    assert head == ["110107", "DCM", "C", "CARD-7", "IHE Transactions"]
+    assert (description or "").startswith("E005 - ")
+    source, destination = participants_of(message)
+    assert (source[0], source[1], source[3:]) == (SOURCE, UNKNOWN, ("false", "2", LOOPBACK))
+    assert (destination[0], destination[2:]) == (DESTINATION, (UNKNOWN, "false", "1", world.fqdn))
+    # Known by PID-3 and TXA-12 of the message around it.
+    assert objects_of(message) == [PATIENT, ("2", "20", "2", "9", "2.999.7.999", [])]
+    # And that no KOS comes of it.
+    (failed,) = [one for one in world.read("ITI-41", outcome="8") if "lisible" in (event_of(one)[5] or "")]
+    assert objects_of(failed) == [PATIENT, ("2", "3", "10", "110180", UNKNOWN, [])]
+
+
 # --- 3.8.2 ------------------------------------------------------------------------------------------
 
 
@@ -271,9 +292,19 @@ def test_a_question_to_the_dmp(world: World, kind: str, system: str) -> None:
         (SOURCE, SYSTEM, RPPS, "false", "1", world.fqdn),
         (DESTINATION, world.dmp(), None, "false", "1", "localhost"),
     ]
-    patient, *documents = objects_of(message)
+    patient, *others = objects_of(message)
     assert patient == PATIENT
-    assert [each[:4] for each in documents] == [("2", "3", None, "9")] * (kind == "ITI-18")
+    if kind == "TD0.2":
+        assert others == []
+        return
+    query, document = others
+    get_documents = "urn:uuid:5c4f972b-d56b-40ac-a5fc-c8ca9b40b9d4"
+    assert query == ("2", "24", None, "ITI-18", get_documents, [("QueryEncoding", "UTF-8")])
+    assert document[:4] == ("2", "3", None, "9")
+    (asked,) = message.iter("ParticipantObjectQuery")
+    request = etree.fromstring(base64.b64decode(asked.text))
+    assert etree.QName(request).localname == "AdhocQueryRequest"
+    assert f"('{document[4]}')" in "".join(request.itertext())
 
 
 @pytest.mark.requirement("DB.SO.45")
@@ -407,6 +438,15 @@ def test_a_search_of_the_trail(world: World) -> None:
     assert ("ins", INS) in details
     (name,) = message.iter("ParticipantObjectName")
     assert name.text == "Security Audit Log"
+
+
+@pytest.mark.requirement("DB.CS.96")
+def test_every_message_is_valid_against_the_published_schema(world: World, schema: etree.XMLSchema) -> None:
+    kinds = set()
+    for one in world.stand.server.messages:
+        schema.assertValid(one.message)
+        kinds.add(event_of(one.message)[3])
+    assert kinds >= {"RAD-128", "CARD-7", "TD0.2", "ITI-18", "ITI-41", "ITI-57", "RAD-107", "AUDIT-SEARCH"}
 
 
 @pytest.mark.requirement("DB.CS.96")

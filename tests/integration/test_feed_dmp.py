@@ -356,9 +356,9 @@ async def test_reports_about_one_study_reach_the_dmp_one_after_the_other(world: 
     assert all(entry.status.endswith((":Approved", ":Deprecated")) for entry in stand.kos(study, None))
 
 
-@pytest.mark.requirement("DB.SO.22")
+@pytest.mark.requirement("DB.SO.22", "SC.DMP/CONF.14")
 @pytest_twisted.ensureDeferred
-async def test_a_question_that_is_put_again_is_no_replay(world: World) -> None:
+async def test_a_question_that_is_put_again_is_no_replay_and_is_audited_twice(world: World) -> None:
     """The DMP read it, and cut a connection that another question had left open."""
     stand = world.stand
     study = world.studies.new(world.pacs)
@@ -366,6 +366,10 @@ async def test_a_question_that_is_put_again_is_no_replay(world: World) -> None:
         await stand.report(study)
         entry = await stand.published_one(study)
     assert [each.outcome for each in stand.exchanges(QUERY)[-2:]] == ["success", "success"]
+    # The DMP's own trail has both; ours must show where the first one came from.
+    asked = [event for event in stand.audits(study.study_uid) if event["event_type"][0] == "ITI-18"]
+    assert [event["outcome"] for event in asked] == [4, 0]
+    assert [event["participants"][1]["role"] for event in asked] == ["110152"] * 2
     assert stand.query("SELECT entry_uuid FROM kos WHERE study_uid = ?", study.study_uid) == [
         (entry.entry_uuid,)
     ]

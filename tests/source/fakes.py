@@ -177,8 +177,10 @@ class Messages:
         self.ended.append((message_id, result, *(said.studies if said is not None else studies)))
         self.said = said
 
-    async def failed(self, message_id: int, code: str, detail: str, *, count: Count | None = None) -> None:
-        self.counts.append(count)
+    async def failed(
+        self, message_id: int, code: str, detail: str, *, counts: Sequence[Count] = ()
+    ) -> None:
+        self.counts.extend(counts)
         self.ended.append((message_id, code, detail))
 
 

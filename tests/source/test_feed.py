@@ -122,6 +122,9 @@ def test_an_incomplete_report_is_audited_as_received_and_as_not_interpretable() 
     assert "région anatomique (examen n° 1)" in detail
     assert stage.trail.shown() == [("RAD-128", ""), ("ITI-41", "E005"), ("ITI-41", "E005")]
     assert [event.study_uid for event in stage.trail.events[1:]] == ["2.25.1", "2.25.2"]
+    # One report that is of no use, two KOS that cannot be made.
+    counted = [(each.stat, each.amount) for each in stage.messages.counts if each]
+    assert counted == [("STF23", 1), ("STF04", 2)]
     assert stage.notices.open["message-1"][0] == "E005"
 
 
@@ -133,14 +136,19 @@ def test_a_report_without_study_is_audited_all_the_same() -> None:
     assert stage.trail.events[1].study_uid == "INCONNU"
 
 
-@pytest.mark.requirement("DB.SO.43")
+@pytest.mark.requirement("DB.SO.43", "DB.SO.45")
 def test_the_audit_of_an_unreadable_report_keeps_the_sender_it_knows() -> None:
     stage = Stage()
     assert stage.read(document_field="^TEXT^XML^Base64^PGE+")[1] == "E005"
-    (event,) = stage.trail.events
+    event, failed = stage.trail.events
     assert event.outcome == 8
     assert event.outcome_description.startswith("E005")
     assert event.participants[0].alternative_user_id == "RIS-Y"
+    # What the message itself says of the patient is kept, so that a search finds both.
+    assert {each.patient_ins for each in stage.trail.events} == {"284070100499094"}
+    assert stage.trail.shown()[1] == ("ITI-41", "E005")
+    assert [one.id for one in failed.objects] == ["284070100499094", "INCONNU"]
+    assert len(failed.participants) == 1
 
 
 @pytest.mark.requirement("DB.SO.45", "DB.SO.21")

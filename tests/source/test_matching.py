@@ -405,6 +405,7 @@ def test_a_kos_that_the_dmp_refused_meanwhile_is_not_taken_for_the_current_one()
     assert stage.jobs.ended == [(5, "queued")]
 
 
+@pytest.mark.requirement("DB.SO.21", "DB.SO.45")
 def test_a_message_that_no_longer_feeds_ends_its_job() -> None:
     stage = Stage(raw=hl7(flags={"DESTDMP": "N"}))
     stage.match()
@@ -412,6 +413,9 @@ def test_a_message_that_no_longer_feeds_ends_its_job() -> None:
     broken = Stage(raw=b"MSH")
     broken.match()
     assert broken.jobs.ended[0][:2] == (5, "E005")
+    for one in (stage, broken):
+        assert one.trail.shown() == [("ITI-41", "E005")]
+        assert [code for code, _ in one.notices.open.values()] == ["E005"]
 
 
 @pytest.mark.threat("patient data in logs and notices")

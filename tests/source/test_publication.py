@@ -11,7 +11,15 @@ import pytest
 
 from drimbox.errors import PublicationError, ReportNotInterpretable
 from drimbox.model import KosState
-from drimbox.ports import Accepted, ArchivedKos, DmpUnavailable, NotAdmitted, Refused, Submission
+from drimbox.ports import (
+    Accepted,
+    ArchivedKos,
+    DmpUnavailable,
+    Doubtful,
+    NotAdmitted,
+    Refused,
+    Submission,
+)
 from drimbox.source.outage import STUCK_AFTER
 from drimbox.source.publication import Doors, Publication
 from tests.source.fakes import (
@@ -35,6 +43,7 @@ DUPLICATE = Refused("XDSDuplicateUniqueIdInRegistry", "XDSDuplicateUniqueIdInReg
 BAD = Refused("XDSRegistryMetadataError", "XDSRegistryMetadataError mauvais slot")
 NO_PATIENT = Refused("XDSUnknownPatientId", "XDSUnknownPatientId", unknown_patient=True)
 LOST = DmpUnavailable("délai dépassé", sent=True)
+STALE = DmpUnavailable("connexion coupée", sent=True, stale=True)
 NOBODY = DmpUnavailable("connexion refusée", sent=False)
 DEPRECATED = "urn:oasis:names:tc:ebxml-regrep:StatusType:Deprecated"
 
@@ -368,10 +377,77 @@ def test_what_is_known_of_the_outcome_is_kept(script: dict[str, Any], before: bo
     (error,) = next(iter(script.values()))
     assert reason == str(error)
     assert stage.notices.open["dmp-unavailable"][0] == "E007"
-    # Every request that left is in the trail, and none that did not.
-    kind = {"publish": "ITI-41", "exists": "TD0.2"}[next(iter(script))]
-    failed = [event for event in stage.trail.events if event.outcome]
-    assert [event.event_type[0] for event in failed] == ([kind] if error.sent else [])
+    # A request that left names the DMP; where none did, the trail says that the publication waits.
+    kind = {"publish": "ITI-41", "exists": "TD0.2"}[next(iter(script))] if error.sent else "ITI-41"
+    (failed,) = [event for event in stage.trail.events if event.outcome]
+    assert failed.event_type[0] == kind
+    assert (failed.outcome, failed.outcome_description[:4]) == (4, "E007")
+    assert [part.user_id for part in failed.participants][1:] == (
+        ["https://dmp.test"] if error.sent else []
+    )
+
+
+@pytest.mark.requirement("SC.DMP/CONF.14")
+@pytest.mark.parametrize("where", ["exists", "entries"])
+def test_a_question_put_again_is_audited_each_time_that_it_left(where: str) -> None:
+    answer = Accepted() if where == "exists" else ours()
+    stage = Stage(**{"entries": [ours()], where: [STALE, answer]})
+    stage.publish()
+    kind = "TD0.2" if where == "exists" else "ITI-18"
+    asked = [event for event in stage.trail.events if event.event_type[0] == kind]
+    assert [event.outcome for event in asked] == [4, 0]
+    assert asked[0].outcome_description.endswith("connexion coupée")
+    assert stage.result == (3, "published", "urn:uuid:9", ())
+
+
+@pytest.mark.requirement("SC.DMP/CONF.14")
+@pytest.mark.parametrize(("second", "records"), [(STALE, 2), (NOBODY, 1)])
+def test_a_question_is_put_again_once_and_no_more(second: DmpUnavailable, records: int) -> None:
+    stage = Stage(exists=[STALE, second, Accepted()])
+    stage.publish()
+    assert stage.log.count("exists") == 2
+    assert [kind for kind, _ in stage.trail.shown()].count("TD0.2") == records
+    assert len(stage.outbox.retried) == 1
+
+
+@pytest.mark.requirement("SC.DMP/CONF.14", "DB.SO.22")
+@pytest.mark.parametrize("entry", [ours(), None, ours(hash="0" * 40), ours(status=DEPRECATED)])
+def test_a_partial_success_is_settled_by_asking_and_the_question_is_audited(entry: Any) -> None:
+    stage = Stage(publish=[Doubtful(Accepted(("attention",)), BAD)], entries=[entry])
+    stage.publish()
+    assert stage.dmp.asked == ["2.25.500"]
+    shown = [("TD0.2", ""), ("ITI-18", "")]
+    if entry == ours():
+        assert stage.result == (3, "published", "urn:uuid:9", ("attention",))
+        assert stage.trail.shown() == [*shown, ("ITI-41", "")]
+    else:
+        assert stage.result[:2] == (3, "E007")
+        assert stage.trail.shown() == [*shown, ("ITI-41", "E007")]
+
+
+@pytest.mark.requirement("SC.DMP/CONF.14", "DB.SO.22")
+@pytest.mark.parametrize("question", [LOST, NOBODY])
+def test_a_partial_success_nobody_can_ask_about_leaves_the_outcome_unknown(question: Any) -> None:
+    stage = Stage(publish=[Doubtful(Accepted(), BAD)], entries=[question])
+    stage.publish()
+    assert [unknown for *_, unknown in stage.outbox.retried] == [True]
+    assert stage.trail.shown()[-1] == ("ITI-41", "E007")
+    busy = Stage(publish=[Doubtful(Accepted(), LOST)], entries=[None])
+    busy.publish()
+    assert [unknown for *_, unknown in busy.outbox.retried] == [True]
+
+
+@pytest.mark.requirement("DB.SO.45")
+def test_that_the_dmp_stays_away_is_audited_now_and_then() -> None:
+    stage = Stage(exists=[NOBODY])
+    for _ in range(9):
+        stage.publish()
+        stage.clock.advance(200)
+    # The first time, the second, the fourth, the eighth.
+    assert stage.trail.shown() == [("ITI-41", "E007")] * 4
+    assert {event.outcome_description for event in stage.trail.events} == {
+        "E007 - DMP : problème lors de la publication du KOS : connexion refusée"
+    }
 
 
 @pytest.mark.requirement("DB.SO.21")
@@ -429,6 +505,12 @@ def test_our_own_certificate_or_configuration_out_of_order_costs_no_publication(
     assert stage.notices.open["publication-1999999999"][0] == "E007"
     # The DMP itself is well, and other structures go on.
     assert "dmp-unavailable" not in stage.notices.open
+    # Nothing left: the first two of three failures in a row are told as the row's own.
+    assert stage.trail.shown() == [("ITI-41", "E007")] * 2
+    for event in stage.trail.events:
+        assert event.outcome == 4
+        assert event.outcome_description.count("E007") == 1
+        assert len(event.participants) == 1
 
 
 @pytest.mark.requirement("DB.SO.21", "DB.SO.45")

@@ -25,12 +25,14 @@ from drimbox.config import (
     TrustSettings,
 )
 from drimbox.hl7.message import read_report_message
+from drimbox.hl7.refusal import Hl7Refused
 from drimbox.hl7.server import MllpFactory
 from drimbox.metrics import HL7_MESSAGES
 from drimbox.model import MessageAction
 from drimbox.sim.ris import SimAck, SimMessage, SimReport, build_message, parse_ack, send, send_all
 from drimbox.source.precedence import QUIET, Precedence
 from drimbox.source.reception import Reception, RisRegister
+from drimbox.source.unreadable import Seen
 from tests.cda.samples import published
 
 T = TypeVar("T")
@@ -96,9 +98,23 @@ class Door:
         self.inbox = inbox or MemoryInbox()
         self.notices = notices or MemoryNotices()
         self.woken = 0
+        #: Reports that were refused, and what telling so ends with.
+        self.refused: list[tuple[Seen, str, Hl7Refused]] = []
+        self.refused_failure: Exception | None = None
         self.reception = Reception(
-            config(*ris), self.inbox, self.notices, FixedClock(), at_once, stored=self._wake
+            config(*ris),
+            self.inbox,
+            self.notices,
+            FixedClock(),
+            at_once,
+            stored=self._wake,
+            refused=self._refuse,
         )
+
+    async def _refuse(self, seen: Seen, peer: str, refusal: Hl7Refused) -> None:
+        self.refused.append((seen, peer, refusal))
+        if self.refused_failure is not None:
+            raise self.refused_failure
 
     def _wake(self) -> None:
         self.woken += 1
@@ -174,6 +190,44 @@ def test_what_is_refused_at_reception(raw: bytes, code: str, application: str, l
     (notice,) = door.notices.posted
     assert notice["code"] == "E005"
     assert code in notice["text"]
+
+
+@pytest.mark.requirement("DB.SO.43", "DB.SO.45")
+@pytest.mark.parametrize("kind", ["ORU", "MDM"])
+def test_a_refused_report_is_told_with_what_is_known_of_it(kind: str) -> None:
+    door = Door()
+    door.ask(build_message(document=b"<ClinicalDocument", message=SimMessage(kind=kind)))
+    ((seen, peer, refusal),) = door.refused
+    assert (seen.ris, seen.trigger, peer, refusal.err_code) == ("ris-y", kind, "127.0.0.1", "102")
+    assert seen.message is not None
+    assert seen.message.ins is not None
+    assert seen.message.ins.value == "284070100499094"
+    door.ask(build_message(message=SimMessage(kind=kind, with_document=False)))
+    assert door.refused[1][0].message is None
+
+
+@pytest.mark.requirement("DB.SO.43")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"bonjour",
+        build_message(message=SimMessage(message_type="ADT^A01")),
+        build_message(message=SimMessage(application="INCONNU", with_document=False)),
+    ],
+    ids=["not HL7", "no report", "nobody's"],
+)
+def test_what_is_no_report_of_a_ris_is_not(raw: bytes) -> None:
+    door = Door()
+    assert door.ask(raw).code == "AE"
+    assert door.refused == []
+
+
+@pytest.mark.requirement("DB.SO.43", "DB.SO.141")
+def test_a_refusal_that_cannot_be_recorded_is_to_come_again() -> None:
+    door = Door()
+    door.refused_failure = OSError("disk full")
+    answer = door.ask(build_message(document=b"<ClinicalDocument"))
+    assert (answer.code, answer.errors[0].code) == ("AR", "207")
 
 
 @pytest.mark.requirement("DB.SO.11", "DB.SO.12")

@@ -94,6 +94,9 @@ def test_what_is_not_there_any_more_is_not_asked_for_again(
     stage.remove(attempts=1, outcome_unknown=unknown)
     assert stage.sent == []
     assert stage.result == (3, "removed", ())
+    # Unless an attempt may have reached the DMP, nothing was asked of it: the record does not name it.
+    assert stage.trail.shown()[-1] == ("ITI-57", "")
+    assert len(stage.trail.events[-1].participants) == (2 if unknown else 1)
 
 
 def test_a_no_of_a_registry_that_has_let_go_is_a_yes() -> None:
@@ -128,6 +131,7 @@ def test_somebody_else_s_document_under_our_identifier_is_not_removed(other: dic
         stage.remove()
         assert stage.result[1] == result
         assert len(stage.sent) == (result == "removed")
+        assert len(stage.trail.events[-1].participants) == (2 if result == "removed" else 1)
 
 
 @pytest.mark.parametrize("sent", [True, False])
@@ -136,7 +140,8 @@ def test_no_answer_is_asked_about_next_time(sent: bool) -> None:
     stage.remove()
     assert stage.outbox.ended == []
     ((_, _, _, unknown),) = stage.outbox.retried
-    assert [kind for kind, _ in stage.trail.shown()] == ["ITI-18", *(["ITI-57"] if sent else [])]
+    assert stage.trail.shown() == [("ITI-18", ""), ("ITI-57", "E007")]
+    assert len(stage.trail.events[-1].participants) == (2 if sent else 1)
     stage.clock.advance(3600)
     stage.remove(attempts=1, outcome_unknown=unknown)
     assert stage.result == (3, "removed", ())
@@ -149,6 +154,17 @@ def test_a_silent_dmp_keeps_it_waiting_before_anything_is_sent() -> None:
     assert stage.sent == []
     assert "begin" not in stage.log
     assert len(stage.outbox.retried) == 1
+    assert stage.trail.shown() == [("ITI-57", "E007")]
+
+
+@pytest.mark.requirement("SC.DMP/CONF.14")
+def test_a_no_that_cannot_be_asked_about_is_recorded_and_asked_about_later() -> None:
+    no = Refused("XDSMetadataUpdateError", "non")
+    nobody = DmpUnavailable("éteint", sent=False)
+    stage = RemovalStage(entries=[ours(), nobody], answers=[no])
+    stage.remove()
+    assert stage.trail.shown() == [("ITI-18", ""), ("ITI-57", "E007")]
+    assert [unknown for *_, unknown in stage.outbox.retried] == [True]
 
 
 def test_a_structure_no_longer_configured_costs_no_removal() -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DatabaseError
 from twisted.internet.defer import ensureDeferred, gatherResults
 
 from drimbox.ports import AuditEvent, AuditObject, AuditParticipant
-from drimbox.store.auditchain import ChainHead
+from drimbox.store.auditchain import ChainHead, link_of
 from drimbox.store.auditsearch import AuditQuery
 from drimbox.store.database import Database
 from drimbox.store.schema import audit
@@ -214,6 +214,26 @@ def _behind(connection: Connection, *statements: str) -> None:
         (["DELETE FROM audit WHERE id = 5"], "manquant", 5),
         (["DELETE FROM audit WHERE id = 3", "UPDATE audit SET id = id - 1 WHERE id > 3"], "modifié", 3),
         (["DELETE FROM audit", "UPDATE audit_head SET hash = 'x'"], "manquant", 1),
+        (
+            [
+                "UPDATE audit SET id = 99 WHERE id = 2",
+                "UPDATE audit SET id = 2 WHERE id = 3",
+                "UPDATE audit SET id = 3 WHERE id = 99",
+            ],
+            "modifié",
+            2,
+        ),
+        (
+            [
+                "UPDATE audit SET id = -id - 1 WHERE id > 2",
+                "UPDATE audit SET id = -id WHERE id < 0",
+                "INSERT INTO audit SELECT 3, instant, event_id, outcome, patient_ins, study_uid, payload,"
+                " prev_hash, hash FROM audit WHERE id = 2",
+                "UPDATE audit_head SET last_id = 6",
+            ],
+            "modifié",
+            3,
+        ),
         (["UPDATE audit_head SET hash = 'x'"], "dernier maillon", 5),
         (["UPDATE audit_head SET last_id = 4"], "dernier maillon", 4),
         (
@@ -245,6 +265,24 @@ async def test_tampering_behind_the_triggers_is_found(
     assert check.fault is not None
     assert fault in check.fault
     assert check.fault_id == number
+
+
+@pytest.mark.threat("audit events kept from the repository, or removed from the trail")
+@pytest_twisted.ensureDeferred
+async def test_a_chain_made_anew_on_another_origin_is_found(stores: Stores) -> None:
+    """As of another trail, put in the place of this one."""
+    for _ in range(3):
+        await stores.audit.record(event())
+    rows = await stores.database.read(lambda c: c.execute(select(audit.c.id, audit.c.payload)).all())
+    link, statements = "5" * 64, [f"UPDATE audit_anchor SET hash = '{'5' * 64}'"]
+    for number, payload in rows:
+        after = link_of(link, payload)
+        statements.append(f"UPDATE audit SET prev_hash = '{link}', hash = '{after}' WHERE id = {number}")
+        link = after
+    statements.append(f"UPDATE audit_head SET hash = '{link}'")
+    await stores.database.run(lambda c: _behind(c, *statements))
+    check = await stores.audit.verify()
+    assert (check.fault, check.fault_id) == ("l'origine de la chaîne ne correspond pas", 0)
 
 
 @pytest_twisted.ensureDeferred

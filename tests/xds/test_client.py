@@ -23,7 +23,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from drimbox.config import Certificate, Structure
-from drimbox.ports import Accepted, DmpUnavailable, NotAdmitted, Record, Refused
+from drimbox.ports import Accepted, DmpUnavailable, Doubtful, NotAdmitted, Record, Refused
 from drimbox.xds import codes, soap
 from drimbox.xds.client import DmpClient
 from drimbox.xds.ebrim import RIM
@@ -400,46 +400,23 @@ def found(*entries: str, status: str = "Success") -> bytes:
     )
 
 
-@pytest.mark.parametrize(
-    ("entries", "accepted"),
-    [
-        ([entry()], True),
-        ([], False),
-        ([entry(digest="00")], False),
-        ([entry(status=codes.DEPRECATED)], False),
-    ],
-)
+@pytest.mark.parametrize("code", ["XDSMissingDocument", "XDSRegistryBusy"])
 @pytest_twisted.ensureDeferred
-async def test_a_partial_success_is_settled_by_asking(
-    pki: Pki, structure: Structure, client: Client, entries: list[str], accepted: bool
+async def test_a_partial_success_says_yes_and_no(
+    pki: Pki, structure: Structure, client: Client, code: str
 ) -> None:
-    def script(request: bytes) -> bytes:
-        if b"/services/registry" in request.split(b"\r\n", 1)[0]:
-            return http(found(*entries))
-        return http(soap_body(registry("PartialSuccess", "XDSMissingDocument")))
-
-    async with dmp(pki, script) as (server, url):
+    """Whoever asked has to look what the DMP holds, and has that question audited."""
+    async with dmp(pki, http(soap_body(registry("PartialSuccess", code)))) as (server, url):
         outcome = await publish(client(url), structure)
-    assert len(server.requests) == 2
-    if accepted:
-        assert outcome == Accepted(("XDSMissingDocument",))
+    assert len(server.requests) == 1
+    assert isinstance(outcome, Doubtful)
+    assert outcome.held == Accepted((code,))
+    if code == "XDSRegistryBusy":
+        assert isinstance(outcome.absent, DmpUnavailable)
+        assert outcome.absent.sent
     else:
-        assert isinstance(outcome, Refused)
-        assert outcome.code == "XDSMissingDocument"
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_question_that_cannot_be_asked_leaves_the_submission_sent(
-    pki: Pki, structure: Structure, client: Client
-) -> None:
-    def script(request: bytes) -> bytes:
-        server.stop()
-        return http(soap_body(registry("PartialSuccess", "XDSMissingDocument")))
-
-    async with dmp(pki, script) as (server, url):
-        error = await unavailable(publish(client(url), structure))
-    assert "connexion refusée" in str(error)
-    assert error.sent
+        assert isinstance(outcome.absent, Refused)
+        assert outcome.absent.code == code
 
 
 # --- before sending -------------------------------------------------------------------------------

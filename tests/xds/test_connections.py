@@ -98,13 +98,16 @@ async def test_a_publication_that_finds_nobody_has_surely_not_left(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_question_cut_on_a_used_connection_is_put_once_more(
+async def test_a_question_cut_on_a_used_connection_is_worth_putting_again(
     pki: Pki, structure: Structure, client: Make
 ) -> None:
     answers: list[bytes | str] = [SUCCESS, CUT, SUCCESS]
     async with dmp(pki, lambda request: answers.pop(0)) as (server, url):
         ours = client(url)
         await look(ours, structure)
+        with pytest.raises(DmpUnavailable) as caught:
+            await look(ours, structure)
+        assert (caught.value.sent, caught.value.stale) == (True, True)
         assert await look(ours, structure) is None
         assert (len(server.requests), server.accepted) == (3, 2)
         first, second = server.requests[1:]
@@ -117,19 +120,20 @@ async def test_a_question_cut_on_a_used_connection_is_put_once_more(
 
 
 @pytest_twisted.ensureDeferred
-@pytest.mark.parametrize(("before", "tries"), [((), 1), ((SUCCESS,), 2)], ids=["new", "used"])
-async def test_a_question_is_not_put_for_ever(
-    pki: Pki, structure: Structure, client: Make, before: tuple[bytes, ...], tries: int
+async def test_a_question_cut_on_a_connection_of_its_own_is_not(
+    pki: Pki, structure: Structure, client: Make
 ) -> None:
-    answers = list(before)
-    async with dmp(pki, lambda request: answers.pop(0) if answers else CUT) as (server, url):
+    answers: list[bytes | str] = [SUCCESS, CUT, CUT]
+    async with dmp(pki, lambda request: answers.pop(0)) as (server, url):
         ours = client(url)
-        for _ in before:
-            await look(ours, structure)
-        with pytest.raises(DmpUnavailable) as caught:
-            await look(ours, structure)
-        assert caught.value.sent is True
-        assert len(server.requests) == len(before) + tries
+        await look(ours, structure)
+        seen = []
+        for _ in range(2):
+            with pytest.raises(DmpUnavailable) as caught:
+                await look(ours, structure)
+            seen.append((caught.value.sent, caught.value.stale))
+        assert seen == [(True, True), (True, False)]
+        assert len(server.requests) == 3
 
 
 @pytest_twisted.ensureDeferred
@@ -142,7 +146,7 @@ async def test_a_question_that_takes_too_long_is_not_put_again(
         await look(ours, structure)
         with pytest.raises(DmpUnavailable, match="délai") as caught:
             await look(ours, structure)
-        assert caught.value.sent is True
+        assert (caught.value.sent, caught.value.stale) == (True, False)
         assert len(server.requests) == 2
 
 
