@@ -170,7 +170,7 @@ class Monitoring:
 
 
 class ErringRis:
-    """Messages that are refused, each with its answer, and nothing comes of them."""
+    """Messages that are refused, each with its answer, and nothing comes of them but their records."""
 
     def __init__(self, hospital: Mixed, day: Day) -> None:
         self._hospital, self._day = hospital, day
@@ -195,6 +195,8 @@ class ErringRis:
                 assert ack.code == "AE", (name, ack)
                 assert code in ("", ack.errors[0].code), (name, ack)
                 self._day.done[f"refused {name}"] += 1
+                # A report of a RIS of ours is audited; what is nobody's, or no HL7, is none.
+                self._day.asked["report"] += code not in ("", "100")
                 await pause(0.1)
 
 
