@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from drimbox.sim import peers
@@ -29,6 +30,9 @@ _results: dict[str, dict[str, str]] = defaultdict(dict)
 _RANK = {"passed": 0, "skipped": 1, "failed": 2}
 _TURNS = pytest.StashKey[Turns]()
 _LOCKS = pytest.StashKey[Path]()
+# An example may take as long as the machine needs: 200 ms by the clock fail where others work beside us.
+hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 def _catalogue() -> dict[str, tuple[str, str]]:
