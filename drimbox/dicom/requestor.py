@@ -55,7 +55,7 @@ STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 _RELEASE = 5.0
 #: Message ids of this process, each used once in 65,535. Not counted per association: a PACS puts the id
 #: of the C-MOVE into each C-STORE, and one that comes late must not look like one of the next move.
-_NUMBERS = itertools.islice(itertools.cycle(range(1, 65536)), secrets.randbelow(65535), None)
+_NUMBERS = (number % 65535 + 1 for number in itertools.count(secrets.randbelow(65535)))
 #: What a response's command field adds to its request's (PS3.7 E.1).
 _RESPONSE = 0x8000
 _PENDING = (Status.PENDING, Status.PENDING_WARNING)
