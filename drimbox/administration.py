@@ -33,7 +33,7 @@ from drimbox.web import (
     trust,
     walks,
 )
-from drimbox.web.access import Access
+from drimbox.web.access import Access, Note
 from drimbox.web.admin import AdminApi, core_api
 
 
@@ -54,7 +54,7 @@ class Administration:
         gauges: Gauges,
         doctor: Doctor,
         defer: Defer,
-        note: Callable[[str, str], Awaitable[None]],
+        note: Note,
         homologation_changed: Callable[[], Awaitable[None]],
     ) -> None:
         """`path` is the file of the configuration, None when it came from nowhere."""

@@ -33,6 +33,7 @@ from drimbox.doctor.examination import Doors as ExaminationDoors
 from drimbox.doctor.examination import Examination
 from drimbox.doctor.findings import Finding
 from drimbox.doctor.runner import Doctor
+from drimbox.errors import DrimboxError
 from drimbox.gauges import Gauges
 from drimbox.guard import Guard
 from drimbox.listening import Listening
@@ -45,7 +46,7 @@ from drimbox.stores import Stores
 from drimbox.systemerrors import system_reason
 from drimbox.waiting import at_most, settled
 from drimbox.weather import Weather
-from drimbox.web.access import CALLER
+from drimbox.web.access import ACTS, CALLER
 
 T = TypeVar("T")
 #: Threads for CPU work and the spool.
@@ -177,17 +178,20 @@ class Gateway(Service):
                 # One end that fails must not keep the others from ending.
                 self.log.failure("stop went wrong", failure=Failure())
 
-    async def _note(self, action: str, subject: str) -> None:
-        """Note in the audit trail what an administrator asked for."""
-        names = self._names()
+    async def _note(self, action: str, subject: str, why: str = "") -> None:
+        """Note in the audit trail what an administrator asked for, or with `why` that it was not done."""
+        names, acts = self._names(), ACTS.get()
         event = messages.administration(
             name=names["name"],
             source_name=names["source_name"],
             user=CALLER.get(),
             action=action,
             subject=subject,
+            error=DrimboxError(why) if why else None,
         )
         await self._stores.audit.record(event)
+        if acts is not None and not why:
+            acts.append((action, subject))
 
     # -- doors -------------------------------------------------------------------------------------
 

@@ -20,9 +20,10 @@ import hashlib
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 from cryptography import x509
@@ -37,10 +38,18 @@ from drimbox.web.routes import OPEN, allowed
 
 #: Who called, for the audit trail; follows the work that a request began.
 CALLER: ContextVar[str] = ContextVar("caller", default="admin")
+#: What the request at hand has written into the audit trail before doing it: actions and their subjects.
+ACTS: ContextVar[list[tuple[str, str]] | None] = ContextVar("acts", default=None)
 #: Failures of one address within so many seconds after which it waits, and addresses remembered.
 MAX_FAILURES, WINDOW, MAX_ADDRESSES = 5, 60.0, 1000
 #: Hashes computed at once, requests that may wait for one, and seconds a good password is known again.
 _AT_ONCE, _MAX_WAITING, _KNOWN, _MAX_KNOWN = 2, 16, 300.0, 200
+
+
+class Note(Protocol):
+    """Writes an administrator's act in the audit trail, or with `why` that it was not done (French)."""
+
+    def __call__(self, action: str, subject: str, why: str = "", /) -> Awaitable[None]: ...
 
 
 class AccessDenied(Exception):
@@ -75,14 +84,17 @@ LOCAL = Caller("admin", Role.OPERATOR)
 
 
 class Access:
-    """Says who is behind a request. `note` writes refusals in the audit trail: the action, and of whom."""
+    """Says who is behind a request.
+
+    `note` writes refusals in the audit trail: the action, and of whom; `why`, when it was not done at all.
+    """
 
     def __init__(
         self,
         accounts: Path | None,
         clock: IReactorTime,
         in_thread: InThread,
-        note: Callable[[str, str], Awaitable[None]],
+        note: Note,
         clients: Sequence[CertifiedAccount] = (),
     ) -> None:
         self._path = accounts
@@ -131,6 +143,11 @@ class Access:
         if len(self._recent(self._overreached, caller.name)) < MAX_FAILURES:
             self._remember(self._overreached, caller.name, asked)
             await self._note("Action d'administration refusée", f"{asked} depuis {address}")
+
+    async def undone(self, why: str) -> None:
+        """Write down that nothing has come of what the request at hand was to do."""
+        for action, subject in ACTS.get() or ():
+            await self._note(action, subject, why)
 
     @property
     def _expected(self) -> str:

@@ -34,7 +34,7 @@ from drimbox.config import Listener
 from drimbox.errors import DrimboxError
 from drimbox.limits import Refused
 from drimbox.trust.listener import certificate_of
-from drimbox.web.access import CALLER, LOCAL, Access, AccessDenied, Caller
+from drimbox.web.access import ACTS, CALLER, LOCAL, Access, AccessDenied, Caller
 from drimbox.web.connections import IDLE_TIMEOUT, MAX_BODY, AdminRequest, AdminSite, Bounded
 from drimbox.web.routes import ROUTES, allowed
 
@@ -252,15 +252,18 @@ class AdminResource(resource.Resource):
             return
         # Of this request alone: whoever writes down what is done finds it.
         CALLER.set(caller.name)
+        ACTS.set([])
         try:
             result = await route.handler(call)
             reply = result if isinstance(result, Reply) else Reply(result)
             data = reply.body if isinstance(reply.body, bytes) else self._json(reply.body)
             self._send(request, reply.status, data, reply.content_type)
         except AdminProblem as problem:
+            await self._access.undone(problem.detail)
             self._problem(request, problem)
             reply = Reply(b"", problem.status)
         except DrimboxError as error:
+            await self._access.undone(str(error))
             self._send_error(request, error.status, str(error), error.code)
             reply = Reply(b"", error.status)
         if route.method != "GET":
@@ -385,7 +388,7 @@ async def _here(work: Callable[[], Any]) -> Any:
     return work()
 
 
-async def _unnoted(_action: str, _subject: str) -> None:
+async def _unnoted(_action: str, _subject: str, _why: str = "", /) -> None:
     """Nobody is refused where nobody is asked."""
 
 

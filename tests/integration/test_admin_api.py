@@ -141,6 +141,12 @@ async def test_every_act_is_the_operators_and_leaves_their_name(world: ApiWorld,
         told = [payload for payload in world.audited()[before:] if action in payload]
         assert told, (path, status, content)
         assert all('"anne"' in payload for payload in told), path
+        # Written before it is done; what could not be done is said to be so.
+        events = [json.loads(payload)["event"] for payload in told]
+        assert [event["outcome"] for event in events] == ([0] if status < 400 else [0, 8]), (path, told)
+        if status >= 400:
+            why = json.loads(content)["error"]["detail"]
+            assert events[-1]["outcome_description"].endswith(why), told
         if status == 202 and "job" in json.loads(content):
             job_path = "/backup" if path.startswith("/backup") else job_path
             await world.over(job_path, json.loads(content)["job"])
