@@ -34,6 +34,7 @@ from typing import Final
 
 import attrs
 
+from drimbox.durable import sync
 from drimbox.ports import CacheDamaged
 from drimbox.store.cachemanifest import (
     BLOCK,
@@ -190,7 +191,7 @@ class Folder:
         size = partial.seal(head, records)
         name = f"{head.key.digest}-{secrets.token_hex(8)}"
         os.rename(partial.path, self._entries / name)
-        _sync_folder(self._entries)
+        sync(self._entries)
         return Found(name, head, size, head.created)
 
     def remove(self, name: str) -> None:
@@ -200,7 +201,7 @@ class Folder:
             os.rename(self._entries / name, away)
         except FileNotFoundError:
             return
-        _sync_folder(self._entries)
+        sync(self._entries)
         _delete(away)
 
     def read(self, name: str, key: SeriesKey) -> OpenEntry:
@@ -259,7 +260,7 @@ class Partial:
             os.fsync(target.fileno())
         os.fsync(self._data)
         self._close()
-        _sync_folder(self.path)
+        sync(self.path)
         return self.size + len(raw)
 
     def remove(self) -> None:
@@ -297,15 +298,6 @@ class OpenEntry:
         data, self._data = self._data, None
         if data is not None:
             os.close(data)
-
-
-def _sync_folder(path: Path) -> None:
-    """Put the names in a folder on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _delete(path: Path) -> None:

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 
 from drimbox import metrics
 from drimbox.config import TrustSettings
+from drimbox.durable import sync
 from drimbox.ports import OutageNotices
 from drimbox.systemerrors import system_reason
 from drimbox.trust.download import Fetch, FetchFailed
@@ -261,11 +262,7 @@ def write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def _read_memory(path: Path) -> _Memory:

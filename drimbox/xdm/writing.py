@@ -19,6 +19,7 @@ from typing import IO, Final
 
 import attrs
 
+from drimbox.durable import sync
 from drimbox.xdm import entries, metadata, names, pages
 from drimbox.xdm.directory import Directory
 from drimbox.xdm.reports import ReportLine, write_reports
@@ -172,8 +173,4 @@ class MonthWriter:
 def _sync_folder(folder: Path) -> None:
     """Make the new name last; some file systems of removable media cannot."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(folder)
