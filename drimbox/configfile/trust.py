@@ -98,10 +98,8 @@ def _hl7(tree: Tree, report: Report) -> None:
 
 def _ris(tree: Tree, report: Report) -> None:
     """A RIS is known by its certificate only where one is asked for, and others must not pass for it."""
-    tls = tree.get("hl7", {}).get("tls", "wrong")
-    asked = (
-        "none" if tls is None else tls.get("client_certificates", "wrong") if tls != "wrong" else "wrong"
-    )
+    tls = tree.get("hl7", {}).get("tls", {})
+    asked = "none" if tls is None else tls.get("client_certificates", "wrong")
     systems = tree.get("ris", [])
     tied = any(ris.get("certificate_names") for ris in systems)
     for position, ris in enumerate(systems):
