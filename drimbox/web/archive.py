@@ -15,8 +15,9 @@ from drimbox.config import Site
 from drimbox.source.archiveexport import ArchiveExport
 from drimbox.source.archiveimport import MAX_PATHS, ArchiveImport
 from drimbox.source.jobs import Jobs
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
-from drimbox.web.jobs import NoteRequest, begin, shown
+from drimbox.web.jobs import begin, shown
 from drimbox.xdm.names import Month
 
 
@@ -26,7 +27,7 @@ def register(
     jobs: Jobs,
     export: ArchiveExport,
     load: ArchiveImport,
-    note: NoteRequest,
+    note: Note,
 ) -> None:
     """Add the routes of the archive to the admin listener."""
     by_name = {site.name: site for site in sites}

@@ -18,9 +18,9 @@ from drimbox.source.jobs import Jobs, Progress
 from drimbox.store.audit import AuditStore
 from drimbox.store.auditchain import ChainHead
 from drimbox.store.auditsearch import AuditQuery
-from drimbox.web.access import CALLER
+from drimbox.web.access import CALLER, Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
-from drimbox.web.jobs import NoteRequest, begin, shown
+from drimbox.web.jobs import begin, shown
 
 #: Events of one page, by default and at the most.
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
@@ -28,7 +28,7 @@ _CRITERIA = ("from", "to", "ins", "study", "event", "outcome", "limit", "before"
 _LONGEST = 64
 
 
-def register(api: AdminApi, store: AuditStore, system_id: str, jobs: Jobs, note: NoteRequest) -> None:
+def register(api: AdminApi, store: AuditStore, system_id: str, jobs: Jobs, note: Note) -> None:
     """Add the routes of the trail to the admin listener; `jobs` runs verifications."""
 
     async def search(call: AdminCall) -> object:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 from drimbox.config import BackupSettings
 from drimbox.source.jobs import Jobs, Progress
 from drimbox.systemerrors import system_reason
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
 from drimbox.web.archive import absolute
-from drimbox.web.jobs import NoteRequest, begin, shown
+from drimbox.web.jobs import begin, shown
 
 #: Public keys of one backup, and backups kept, at the most.
 MAX_RECIPIENTS, MAX_KEPT = 20, 10_000
@@ -39,7 +40,7 @@ class Backups(Protocol):
         """List those of a folder. Raises `OSError`."""
 
 
-def register(api: AdminApi, backups: Backups, note: NoteRequest) -> None:
+def register(api: AdminApi, backups: Backups, note: Note) -> None:
     """Add the routes to the admin listener."""
     settings = backups.settings
 

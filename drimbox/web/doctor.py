@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from drimbox.model import is_uid
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
-
-#: Notes in the audit trail what somebody asked for: the action (French), and what it is about.
-Note = Callable[[str, str], Awaitable[None]]
 
 
 class Doctor(Protocol):

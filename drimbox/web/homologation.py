@@ -8,9 +8,10 @@ from typing import Any
 from drimbox.config import Site
 from drimbox.source.homologation import OFF, Homologation
 from drimbox.source.jobs import Jobs, Progress
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
 from drimbox.web.archive import chosen_site, server_paths
-from drimbox.web.jobs import NoteRequest, begin
+from drimbox.web.jobs import begin
 
 
 def register(
@@ -18,7 +19,7 @@ def register(
     sites: Sequence[Site],
     jobs: Jobs,
     homologation: Homologation,
-    note: NoteRequest,
+    note: Note,
     changed: Callable[[], Awaitable[None]],
 ) -> None:
     """Add the routes; `changed` is awaited when the test KOS are others than before."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from drimbox.source.jobs import JobBusy, Jobs, Work
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminProblem, Reply
 
-#: Notes in the audit trail what somebody asked for: the action (French), and its subject.
-NoteRequest = Callable[[str, str], Awaitable[None]]
 
-
-async def begin(jobs: Jobs, note: NoteRequest, kind: str, action: str, subject: str, work: Work) -> Reply:
+async def begin(jobs: Jobs, note: Note, kind: str, action: str, subject: str, work: Work) -> Reply:
     """Note what was asked for, begin it, and answer with its number; `AdminProblem` 409 when one runs."""
     try:
         jobs.require_idle()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -11,14 +10,12 @@ import attrs
 from drimbox.ports import Notice, Severity
 from drimbox.source.notifying import Notifier
 from drimbox.store.notices import NoticeStore
-from drimbox.web.access import CALLER
+from drimbox.web.access import CALLER, Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem
 
 #: Longest name of whoever acknowledges, characters.
 MAX_NAME = 100
 _SEVERITIES = list(Severity)
-#: Notes in the audit trail what somebody asked for: the action (French), and what it is about.
-Note = Callable[[str, str], Awaitable[None]]
 
 
 def register(api: AdminApi, store: NoticeStore, notifier: Notifier, note: Note) -> None:

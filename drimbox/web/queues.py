@@ -15,12 +15,11 @@ from drimbox.model import is_uid
 from drimbox.store.mending import CannotMend, Mending
 from drimbox.store.parking import TABLES
 from drimbox.store.queuelist import MAX_PAGE, STATES, QueueList
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
 
 #: Longest reason of an operator, characters.
 MAX_REASON = 500
-#: Notes in the audit trail what somebody asked for: the action (French), and the row or queue.
-Note = Callable[[str, str], Awaitable[None]]
 
 
 def register(

@@ -8,7 +8,7 @@ names the reference study or anything of a patient.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -17,14 +17,12 @@ from drimbox.config import Site
 from drimbox.ports import SpeedMeasure
 from drimbox.source.speedtest import NoReferenceStudy, SpeedTests
 from drimbox.store.speedtests import SpeedTestStore
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
-
-#: Notes in the audit trail what somebody asked for: the action (French), and the site.
-NoteRequest = Callable[[str, str], Awaitable[None]]
 
 
 def register(
-    api: AdminApi, sites: Sequence[Site], tests: SpeedTests, store: SpeedTestStore, note: NoteRequest
+    api: AdminApi, sites: Sequence[Site], tests: SpeedTests, store: SpeedTestStore, note: Note
 ) -> None:
     """Add the routes of the test to the admin listener."""
     by_name = {site.name: site for site in sites}

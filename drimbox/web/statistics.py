@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -11,10 +10,8 @@ import attrs
 from drimbox.statistics import DEFINITIONS, structure_of
 from drimbox.store.speedtests import SpeedDay, SpeedTestStore
 from drimbox.store.statistics import Month, RawCount, StatisticsStore, Value
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem
-
-#: Notes in the audit trail what an administrator did, and to what.
-Note = Callable[[str, str], Awaitable[None]]
 
 
 def register(api: AdminApi, store: StatisticsStore, speed: SpeedTestStore, note: Note) -> None:

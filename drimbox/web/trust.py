@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -10,10 +10,8 @@ from drimbox.trust.listkeeper import ListKeeper
 from drimbox.trust.revocation import RevocationKeeper
 from drimbox.trust.tlskeeper import TlsKeeper
 from drimbox.trust.whitelist import Domain, WhitelistHolder
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall
-
-#: Notes in the audit trail what somebody asked for: the action, and what it is about.
-Note = Callable[[str, str], Awaitable[None]]
 
 
 class Trust(Protocol):

@@ -15,10 +15,9 @@ from drimbox.kos.manifest import retrieve_base
 from drimbox.source.resync import Resync, WalkRefused
 from drimbox.store.walks import Walks
 from drimbox.walks import OPEN_STATES, JudgedStudy, Verdict, Walk, WalkKind, WalkState
+from drimbox.web.access import Note
 from drimbox.web.admin import AdminApi, AdminCall, AdminProblem, Reply
 
-#: Notes in the audit trail what an administrator did (French), and to what.
-Note = Callable[[str, str], Awaitable[None]]
 _KINDS = {kind.value: kind for kind in WalkKind}
 _SPOKEN = {WalkKind.RESYNC: "Resynchronisation", WalkKind.ADDRESS: "Changement d'adresse d'accès"}
 
