@@ -18,6 +18,8 @@ from typing import Any
 
 import hypothesis
 import pytest
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 
 from drimbox.sim import peers
 from drimbox.sim.postgres import Absent, Cluster, find_programs
@@ -152,3 +154,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     lines = ["| Requirement | Level | Result | Tests |", "|---|---|---|---|"]
     lines += [f"| {r['id']} {r['text']} | {r['level']} | {r['result']} | {len(r['tests'])} |" for r in rows]
     (REPORTS / "conformance.md").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+@pytest.fixture
+def unhandled() -> Iterator[list[Failure]]:
+    """Return what is logged as a failure meanwhile, as the reactor does with what its timers raise."""
+    found: list[Failure] = []
+
+    def observer(event: dict[str, Any]) -> None:
+        if "log_failure" in event:
+            found.append(event["log_failure"])
+
+    globalLogPublisher.addObserver(observer)
+    yield found
+    globalLogPublisher.removeObserver(observer)

@@ -16,6 +16,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IDelayedCall
 from twisted.mail.smtp import ESMTPSender, ESMTPSenderFactory, SMTPClientError, TLSError
 from twisted.python.failure import Failure
 
@@ -101,7 +102,7 @@ class MailChannel(TimedChannel):
             # Whatever happened, nothing is left open; after a success there is a moment for QUIT.
             protocol.setTimeout(None)
             if factory.sendFinished:
-                self._reactor.callLater(_PARTING, protocol.transport.abortConnection)
+                protocol.part(self._reactor)
             else:
                 factory.sendFinished = True
                 protocol.transport.abortConnection()
@@ -127,6 +128,13 @@ class Sender(ESMTPSender):
     debug = False
     heard = 0
     transport: Any
+    _lost = False
+    _parting: IDelayedCall | None = None
+
+    def part(self, reactor: Any) -> None:
+        """Leave the relay `_PARTING` seconds to end the conversation, then cut it."""
+        if not self._lost:
+            self._parting = reactor.callLater(_PARTING, self.transport.abortConnection)
 
     def dataReceived(self, data: bytes) -> None:
         self.heard += len(data)
@@ -150,6 +158,9 @@ class Sender(ESMTPSender):
         super().esmtpState_starttls(code, resp)  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._lost = True
+        if self._parting is not None and self._parting.active():
+            self._parting.cancel()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
         self.factory.lost(reason)
 

@@ -46,6 +46,8 @@ class Relay(enum.Enum):
     NO_STARTTLS = "no starttls"
     #: Says more in clear behind its answer to STARTTLS, as somebody on the way might.
     INJECT = "inject"
+    #: Takes the mail and does not part when told QUIT.
+    CLINGING = "clinging"
 
 
 class SmtpRelay(SessionServer):
@@ -114,6 +116,8 @@ class _Session(ESMTP):
 
     def state_COMMAND(self, line: bytes) -> Any:
         self.relay.verbs.append(line.split(b" ")[0].decode("ascii", "replace").upper())
+        if self.relay.behaviour is Relay.CLINGING and self.relay.verbs[-1] == "QUIT":
+            return None
         return super().state_COMMAND(line)  # type: ignore[no-untyped-call]
 
     def ext_STARTTLS(self, rest: bytes) -> None:

@@ -135,6 +135,8 @@ class Sink(Protocol):
 
 #: Seconds given to a server to close after its last byte.
 _FAREWELL = 5.0
+#: Seconds for reading what may have come when a server seems to have been silent too long.
+_SECOND_LOOK = 1.0
 #: Looks at the server's certificate before anything is sent; raises `DrimboxError` to refuse.
 Approve = Callable[[x509.Certificate], None]
 
@@ -191,7 +193,7 @@ class _Exchange(TwistedProtocol):
         self._body = bytearray()
         self._parts = self._received = 0
         self._first: float | None = None
-        self._sent = self._over = self._paused = False
+        self._sent = self._over = self._paused = self._lost = False
         self._started = reactor.seconds()
         self._last = self._started
         self._timers: list[Any] = []
@@ -252,6 +254,7 @@ class _Exchange(TwistedProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection ended, by whoever."""
+        self._lost = True
         if self._farewell is not None and self._farewell.active():
             self._farewell.cancel()
         if self._over:
@@ -333,13 +336,19 @@ class _Exchange(TwistedProtocol):
 
     # --- time ---
 
-    def _check_idle(self) -> None:
-        """Look whether the server has been silent too long, and look again when it could have been."""
+    def _check_idle(self, *, again: bool = False) -> None:
+        """Look whether the server has been silent too long, and look again when it could have been.
+
+        A silence has to be found twice, `again` the second time: after a pause of this very process the
+        answer waits unread.
+        """
         if self._idle is not None and self._idle.active():
             self._idle.cancel()
         limit = self._limits.answer if self._head is None else self._limits.idle
         silent = 0.0 if self._paused else self._clock.seconds() - self._last
-        if silent >= limit:
+        if silent >= limit and not again:
+            self._idle = self._clock.callLater(min(limit, _SECOND_LOOK), self._check_idle, again=True)
+        elif silent >= limit:
             what = "aucune réponse" if self._head is None else "réponse arrêtée en chemin"
             self._fail(Trouble.TIMEOUT, f"délai dépassé : {what} en {limit:g} s")
         else:
@@ -400,7 +409,7 @@ class _Exchange(TwistedProtocol):
         if self._connecting is not None:
             # Nothing to do for a connection that is made, or whose failure has been heard.
             self._connecting.cancel()
-        if self.transport is None:
+        if self.transport is None or self._lost:
             return
         if self._reader.done:
             # A server told of a reset after its last byte would count a client that gave up.

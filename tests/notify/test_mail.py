@@ -12,8 +12,9 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
+from twisted.internet import reactor, task
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 
 from drimbox.config import MailSettings
 from drimbox.notify.channel import NotDelivered
@@ -25,6 +26,7 @@ from drimbox.sim.smtp import Relay, SmtpRelay
 pytestmark = pytest.mark.requirement("DB.SO.21")
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 PASSWORD = "très-secret"
+clock: Any = reactor
 
 
 def notice(number: int = 3, text: str = "Examen 1.2.3 : E004", **changes: Any) -> Notice:
@@ -119,6 +121,22 @@ async def test_a_mail_is_delivered(office: Office, security: str) -> None:
     body = email.message_from_string(raw, policy=email.policy.default).get_content()
     assert "Été : dix €" in body
     assert relay.logins == ([] if security == "none" else [("drimbox", True)])
+
+
+@pytest.mark.parametrize("behaviour", [Relay.NORMAL, Relay.CLINGING])
+@pytest_twisted.ensureDeferred
+async def test_a_relay_that_took_a_mail_parts_or_is_cut(
+    office: Office, behaviour: Relay, monkeypatch: pytest.MonkeyPatch, unhandled: list[Failure]
+) -> None:
+    monkeypatch.setattr("drimbox.notify.mail._PARTING", 0.3)
+    relay = office.relay(tls=True)
+    relay.behaviour = behaviour
+    assert await office.channel(relay, security="tls").send(digest()) == ""
+    until = clock.seconds() + 10
+    while relay.connections and clock.seconds() < until:
+        await task.deferLater(clock, 0.02)
+    await task.deferLater(clock, 0.5)
+    assert (relay.connections, unhandled) == (set(), [])
 
 
 @pytest_twisted.ensureDeferred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import defer, protocol, reactor, task
+from twisted.python.failure import Failure
 
 from drimbox.config import Certificate
 from drimbox.errors import PeerNotListed
@@ -225,6 +227,18 @@ async def test_capabilities_come_as_a_small_body(pki: Pki) -> None:
     assert run.outcome.body == body[:65536]
     assert b"Accept" not in run.server.requests[0]
     assert b"Authorization" not in run.server.requests[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_ends_with_its_connection_leaves_nothing_to_be_cut(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch, unhandled: list[Failure]
+) -> None:
+    monkeypatch.setattr("drimbox.wado.client._FAREWELL", 0.1)
+    head = HEAD.replace(b"Transfer-Encoding: chunked\r\n", b"")
+    run = await against(pki, sends(head + related(IMAGES)))
+    assert run.outcome.complete, run.outcome.detail
+    await task.deferLater(clock, 0.3)
+    assert unhandled == []
 
 
 # --- truncation and lies ----------------------------------------------------------------------------
@@ -451,6 +465,30 @@ async def test_a_slow_sink_holds_the_server_back(pki: Pki) -> None:
     assert run.outcome.complete, run.outcome.detail
     assert run.sink.count == size
     assert run.sink.seen < size / 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pause_of_our_own_process_is_not_the_servers_silence(pki: Pki) -> None:
+    size = 4 * 1024 * 1024
+
+    class Sleepy(Kept):
+        slept = False
+
+        def part_data(self, data: bytes) -> None:
+            super().part_data(data)
+            if not self.slept:
+                self.slept = True
+                # Before the timers of the next turn, which come before what there is to be read.
+                clock.callFromThread(time.sleep, 0.6)
+
+    run = await against(
+        pki,
+        sends(HEAD + chunk(related([bytes(size)])) + b"0\r\n\r\n"),
+        sink=Sleepy(),
+        limits=Limits(idle=0.3),
+    )
+    assert run.outcome.complete, run.outcome.detail
+    assert len(run.sink.parts[0]) == size
 
 
 @pytest_twisted.ensureDeferred
