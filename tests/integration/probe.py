@@ -125,15 +125,16 @@ class Probe:
     def objects(self) -> dict[str, int]:
         """Count what lives in the process."""
         self._census.unlink(missing_ok=True)
-        limit, asked = time.monotonic() + 60, 0.0
+        pid, limit = self._hospital.stand.pid, time.monotonic() + 60
+        os.kill(pid, signal.SIGUSR2)
         while not self._census.exists():
-            assert time.monotonic() < limit, "no census"
-            if time.monotonic() >= asked + 10:
-                # Once more: counting may have come upon what was just being taken apart.
-                os.kill(self._hospital.stand.pid, signal.SIGUSR2)
-                asked = time.monotonic()
+            if time.monotonic() > limit:
+                os.kill(pid, signal.SIGUSR1)
+                time.sleep(1)
+                raise AssertionError("no census\n" + Path(f"{self._census}.stacks").read_text())
             time.sleep(0.02)
         counts: dict[str, int] = json.loads(self._census.read_text())
+        assert "error" not in counts, counts["error"]
         return counts
 
     def holdings(self) -> Holdings:

@@ -2,18 +2,23 @@
 
 On SIGUSR2 the process collects its garbage, gives free memory back to the system, and writes what is
 left to the file that DRIMBOX_CENSUS names: objects by type, coroutines by function, timers and sockets of
-the reactor. A leak of one object a request shows after a dozen requests, where the size of the process
-shows it after thousands. The gateway itself knows nothing of it.
+the reactor. It does so between two events of the reactor: a signal comes upon things that are being made or
+taken apart, and upon locks that a finalizer would wait for. On SIGUSR1 it writes where every thread stands
+to the file of that name and `.stacks`, whatever it is doing. A leak of one object a request shows after a
+dozen requests, where the size of the process shows it after thousands. The gateway itself knows nothing of
+it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import json
 import os
 import signal
 import sys
+import traceback
 from collections import Counter
 from types import CoroutineType
 from typing import Any
@@ -48,13 +53,28 @@ def census() -> dict[str, object]:
     return found
 
 
-def answer(number: int, frame: object) -> None:
-    """Write the census where it is looked for, whole or not at all."""
+def write() -> None:
+    """Write the census where it is looked for, whole or not at all; or why there is none."""
     target = os.environ["DRIMBOX_CENSUS"]
+    try:
+        found = census()
+    except Exception:
+        found = {"error": traceback.format_exc()}
     with open(f"{target}.new", "w", encoding="utf-8") as file:
-        json.dump(census(), file)
+        json.dump(found, file)
     os.replace(f"{target}.new", target)
+
+
+def answer(number: int, frame: object) -> None:
+    """Count as soon as the reactor is between two events."""
+    reactor: Any = sys.modules.get("twisted.internet.reactor")
+    if reactor is None:
+        write()
+    else:
+        reactor.callFromThread(write)
 
 
 if "DRIMBOX_CENSUS" in os.environ:
     signal.signal(signal.SIGUSR2, answer)
+    stacks = open(f"{os.environ['DRIMBOX_CENSUS']}.stacks", "w", encoding="utf-8")  # noqa: SIM115
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
