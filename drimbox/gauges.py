@@ -16,9 +16,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from drimbox import metrics
+from drimbox import backupfiles, metrics
 from drimbox.config import Config
 from drimbox.ports import Clock, InThread
+from drimbox.store.engine import parse_url, sqlite_path
 from drimbox.stores import Stores
 from drimbox.trust.whitelist import WhitelistHolder
 
@@ -47,10 +48,12 @@ class Gauges:
         self._whitelist = whitelist
         self._in_thread = in_thread
         self._timer: IDelayedCall | None = None
+        self._listing = False
 
     def start(self) -> None:
         """Measure the lag of the reactor from now on."""
         _begin(self._config)
+        self._begin_look_for_backups()
         self._wait()
 
     def _wait(self) -> None:
@@ -70,6 +73,7 @@ class Gauges:
         """Return the metrics in the Prometheus text format, as they are now."""
         for site in self._config.sites:
             metrics.WHITELIST_HAS_SITE.labels(site.name).set(int(self._whitelist.serves(site)))
+        self._begin_look_for_backups()
         looking = Deferred.fromCoroutine(self._look())
         looking.addTimeout(_LOOK, self._reactor)
         try:
@@ -78,6 +82,29 @@ class Gauges:
             metrics.LOOKS_FAILED.inc()
             self.log.warn("metrics: the store was not looked at: {why!r}", why=error)
         return metrics.exposition()
+
+    def _begin_look_for_backups(self) -> None:
+        folder = self._config.backup.folder
+        if folder is not None and _backs_up(self._config):
+            Deferred.fromCoroutine(self._look_for_backups(folder))
+
+    async def _look_for_backups(self, folder: Path) -> None:
+        """Look for the newest backup, without the scrape that asked: what it finds is for the next one.
+
+        The folder may lie on a file server that has stopped answering: that must hold up nothing, and no
+        second thread.
+        """
+        if self._listing:
+            return
+        self._listing = True
+        system_id, made = self._config.drimbox.system_id, None
+        try:
+            made = await self._in_thread(lambda: backupfiles.newest(folder, system_id))
+        except OSError as error:
+            self.log.warn("metrics: the folder of the backups cannot be read: {why!r}", why=error)
+        finally:
+            self._listing = False
+        metrics.BACKUP_MADE_SECONDS.set(made.timestamp() if made is not None else 0.0)
 
     async def _look(self) -> None:
         folder: Path = self._config.drimbox.state_dir
@@ -98,6 +125,7 @@ class Gauges:
 
 def _begin(config: Config) -> None:
     """Let the series that alerts count begin at zero: the first failure of a kind is an increase too."""
+    metrics.BACKUP_EXPECTED.set(int(_backs_up(config)))
     for site in config.sites:
         for code in ("ok", "E1003", "E1004", "E1005", "E1104"):
             metrics.DELIVERIES.labels(site.name, code)
@@ -117,6 +145,11 @@ def _begin(config: Config) -> None:
     for transaction in ("TD0.2", "TD2.1", "TD3.1", "TD3.3c"):
         for result in ("answered", "4xx", "5xx", "unavailable"):
             metrics.DMP_EXCHANGES.labels(transaction, result)
+
+
+def _backs_up(config: Config) -> bool:
+    """Return whether backups of our own are expected: those of a PostgreSQL server are its own affair."""
+    return config.backup.folder is not None and sqlite_path(parse_url(config.store_url)) is not None
 
 
 def _age(oldest: datetime | None, now: datetime) -> float:

@@ -37,6 +37,10 @@ REACTOR_LAG_SECONDS = Histogram(
 )
 LOOKS_FAILED = _counter("drimbox_metrics_looks_failed", "Scrapes that could not look at store or disk")
 STATE_FREE_BYTES = _gauge("drimbox_state_free_bytes", "Bytes free on the disk of the state folder")
+BACKUP_EXPECTED = _gauge("drimbox_backup_expected", "1 when `[backup] folder` is to have backups, else 0")
+BACKUP_MADE_SECONDS = _gauge(
+    "drimbox_backup_made_seconds", "Unix time of the newest backup in `[backup] folder`, 0 without any"
+)
 HL7_MESSAGES = _counter("drimbox_hl7_messages", "HL7 messages answered", "ris", "ack")
 HL7_CONNECTIONS = _gauge("drimbox_hl7_connections", "MLLP connections open")
 HL7_TIMEOUTS = _counter("drimbox_hl7_timeouts", "MLLP connections cut: silent, dripping or not reading")

@@ -19,13 +19,12 @@ import attrs
 from drimbox import __version__
 from drimbox.backup import container, sealing
 from drimbox.backup.container import DATABASE, MAX_FILE, BackupUnusable, Manifest, Member
+from drimbox.backupfiles import PREFIX, backups_in, name_of
 from drimbox.config import Config
 from drimbox.durable import sync
 from drimbox.store import snapshot
 from drimbox.store.engine import parse_url, sqlite_path
 
-#: What the name of a backup begins with; `keep` looks at nothing else.
-PREFIX = "drimbox-"
 #: The parts of making one, as an operator reads them.
 STAGES = ("copie de la base", "écriture", "relecture", "dépôt")
 _WORK = "sauvegarde-"
@@ -67,7 +66,7 @@ def make(
         raise BackupUnusable("base PostgreSQL : la sauvegarder avec pg_dump (exploitation-sauvegarde.md)")
     keys = [sealing.recipient(text) for text in recipients]
     now = datetime.now(UTC)
-    name = f"{PREFIX}{config.drimbox.system_id}-{now:%Y%m%dT%H%M%SZ}.tar.gz" + (".age" if keys else "")
+    name = name_of(config.drimbox.system_id, now, sealed=bool(keys))
     _sweep(config.drimbox.state_dir, folder, config.drimbox.system_id)
     _room(database, config.drimbox.state_dir, folder)
     with _work(config.drimbox.state_dir) as work:
@@ -104,11 +103,6 @@ def make(
     size, digest = _digest(target)
     removed = _rotate(folder, config.drimbox.system_id, keep) if keep else ()
     return Made(target, size, digest, manifest, removed)
-
-
-def backups_in(folder: Path, system_id: str) -> list[Path]:
-    """Return the backups of this gateway in a folder, oldest first: their names carry their instant."""
-    return sorted(folder.glob(f"{PREFIX}{system_id}-*Z.tar.gz*"), key=lambda path: path.name)
 
 
 @contextmanager

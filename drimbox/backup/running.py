@@ -22,6 +22,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from drimbox.backup import making, sealing
+from drimbox.backupfiles import backups_in, made_at
 from drimbox.config import Config
 from drimbox.ports import Clock, InThread
 from drimbox.source.jobs import JobFailed, Jobs, JobStopped, Progress
@@ -85,9 +86,7 @@ class BackupRuns:
         """List the backups of this gateway in a folder, newest first. Raises `OSError`."""
 
         def look() -> list[dict[str, Any]]:
-            # A folder that cannot be listed is not an empty one.
-            os.listdir(folder)
-            found = making.backups_in(folder, self._config.drimbox.system_id)
+            found = backups_in(folder, self._config.drimbox.system_id)
             return [_facts(each) for each in reversed(found[-MAX_LISTED:])]
 
         return await self._in_thread(look)
@@ -196,12 +195,11 @@ class _Child(ProcessProtocol):
 
 def _facts(path: Path) -> dict[str, Any]:
     facts = path.stat()
-    instant = re.search(r"-([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z\.", path.name)
-    made = "{}-{}-{}T{}:{}:{}+00:00".format(*instant.groups()) if instant is not None else None
+    made = made_at(path)
     return {
         "file": str(path),
         "name": path.name,
         "size": facts.st_size,
-        "made_at": made,
+        "made_at": made.isoformat() if made is not None else None,
         "sealed": path.name.endswith(".age"),
     }

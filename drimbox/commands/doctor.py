@@ -24,6 +24,7 @@ _NAMES = {
     "configuration": "configuration",
     "certificate": "certificat",
     "disk": "disque",
+    "backup": "sauvegarde",
     "clock": "horloge",
     "store": "base",
     "node": "nœud",

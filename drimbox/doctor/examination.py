@@ -33,6 +33,7 @@ ORDER = (
     "configuration",
     "certificate",
     "disk",
+    "backup",
     "clock",
     "store",
     "node",
@@ -118,6 +119,7 @@ class Examination:
             lambda: doors.in_thread(lambda: machine.certificates(config, doors.clock.now())),
         )
         yield "disk", lambda: doors.in_thread(lambda: machine.disks(config))
+        yield "backup", lambda: doors.in_thread(lambda: machine.backups(config, doors.clock.now()))
         yield "clock", lambda: doors.in_thread(lambda: [machine.synchronised()])
         for site in config.sites:
             yield "pacs-echo", partial(try_site, config, site, doors.pacs, self._study)

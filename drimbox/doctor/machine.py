@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from drimbox import backupfiles
 from drimbox.config import Certificate, Config
 from drimbox.configfile.paths import EXPIRY_NOTICE
 from drimbox.configfile.rules import amount
 from drimbox.doctor.findings import Finding, bad, doubtful, good, untried
 from drimbox.keypairs import CertificateUnusable, read_pair
+from drimbox.store.engine import parse_url, sqlite_path
 from drimbox.systemerrors import system_reason
 from drimbox.trust.tlskeeper import own_pairs
 
 #: Part of the files that a file system can hold which should stay free.
 _FREE_FILES = 0.01
+#: A nightly backup is older than that only when one has failed.
+_BACKUP_AGE = timedelta(hours=36)
 #: What the kernel answers when nothing keeps its clock right (adjtimex(2)), and the size of what it fills.
 _TIME_ERROR, _TIMEX_BYTES = 5, 208
 
@@ -59,6 +63,26 @@ def _disk(folder: Path, config: Config) -> Finding:
     if folder == config.drimbox.state_dir and free < spool:
         return doubtful("disk", subject, f"{seen}, moins que wado.total_spool ({amount(spool)})", more)
     return good("disk", subject, seen)
+
+
+def backups(config: Config, now: datetime) -> list[Finding]:
+    """Look for the newest backup in the folder of `[backup]`."""
+    folder = config.backup.folder
+    if folder is None or sqlite_path(parse_url(config.store_url)) is None:
+        return []
+    subject = str(folder)
+    try:
+        made = backupfiles.newest(folder, config.drimbox.system_id)
+    except OSError as error:
+        mend = "vérifier que ce dossier existe, est monté et ouvert au compte du service"
+        return [bad("backup", subject, f"illisible ({system_reason(error)})", mend)]
+    if made is not None and now - made < _BACKUP_AGE:
+        return [good("backup", subject, f"la dernière est du {made.astimezone():%d/%m/%Y à %H:%M}")]
+    seen = (
+        "aucune sauvegarde" if made is None else f"la dernière est du {made.astimezone():%d/%m/%Y à %H:%M}"
+    )
+    mend = "lancer « drimbox backup », et voir le travail qui doit le faire chaque nuit"
+    return [doubtful("backup", subject, seen, mend)]
 
 
 def synchronised() -> Finding:

@@ -19,6 +19,7 @@ import pytest_twisted
 from click.testing import CliRunner, Result
 from twisted.internet import reactor
 
+from drimbox import backupfiles
 from drimbox.backup import making
 from drimbox.backup.container import BackupUnusable
 from drimbox.cli import cli
@@ -137,7 +138,7 @@ def test_no_backup_leaves_that_is_not_in_the_trail(
         patch.setattr(making, "_deliver", killed)
         machine.backup(code=1)
     found = run("audit", "search", "--event", "administration", "--config", machine.config)
-    assert f"Sauvegarde ({making.PREFIX}" in found.output
+    assert f"Sauvegarde ({backupfiles.PREFIX}" in found.output
     monkeypatch.setattr(backups, "_audit", killed)
     before = list(machine.backups.iterdir())
     machine.backup(code=1)

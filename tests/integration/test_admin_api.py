@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,13 @@ async def test_a_backup_is_made_listed_and_checked(world: ApiWorld) -> None:
     assert status == 200
     newest = listed["files"][0]
     assert (newest["file"], newest["size"], newest["sealed"]) == (made["file"], made["size"], False)
+
+    async def shown() -> bool:
+        _, text = await world.stand.post("GET", "/metrics", "aude", b"")
+        (seconds,) = re.findall(rb"^drimbox_backup_made_seconds (\S+)$", text, re.MULTILINE)
+        return float(seconds) == datetime.fromisoformat(newest["made_at"]).timestamp()
+
+    await until(shown, what="the age of the backup in the metrics")
     # What was made can be restored; and the route says so too.
     assert restoring.check_only(Path(made["file"]), None).audit_hash == made["audit_hash"]
     _, begun = await world.ask("POST", "/backup/check", body={"file": made["file"]})

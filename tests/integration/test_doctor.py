@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import protocol, reactor
 from twisted.web import resource, server
 
+from drimbox import backupfiles
 from drimbox.configfile import load
 from drimbox.doctor.alone import examine_alone
 from drimbox.doctor.findings import Finding, State
@@ -498,6 +499,24 @@ async def test_a_disk_that_is_full_and_a_folder_that_is_not_there(world: World) 
     state = str(world.stand.folder / "state")
     found = broken(await world.examine((state, state + "-absent")))
     assert "écriture impossible" in one(found, "disk").text
+
+
+@pytest.mark.requirement("DB.SO.24")
+@pytest_twisted.ensureDeferred
+async def test_the_last_backup_is_looked_for(world: World) -> None:
+    folder = world.folder / "sauvegardes"
+    change = ("[log]\n", f'[backup]\nfolder = "{folder}"\n[log]\n')
+    assert all(each.check != "backup" for each in await world.examine())
+    assert one(await world.examine(change), "backup").state is State.ERROR
+    folder.mkdir()
+    found = one(await world.examine(change), "backup")
+    assert (found.state, found.text) == (State.WARNING, "aucune sauvegarde")
+    system_id, now = load(world.stand.config, files=False).drimbox.system_id, datetime.now(UTC)
+    (folder / backupfiles.name_of(system_id, now - timedelta(hours=40), sealed=True)).touch()
+    (folder / backupfiles.name_of(system_id + "9", now, sealed=True)).touch()
+    assert one(await world.examine(change), "backup").state is State.WARNING
+    (folder / backupfiles.name_of(system_id, now - timedelta(hours=20), sealed=False)).touch()
+    assert one(await world.examine(change), "backup").state is State.OK
 
 
 @pytest_twisted.ensureDeferred
