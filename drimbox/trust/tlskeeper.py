@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -19,6 +20,7 @@ from twisted.logger import Logger
 
 from drimbox import metrics
 from drimbox.config import Certificate, Config
+from drimbox.keypairs import read_pair
 from drimbox.ports import OutageNotices
 from drimbox.trust.certificates import CertificateUnusable, read_leaf
 from drimbox.trust.contexts import ServerContexts
@@ -85,13 +87,16 @@ class TlsKeeper:
         self._stamps = self._look()
 
     async def reload(self) -> str:
-        """Read every file again; return why something has not changed, empty when everything has."""
+        """Read every file again; return what is not as its files say, empty for nothing."""
         crls = tuple(self._crls())
         doors = await self._read(lambda: self._contexts.reload(crls))
         problems = [doors, *[await self._read(reload) for _, reload in self._others]]
+        problems += [
+            await self._read(partial(_try, label, pair)) for label, pair in _read_anew(self._config)
+        ]
         problem = " ; ".join(each for each in problems if each)
         if problem:
-            text = f"Certificats TLS non rechargés, les précédents restent : {problem}"
+            text = f"Certificats non rechargés, les précédents restent s'il y en a : {problem}"
             await self._notices.post(key="certificates", code=_CODE, text=text)
         else:
             await self._notices.resolve("certificates")
@@ -174,17 +179,31 @@ def own_pairs(config: Config) -> Iterator[tuple[str, Certificate]]:
         yield f"{site.name} WADO", site.wado_certificate
         if site.viewer_certificate is not None:
             yield f"{site.name} visionneuse", site.viewer_certificate
-    for structure in config.structures:
-        yield f"{structure.id} authentification", structure.authentication
-        yield f"{structure.id} signature", structure.signature
+    yield from _read_anew(config)
     if config.hl7.tls is not None:
         yield "HL7 (MLLP)", config.hl7.tls.certificate
     if config.admin.certificate is not None:
         yield "administration", config.admin.certificate
     if config.psc.certificate is not None:
         yield "proxy e-Santé", config.psc.certificate
+
+
+def _read_anew(config: Config) -> Iterator[tuple[str, Certificate]]:
+    """Yield those that are read each time they serve: nothing is kept of them that could stay."""
+    for structure in config.structures:
+        yield f"{structure.id} authentification", structure.authentication
+        yield f"{structure.id} signature", structure.signature
     if config.audit.atna is not None:
         yield "dépôt d'audit", config.audit.atna.client
+
+
+def _try(label: str, files: Certificate) -> None:
+    try:
+        fits = read_pair(files).fits
+    except CertificateUnusable as error:
+        raise CertificateUnusable(f"{label} : {error}") from error
+    if not fits:
+        raise CertificateUnusable(f"{label} : la clé n'est pas celle du certificat")
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

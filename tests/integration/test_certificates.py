@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThread
 from twisted.web import resource, server
 
 from drimbox.sim.pacs import SimulatedPacs
-from drimbox.sim.stand import CONSUMER, LOOPBACK, OTHER_CONSUMER, PacsAddress, Stand, free_port
+from drimbox.sim.stand import CONSUMER, LOOPBACK, OTHER_CONSUMER, STRUCTURE, PacsAddress, Stand, free_port
 from tests.integration.feed_stand import POOL
 from tests.integration.waiting import until, wait
 
@@ -211,3 +211,27 @@ async def test_a_renewed_certificate_counts_without_a_restart(world: World) -> N
         each["label"] for each in before
     ]
     assert await world.enters(OTHER_CONSUMER)
+
+
+@pytest.mark.parametrize("kept", ["absent", "another's"])
+@pytest_twisted.ensureDeferred
+async def test_a_pair_that_cannot_serve_is_told_at_the_reload_though_it_opens_no_door(
+    world: World, kept: str
+) -> None:
+    pair = world.stand.pki.structures[STRUCTURE].signature
+    key = pair.key.read_bytes()
+    try:
+        pair.key.unlink()
+        if kept == "another's":
+            pair.key.write_bytes(world.stand.pki.structures[STRUCTURE].authentication.key.read_bytes())
+        code, text = await world.drimbox("certificates", "reload")
+        assert code == 1
+        assert f"{STRUCTURE} signature : " in text
+        assert ("lecture impossible" if kept == "absent" else "n'est pas celle du certificat") in text
+        _, notices = await world.drimbox("notices", "list")
+        assert f"{STRUCTURE} signature" in notices
+    finally:
+        pair.key.write_bytes(key)
+    assert (await world.drimbox("certificates", "reload"))[0] == 0
+    _, notices = await world.drimbox("notices", "list")
+    assert f"{STRUCTURE} signature" not in notices
