@@ -29,11 +29,11 @@ COUNTED = ("drimbox.", "twisted.internet", "twisted.protocols", "twisted.web", "
 
 def name(thing: Any) -> str | None:
     """Return what an object counts as, None for those that do not."""
-    if isinstance(thing, CoroutineType):
-        return f"coroutine {thing.__qualname__}"
+    # Not `isinstance`, which asks the thing: one that stands for another that is gone raises.
     kind = type(thing)
+    if kind is CoroutineType:
+        return f"coroutine {thing.__qualname__}"
     module = getattr(kind, "__module__", None)
-    # A thing may be half made, or lie about its class.
     if isinstance(module, str) and module.startswith(COUNTED):
         return f"{module}.{kind.__qualname__}"
     return None
