@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -135,6 +135,19 @@ def test_pauses_resumes_and_crashes(maker: Maker, tmp_path: Path) -> None:
         assert peer.pid is None
         with pytest.raises(PeerFailed, match="not running"):
             peer.pause()
+
+
+@pytest.mark.peer("Orthanc")
+def test_orthanc_takes_files_that_come_slowly(tmp_path: Path, study: GeneratedStudy) -> None:
+    def files() -> Iterator[Path]:
+        for file in study.files:
+            yield file
+            # Longer than it keeps a silent connection.
+            time.sleep(1.5)
+
+    with Orthanc(tmp_path, "PACS") as peer:
+        peer.load(files())
+        assert peer.count() == len(study.files) > 1
 
 
 @pytest.mark.peer("Orthanc")
