@@ -44,8 +44,8 @@ PACS = Pacs(
     ("DRIM1", "DRIM2"),
     query_timeout=4.0,
     first_image_timeout=2.5,
-    gap_timeout=1.0,
-    move_ceiling=8.0,
+    gap_timeout=2.5,
+    move_ceiling=12.0,
     quarantine=0.6,
 )
 

@@ -22,7 +22,7 @@ from drimbox.sim.pacs import SimulatedPacs
 from drimbox.sim.pacs_behaviour import Behaviour
 from drimbox.sim.peers import Dcmqrscp, Orthanc
 from drimbox.sim.studies import GeneratedStudy
-from tests.dicom.box import Box, Sink, apart, reactor, until
+from tests.dicom.box import PACS, Box, Sink, apart, reactor, until
 from tests.dicom.scripted import Answering, ScriptedPacs
 from tests.dicom.wary import Wary, moved
 
@@ -163,7 +163,7 @@ UNANSWERED: dict[str, tuple[Behaviour, type[Exception], str]] = {
         RetrieveTimeout,
         "plus d'image",
     ),
-    "one image every two seconds": (Behaviour(pause=2.0), RetrieveTimeout, "plus d'image"),
+    "one image every four seconds": (Behaviour(pause=4.0), RetrieveTimeout, "plus d'image"),
     "late first image": (Behaviour(move_delay=4.0), RetrieveTimeout, "aucune image"),
     "association rejected": (Behaviour(reject=(1, 1, 3)), PacsUnavailable, "rejetée"),
     "association rejected for now": (Behaviour(reject=(2, 3, 2)), TooManyRequests, "rejetée"),
@@ -187,7 +187,7 @@ async def test_a_move_that_is_not_answered(
     assert reactor.seconds() - start < box.pacs.move_ceiling
     assert set(sink.uids) <= sink.due
     # Grace, then quiet time: the title comes back by itself.
-    await box.all_free(8)
+    await box.all_free(12)
     assert await again(box, pacs, study)
 
 
@@ -227,7 +227,7 @@ async def test_our_own_pause_is_not_the_pacs_fault(
             sink.last_activity = reactor.seconds()
             channel.resume()
 
-        reactor.callLater(1.6, go_on)
+        reactor.callLater(PACS.gap_timeout + 0.6, go_on)
 
     sink.on_store = hold
     assert (await moved(box, sink)).success
