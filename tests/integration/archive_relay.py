@@ -34,8 +34,15 @@ def honest(path: str, body: bytes) -> bytes:
     return body
 
 
+def unheeding(path: str) -> None:
+    """Do nothing before the archive is asked."""
+
+
 class Relay(ThreadingHTTPServer):
-    """Listens on loopback; `behaviour` may be changed at any time, `paths` is what was asked."""
+    """Listens on loopback; `behaviour` may be changed at any time, `paths` is what was asked.
+
+    `before` is called with each path before the archive is asked, one call at a time.
+    """
 
     daemon_threads = True
 
@@ -43,7 +50,9 @@ class Relay(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.orthanc = orthanc
         self.behaviour: Behaviour = honest
+        self.before: Callable[[str], None] = unheeding
         self.paths: list[str] = []
+        self.turn = threading.Lock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is part of the play."""
@@ -62,6 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _relay(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.paths.append(self.path)
+        with self.server.turn:
+            self.server.before(self.path)
         with closing(http.client.HTTPConnection("127.0.0.1", self.server.orthanc, timeout=20)) as upstream:
             upstream.request(self.command, self.path, body or None)
             response = upstream.getresponse()

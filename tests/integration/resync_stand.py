@@ -127,13 +127,13 @@ class Archive:
         return await self.walk(number)
 
     async def waits(self, number: int, word: str) -> str:
-        """Wait until a running walk says that it waits for this."""
+        """Wait until a running walk says that it waits for this, longer than a PACS is given to answer."""
 
         async def there() -> str:
             walk = await self.walk(number)
             return str(walk["waiting"]) if walk["state"] == "running" and word in walk["waiting"] else ""
 
-        return str(await until(there, what=f"walk {number} waiting for {word}"))
+        return str(await until(there, seconds=90, what=f"walk {number} waiting for {word}"))
 
     async def run(self, *options: str, command: str = "resync") -> dict[str, Any]:
         """Begin a walk of one site and wait for its end."""

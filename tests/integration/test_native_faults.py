@@ -16,7 +16,7 @@ from drimbox.sim.consumer import FetchResult
 from drimbox.sim.peers import PeerMissing
 from drimbox.sim.ris import SimAct, SimMessage, SimReport, build_message
 from drimbox.sim.studies import make_study
-from tests.integration.archive_relay import CutAfter, Refuse, Stall, honest, is_file
+from tests.integration.archive_relay import CutAfter, Refuse, Stall, honest, is_file, unheeding
 from tests.integration.hospital import EXPLICIT_LE, JPEG_LS, Served, data_set, digests, received
 from tests.integration.native_hospital import NativeHospital
 from tests.integration.waiting import until, wait
@@ -41,7 +41,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeHospital
 def native(running: NativeHospital) -> Iterator[NativeHospital]:
     wait(running.idle())
     yield running
-    running.relay.behaviour = honest
+    running.relay.behaviour, running.relay.before = honest, unheeding
 
 
 @pytest.fixture(scope="module")
@@ -179,19 +179,17 @@ async def test_an_instance_removed_meanwhile_cuts_the_answer_and_the_kos_follows
     )
     removed: list[str] = []
 
-    def remove(path: str, body: bytes) -> bytes:
+    def remove(path: str) -> None:
         if is_file(path) and not removed:
-            # Listed already, not yet read: the last one.
-            removed.append("")
+            # Listed already, not yet asked for; those that come meanwhile wait.
             listed: Any = native.orthanc.rest("POST", "/tools/find", query)
             later = [each for each in listed if f"/instances/{each}/file" not in native.relay.paths]
             tags: Any = native.orthanc.rest("GET", f"/instances/{later[-1]}/simplified-tags")
             native.orthanc.rest("DELETE", f"/instances/{later[-1]}")
-            removed[0] = tags["SOPInstanceUID"]
-        return body
+            removed.append(tags["SOPInstanceUID"])
 
     query = {"Level": "Instance", "Query": {"StudyInstanceUID": served.uid}}
-    native.relay.behaviour = remove
+    native.relay.before = remove
     result = await native.fetch(served)
     assert not result.complete
     kos = await native.replaced(served.kos)

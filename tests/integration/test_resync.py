@@ -375,7 +375,7 @@ async def test_a_real_pacs_is_followed(tmp_path: Path) -> None:
     world = Archive(tmp_path, resync={"max_removed_share": "1"})
     world.stand = FeedStand(
         tmp_path / "stand",
-        [PacsAddress("PACS", peer.port, POOL)],
+        [PacsAddress("PACS", peer.port, POOL, settings={"query_timeout": "10"})],
         dicom_port=port,
         extra={"resync": {"rate": "50"}},
     )
