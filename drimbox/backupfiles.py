@@ -1,15 +1,24 @@
-"""What backup files are called: their names say of which gateway and of when they are."""
+"""Where backups lie and what they are called: the names say of which gateway and of when they are."""
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from drimbox.config import Config
+from drimbox.store.engine import parse_url, sqlite_path
+
 #: What the name of a backup begins with.
 PREFIX = "drimbox-"
 _INSTANT = re.compile(r"-(\d{8}T\d{6}Z)\.tar\.gz")
+
+
+def expected_in(config: Config) -> Path | None:
+    """Return the folder where backups are expected: those of a PostgreSQL server are its own affair."""
+    return config.backup.folder if sqlite_path(parse_url(config.store_url)) is not None else None
 
 
 def name_of(system_id: str, made: datetime, *, sealed: bool) -> str:
@@ -31,9 +40,9 @@ def backups_in(folder: Path, system_id: str) -> list[Path]:
 
     Raises `OSError` when the folder cannot be listed.
     """
-    # A folder that cannot be listed is not an empty one: `glob` would say so.
-    os.listdir(folder)
-    return sorted(folder.glob(f"{PREFIX}{system_id}-*Z.tar.gz*"), key=lambda path: path.name)
+    # Not `glob`, to which a folder that cannot be listed is an empty one.
+    names = fnmatch.filter(os.listdir(folder), f"{PREFIX}{system_id}-*Z.tar.gz*")
+    return [folder / name for name in sorted(names)]
 
 
 def newest(folder: Path, system_id: str) -> datetime | None:

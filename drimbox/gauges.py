@@ -19,7 +19,6 @@ from twisted.logger import Logger
 from drimbox import backupfiles, metrics
 from drimbox.config import Config
 from drimbox.ports import Clock, InThread
-from drimbox.store.engine import parse_url, sqlite_path
 from drimbox.stores import Stores
 from drimbox.trust.whitelist import WhitelistHolder
 
@@ -48,12 +47,14 @@ class Gauges:
         self._whitelist = whitelist
         self._in_thread = in_thread
         self._timer: IDelayedCall | None = None
+        self._backups = backupfiles.expected_in(config)
         self._listing = False
 
     def start(self) -> None:
         """Measure the lag of the reactor from now on."""
         _begin(self._config)
-        self._begin_look_for_backups()
+        metrics.BACKUP_EXPECTED.set(int(self._backups is not None))
+        self._look_for_backups()
         self._wait()
 
     def _wait(self) -> None:
@@ -73,7 +74,7 @@ class Gauges:
         """Return the metrics in the Prometheus text format, as they are now."""
         for site in self._config.sites:
             metrics.WHITELIST_HAS_SITE.labels(site.name).set(int(self._whitelist.serves(site)))
-        self._begin_look_for_backups()
+        self._look_for_backups()
         looking = Deferred.fromCoroutine(self._look())
         looking.addTimeout(_LOOK, self._reactor)
         try:
@@ -83,20 +84,17 @@ class Gauges:
             self.log.warn("metrics: the store was not looked at: {why!r}", why=error)
         return metrics.exposition()
 
-    def _begin_look_for_backups(self) -> None:
-        folder = self._config.backup.folder
-        if folder is not None and _backs_up(self._config):
-            Deferred.fromCoroutine(self._look_for_backups(folder))
-
-    async def _look_for_backups(self, folder: Path) -> None:
+    def _look_for_backups(self) -> None:
         """Look for the newest backup, without the scrape that asked: what it finds is for the next one.
 
         The folder may lie on a file server that has stopped answering: that must hold up nothing, and no
         second thread.
         """
-        if self._listing:
-            return
-        self._listing = True
+        if self._backups is not None and not self._listing:
+            self._listing = True
+            Deferred.fromCoroutine(self._list_backups(self._backups))
+
+    async def _list_backups(self, folder: Path) -> None:
         system_id, made = self._config.drimbox.system_id, None
         try:
             made = await self._in_thread(lambda: backupfiles.newest(folder, system_id))
@@ -125,7 +123,6 @@ class Gauges:
 
 def _begin(config: Config) -> None:
     """Let the series that alerts count begin at zero: the first failure of a kind is an increase too."""
-    metrics.BACKUP_EXPECTED.set(int(_backs_up(config)))
     for site in config.sites:
         for code in ("ok", "E1003", "E1004", "E1005", "E1104"):
             metrics.DELIVERIES.labels(site.name, code)
@@ -145,11 +142,6 @@ def _begin(config: Config) -> None:
     for transaction in ("TD0.2", "TD2.1", "TD3.1", "TD3.3c"):
         for result in ("answered", "4xx", "5xx", "unavailable"):
             metrics.DMP_EXCHANGES.labels(transaction, result)
-
-
-def _backs_up(config: Config) -> bool:
-    """Return whether backups of our own are expected: those of a PostgreSQL server are its own affair."""
-    return config.backup.folder is not None and sqlite_path(parse_url(config.store_url)) is not None
 
 
 def _age(oldest: datetime | None, now: datetime) -> float:

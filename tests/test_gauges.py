@@ -48,6 +48,7 @@ async def test_a_node_shows_the_store_as_it_is_though_another_does_the_work(tmp_
         drimbox=SimpleNamespace(state_dir=tmp_path),
         audit=SimpleNamespace(atna=object()),
         backup=SimpleNamespace(folder=None),
+        store_url=f"sqlite:///{tmp_path}/drimbox.db",
     )
 
     async def in_thread(work: Callable[[], Any]) -> Any:

@@ -15,7 +15,6 @@ from drimbox.configfile.paths import EXPIRY_NOTICE
 from drimbox.configfile.rules import amount
 from drimbox.doctor.findings import Finding, bad, doubtful, good, untried
 from drimbox.keypairs import CertificateUnusable, read_pair
-from drimbox.store.engine import parse_url, sqlite_path
 from drimbox.systemerrors import system_reason
 from drimbox.trust.tlskeeper import own_pairs
 
@@ -67,8 +66,8 @@ def _disk(folder: Path, config: Config) -> Finding:
 
 def backups(config: Config, now: datetime) -> list[Finding]:
     """Look for the newest backup in the folder of `[backup]`."""
-    folder = config.backup.folder
-    if folder is None or sqlite_path(parse_url(config.store_url)) is None:
+    folder = backupfiles.expected_in(config)
+    if folder is None:
         return []
     subject = str(folder)
     try:
@@ -76,12 +75,12 @@ def backups(config: Config, now: datetime) -> list[Finding]:
     except OSError as error:
         mend = "vérifier que ce dossier existe, est monté et ouvert au compte du service"
         return [bad("backup", subject, f"illisible ({system_reason(error)})", mend)]
-    if made is not None and now - made < _BACKUP_AGE:
-        return [good("backup", subject, f"la dernière est du {made.astimezone():%d/%m/%Y à %H:%M}")]
-    seen = (
-        "aucune sauvegarde" if made is None else f"la dernière est du {made.astimezone():%d/%m/%Y à %H:%M}"
-    )
     mend = "lancer « drimbox backup », et voir le travail qui doit le faire chaque nuit"
+    if made is None:
+        return [doubtful("backup", subject, "aucune sauvegarde", mend)]
+    seen = f"la dernière est du {made.astimezone():%d/%m/%Y à %H:%M}"
+    if now - made < _BACKUP_AGE:
+        return [good("backup", subject, seen)]
     return [doubtful("backup", subject, seen, mend)]
 
 
