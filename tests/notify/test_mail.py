@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted
-from twisted.internet import reactor, task
+from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
@@ -22,11 +22,11 @@ from drimbox.notify.mail import MailChannel, build_message
 from drimbox.ports import Digest, Notice, Severity
 from drimbox.sim.pki import Pki, make_pki
 from drimbox.sim.smtp import Relay, SmtpRelay
+from tests.integration.waiting import pause, until
 
 pytestmark = pytest.mark.requirement("DB.SO.21")
 NOW = datetime(2026, 11, 22, 10, tzinfo=UTC)
 PASSWORD = "très-secret"
-clock: Any = reactor
 
 
 def notice(number: int = 3, text: str = "Examen 1.2.3 : E004", **changes: Any) -> Notice:
@@ -132,10 +132,8 @@ async def test_a_relay_that_took_a_mail_parts_or_is_cut(
     relay = office.relay(tls=True)
     relay.behaviour = behaviour
     assert await office.channel(relay, security="tls").send(digest()) == ""
-    until = clock.seconds() + 10
-    while relay.connections and clock.seconds() < until:
-        await task.deferLater(clock, 0.02)
-    await task.deferLater(clock, 0.5)
+    await until(lambda: not relay.connections, what="the end of the conversation")
+    await pause(0.5)
     assert (relay.connections, unhandled) == (set(), [])
 
 

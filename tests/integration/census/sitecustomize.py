@@ -76,5 +76,5 @@ def answer(number: int, frame: object) -> None:
 
 if "DRIMBOX_CENSUS" in os.environ:
     signal.signal(signal.SIGUSR2, answer)
-    stacks = open(f"{os.environ['DRIMBOX_CENSUS']}.stacks", "w", encoding="utf-8")  # noqa: SIM115
+    stacks = os.open(f"{os.environ['DRIMBOX_CENSUS']}.stacks", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
