@@ -189,7 +189,7 @@ def own_pairs(config: Config) -> Iterator[tuple[str, Certificate]]:
 
 
 def _read_anew(config: Config) -> Iterator[tuple[str, Certificate]]:
-    """Yield those that are read each time they serve: nothing is kept of them that could stay."""
+    """Yield those that are looked at each time they serve: one that cannot be read stays in no use."""
     for structure in config.structures:
         yield f"{structure.id} authentification", structure.authentication
         yield f"{structure.id} signature", structure.signature
